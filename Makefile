@@ -1,0 +1,56 @@
+# memexp from a fresh clone. Every target first makes the environment .venv when it is missing or out of date.
+#
+#   make demo                            the quickstart sweep
+#   make test PYTEST_ARGS="-x -k store"  part of the tests
+#   make setup PYTHON=python3.12         another interpreter
+#
+# pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) are honoured: constraints.txt says when they matter.
+
+PYTHON ?= python3
+MEMEXP_STORE ?= results
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Tests reach neither the hub nor Ray's usage statistics.
+OFFLINE := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test drills lint clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP)  ## Make the environment .venv with everything pinned
+
+demo: $(STAMP)  ## Run the quickstart sweep into MEMEXP_STORE (default: results)
+	@MEMEXP_STORE="$(MEMEXP_STORE)" $(BIN)/memexp run sweeps/quickstart.py
+
+test: lint  ## Lint, types and all tests but the drills
+	@$(OFFLINE) $(BIN)/python -m pytest tests --ignore=tests/drills --ignore=tests/gpu $(PYTEST_ARGS)
+
+drills: $(STAMP)  ## Tests that kill processes and break disks on purpose
+	@$(OFFLINE) $(BIN)/python -m pytest tests/drills $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## Style, formatting and types
+	@$(BIN)/ruff check --quiet --output-format=concise .
+	@$(BIN)/ruff format --check --diff --quiet .
+	@$(BIN)/mypy --no-error-summary
+
+clean:  ## Remove caches and build products; .venv and results stay
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# The stamp is written last: an installation that failed half-way is done again. -qq leaves only pip's errors.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || \
+		{ echo "No $(PYTHON) here. Name an interpreter: make setup PYTHON=python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "memexp needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1)." >&2; \
+		  echo "Name another: make setup PYTHON=python3.11" >&2; exit 1; }
+	@echo "Installing memexp into $(VENV) (minutes the first time) ..."
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,73 @@
+"""memexp: sweeps over memory in causal language models.
+
+    from memexp import Condition, Model, Pair, Recall, Recognition, Study, Sweep
+
+A sweep script builds a `Sweep`; ``memexp run`` executes what of it is missing and leaves one row per item in Parquet.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from memexp.errors import ClusterError, DataError, MemexpError, ModelError, SpecError, StoreError
+    from memexp.probes import Recall, Recognition
+    from memexp.spec import (
+        Condition,
+        Full,
+        HubText,
+        LoRA,
+        Model,
+        Pair,
+        Probe,
+        RandomInit,
+        Resources,
+        ShippedText,
+        Study,
+        TextFile,
+        TrainedTokenizer,
+        counterbalanced,
+    )
+    from memexp.store import Store
+    from memexp.sweep import Sweep, run_options
+
+__all__ = [
+    "ClusterError",
+    "Condition",
+    "DataError",
+    "Full",
+    "HubText",
+    "LoRA",
+    "MemexpError",
+    "Model",
+    "ModelError",
+    "Pair",
+    "Probe",
+    "RandomInit",
+    "Recall",
+    "Recognition",
+    "Resources",
+    "ShippedText",
+    "SpecError",
+    "Store",
+    "StoreError",
+    "Study",
+    "Sweep",
+    "TextFile",
+    "TrainedTokenizer",
+    "__version__",
+    "counterbalanced",
+    "run_options",
+]
+
+_HOMES = {"Recall": "probes", "Recognition": "probes", "Store": "store", "Sweep": "sweep", "run_options": "sweep"}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that ``memexp --help`` waits for none of them."""
+    import importlib
+
+    if name not in __all__:
+        raise AttributeError(f"module 'memexp' has no attribute {name!r}")
+    home = _HOMES.get(name, "errors" if name.endswith("Error") else "spec")
+    return getattr(importlib.import_module(f"memexp.{home}"), name)

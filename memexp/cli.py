@@ -1,0 +1,166 @@
+"""The ``memexp`` command: plan, run, status, query and verify.
+
+    memexp plan sweeps/quickstart.py
+    memexp run sweeps/recognition_recall.py -- --data ~/llm-memory --models gpt2
+
+A sweep is a Python file with a module attribute ``sweep``; what follows ``--`` are its own arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memexp.sweep import Sweep
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command; returns the exit status (0 done, 1 incomplete or broken, 2 bad input, 130 Ctrl-C)."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    cut = given.index("--") if "--" in given else len(given)
+    options = _parser().parse_args(given[:cut])
+    options.arguments = given[cut + 1 :]
+    from memexp.sweep import guarded
+
+    return guarded(lambda: int(options.command(options)), options.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from memexp import __version__
+
+    parser = argparse.ArgumentParser(prog="memexp", description="Sweeps over memory in causal language models.")
+    parser.add_argument("--version", action="version", version=f"memexp {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(command=work)
+        sub.add_argument(
+            "--store", default=None, help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)"
+        )
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    plan = command("plan", _plan, "what a sweep comes to, and what of it the store has")
+    run = command("run", _run, "execute what of a sweep is missing; exit status 0 only if every condition is complete")
+    for sub in (plan, run):
+        sub.add_argument("sweep", metavar="SWEEP", help="Python file with a module attribute `sweep`")
+        sub.usage = f"memexp {'plan' if sub is plan else 'run'} [options] SWEEP [-- ARGS]"
+    plan.add_argument("--json", action="store_true", help="as one JSON object")
+    run.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
+    run.add_argument("--retry-diverged", action="store_true", help="train again what reached a loss that is not finite")
+    command("status", _status, "how far each sweep of a store is, and why conditions failed")
+    query = command("query", _query, "ask the store in SQL, read-only; tables are named by kind")
+    query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
+    query.add_argument("--csv", action="store_true", help="as CSV")
+    command("verify", _verify, "read every file of a store to its last page")
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> int:
+    plan = _load(options.sweep, options.arguments).plan(options.store)
+    if options.json:
+        print(plan.json())
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    table.add_row("conditions", f"{plan.conditions}", f"{plan.stored} of them in the store")
+    table.add_row("stages", f"{plan.stages}", "")
+    saved = f"{plan.steps_unshared} if every condition were trained by itself"
+    table.add_row("optimizer steps", f"{plan.steps}", saved)
+    table.add_row("to do", f"{plan.trials} trials", f"{plan.steps_missing} steps, {plan.copies} results to copy")
+    if plan.diverged:
+        table.add_row("diverged", f"{plan.diverged}", "conditions; --retry-diverged repeats them")
+    for model in plan.models:
+        memory = f"{model['bytes_per_worker'] / 2**30:.2f} GiB and activations on each of {model['workers']} workers"
+        table.add_row(f"{model['model']} ({model['method']})", f"{model['parameters'] / 1e6:.1f} M", memory)
+    Console().print(table, highlight=False)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    return _load(options.sweep, options.arguments).main(options)
+
+
+def _load(path: str, arguments: Sequence[str]) -> Sweep:
+    """Execute a sweep script and return its attribute ``sweep``.
+
+    Raises:
+        SpecError: there is no such script, it fails (the message names the line), or it holds no sweep.
+    """
+    import importlib.util
+    from pathlib import Path
+
+    from ray import cloudpickle
+
+    from memexp.errors import MemexpError, SpecError
+    from memexp.sweep import Sweep
+
+    file = Path(path)
+    if not file.is_file():
+        raise SpecError(f"{path}: no such sweep script")
+    spec = importlib.util.spec_from_file_location(f"memexp_sweep_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise SpecError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.argv = [path, *arguments]
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise SpecError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        kind = "" if isinstance(error, MemexpError) else f"{type(error).__name__}: "
+        raise SpecError(f"{path}, line {lines[-1] if lines else '?'}: {kind}{error}") from error
+    sweep = getattr(module, "sweep", None)
+    if not isinstance(sweep, Sweep):
+        raise SpecError(f"{path}: has no module attribute `sweep` that is a memexp.Sweep")
+    cloudpickle.register_pickle_by_value(module)  # probes defined in the script travel with the trials
+    return sweep
+
+
+def _status(options: argparse.Namespace) -> int:
+    from memexp.status import print_status
+
+    return print_status(_store(options))
+
+
+def _query(options: argparse.Namespace) -> int:
+    from memexp.query import print_query
+
+    return print_query(_store(options), options.sql, options.csv)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from memexp.records import complaint
+
+    store = _store(options)
+    found = store.verify(complaint)
+    for problem in found.problems:
+        print(f"{store.path(problem.kind, problem.name)}: {problem.message}")
+    print(f"{found.files} files, {found.rows} rows, {len(found.problems)} broken")
+    return 1 if found.problems else 0
+
+
+def _store(options: argparse.Namespace) -> Any:
+    """The store, which has to exist: asking after a misspelt folder is no empty answer."""
+    import os
+
+    from memexp.errors import StoreError
+    from memexp.store import Store
+    from memexp.sweep import default_store
+
+    store = Store(options.store or default_store())
+    if store.is_local and not os.path.isdir(store.location):
+        raise StoreError(f"there is no store at {store.location}; name one with --store")
+    return store

@@ -1,0 +1,119 @@
+"""One trial on several workers: a driver inside a Tune trial starts a TorchTrainer, whose workers walk it together."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from memexp.attempt import Attempt, Progress
+from memexp.plan import Trial
+from memexp.store import Store
+
+__all__ = ["drive"]
+
+# Train looks at its workers every two seconds by default, which a short trial waits for several times over.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+
+
+def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
+    """Execute `trial` on ``trial.resources.workers`` workers; called inside a Tune trial that holds no CPU.
+
+    An error of one worker ends its group, since the others wait for it. What that worker recorded as failed is then
+    left out and a new group does the rest; a group that dies without a word (kill -9, a lost node) is started again,
+    once.
+
+    Returns:
+        One line for every stage that failed.
+
+    Raises:
+        TrainingFailedError: two groups died without a word.
+    """
+    failures: list[str] = []
+    crashed = False
+    while trial.asks:
+        this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
+        try:
+            return failures + (_group(trial, store, this).fit().return_value or [])
+        except TrainingFailedError:
+            failed = _recorded(store, this)
+            if not failed and crashed:
+                raise
+            crashed = crashed or not failed
+            failures += failed.values()
+            trial = _without(trial, failed)
+    return failures
+
+
+def _group(trial: Trial, store: Store, attempt: Attempt) -> TorchTrainer:
+    resources = {"CPU": trial.resources.cpus}
+    if trial.resources.gpus:
+        resources["GPU"] = trial.resources.gpus
+    return TorchTrainer(
+        _work,
+        train_loop_config={"trial": trial, "store": store, "attempt": attempt},
+        scaling_config=ScalingConfig(
+            num_workers=trial.resources.workers,
+            use_gpu=trial.resources.gpus > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            # Of the name depends whether Train takes this for the continuation of another attempt: it never is, since
+            # the store says what is left to do.
+            name=attempt.id,
+            storage_path=f"{store.location}/.ray",
+            # A group that cannot be placed would be retried for ever.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+
+
+def _work(config: dict[str, Any]) -> list[str]:
+    """What every worker does: the trial, over the process group that Train has set up."""
+    import ray.train
+
+    from memexp.core.world import World
+    from memexp.trial import execute
+
+    trial: Trial = config["trial"]
+
+    def report(progress: Progress) -> None:
+        # Every rank must report equally often; only the first one's figures arrive.
+        ray.train.report({"answered": list(progress.answered), "steps": progress.steps})
+
+    world = World.current(trial.resources.gpus)
+    return execute(trial, config["store"], world, config["attempt"], report)
+
+
+def _recorded(store: Store, attempt: Attempt) -> dict[str, str]:
+    """Failed stages of an attempt and a line for each."""
+    found = {}
+    for name in store.names("stages"):
+        if attempt.id in name:
+            for row in store.read("stages", name).to_pylist():
+                if row["status"] == "failed":
+                    found[row["stage_id"]] = f"{row['model']}, {row['kind']} {row['stage_id']} failed: {row['error']}"
+    return found
+
+
+def _without(trial: Trial, stages: Collection[str]) -> Trial:
+    """`trial` less everything at and below `stages`."""
+    parents = {stage.id: stage.parent for stage in trial.stages}
+
+    def lost(at: str | None) -> bool:
+        while at is not None:
+            if at in stages:
+                return True
+            at = parents.get(at)
+        return False
+
+    asks = [ask for ask in trial.asks if not lost(ask.stage)]
+    return dataclasses.replace(trial, asks=asks, stages=[stage for stage in trial.stages if not lost(stage.id)])

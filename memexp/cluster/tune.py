@@ -1,0 +1,157 @@
+"""The trials of a sweep as one Tune experiment.
+
+Tune places trials, restarts crashed ones and tells of progress; results go from the trial to the store and never
+through Tune, and the store alone decides what is done.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.experiment import Trial as TuneTrial
+
+from memexp.attempt import Attempt, Progress
+from memexp.cluster.connect import DRIVER
+from memexp.plan import Trial
+from memexp.spec import Resources
+from memexp.store import Store
+
+__all__ = ["Outcome", "execute_trials"]
+
+REPORT_EVERY = 0.5
+"""Seconds between reports of a trial: each one waits for Tune's event loop."""
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Ctrl-C is to reach the driver, which then ends all trials at once; Tune's own handler would wait for them.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
+
+@dataclass
+class Outcome:
+    """How the trials of a sweep ended."""
+
+    failures: list[str] = field(default_factory=list)
+    """One line for every stage that a trial recorded as failed."""
+    lost: dict[int, str] = field(default_factory=dict)
+    """Trials, by index, that died without recording it, and why."""
+
+
+def execute_trials(
+    trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
+) -> Outcome:
+    """Execute `trials` on the connected cluster and wait for them.
+
+    One-worker trials execute inside reused Tune actors, which keep the base model they loaded last; a trial of several
+    workers is a driver that holds no CPU and starts a TorchTrainer. A crashed trial is started once more.
+    """
+    payloads = [ray.put(trial) for trial in trials]
+    listener = _Listener(on_progress)
+
+    def trainable(config: dict[str, Any]) -> None:
+        _trial(ray.get(payloads[config["trial"]]), store, attempt)
+
+    def resources(config: dict[str, Any]) -> PlacementGroupFactory:
+        return _bundle(trials[config["trial"]].resources)
+
+    with tempfile.TemporaryDirectory(prefix="memexp-tune-") as scratch:
+        results = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            param_space={"trial": tune.grid_search(list(range(len(trials))))},
+            tune_config=tune.TuneConfig(reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=attempt.id,
+                storage_path=scratch,  # of Tune's own records nothing is kept
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=1),
+                callbacks=[listener],
+                progress_reporter=_Silence(),
+            ),
+        ).fit()
+    outcome = Outcome(failures=listener.failures)
+    for result in results:
+        if result.error is not None:
+            lines = [line for line in str(result.error).splitlines() if line.strip()] or [type(result.error).__name__]
+            outcome.lost[result.config["trial"]] = lines[-1].strip()
+    return outcome
+
+
+def _bundle(resources: Resources) -> PlacementGroupFactory:
+    if resources.workers > 1:
+        return PlacementGroupFactory([{DRIVER: 1}])
+    bundle = {"CPU": resources.cpus}
+    if resources.gpus:
+        bundle["GPU"] = resources.gpus
+    return PlacementGroupFactory([bundle])
+
+
+def _trial(trial: Trial, store: Store, attempt: Attempt) -> None:
+    """What a Tune trial does."""
+    if trial.resources.workers > 1:
+        from memexp.cluster.train import drive
+
+        failures = drive(trial, store, attempt)
+        tune.report({"answered": [], "steps": 0, "failures": failures})
+        return
+    from memexp.core.world import World
+    from memexp.trial import execute
+
+    reporter = _Reporter()
+    attempt = Attempt(attempt.sweep, f"{attempt.id}{tune.get_context().get_trial_id()}", attempt.commit)
+    failures = execute(trial, store, World.current(trial.resources.gpus), attempt, reporter)
+    reporter.flush(failures)
+
+
+class _Reporter:
+    """Adds up progress and reports it every `REPORT_EVERY` seconds."""
+
+    def __init__(self) -> None:
+        self.answered: list[str] = []
+        self.steps = 0
+        self.last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        self.answered += progress.answered
+        self.steps += progress.steps
+        if time.monotonic() - self.last > REPORT_EVERY:
+            self.flush([])
+
+    def flush(self, failures: list[str]) -> None:
+        tune.report({"answered": self.answered, "steps": self.steps, "failures": failures})
+        self.answered, self.steps, self.last = [], 0, time.monotonic()
+
+
+class _Listener(tune.Callback):  # type: ignore[misc] # untyped
+    """Hands what trials report to the display, and keeps their failures."""
+
+    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
+        self.on_progress = on_progress
+        self.failures: list[str] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks among what a restored experiment would need; a display cannot be and is not."""
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.failures += result.get("failures", [])
+        self.on_progress(Progress(tuple(result.get("answered", ())), result.get("steps", 0)))
+
+
+class _Silence(tune.ProgressReporter):  # type: ignore[misc] # untyped
+    """Tune's own progress tables, switched off."""
+
+    def should_report(self, trials: list[TuneTrial], done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list[TuneTrial], done: bool, *sys_info: Any) -> None:
+        return None

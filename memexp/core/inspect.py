@@ -1,0 +1,107 @@
+"""Inspects models for `memexp.inspection`, in a process of its own: pickled models on stdin, JSON on stdout.
+
+python -m memexp.core.inspect
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
+
+from memexp.core.model import load_tokenizer, random_config
+from memexp.errors import MemexpError, ModelError
+from memexp.sources import ResolvedModel
+from memexp.sources.models import read_config
+
+__all__ = ["inspect"]
+
+
+def inspect(model: ResolvedModel) -> dict[str, int | None]:
+    """Parameters, linear extents and context of a model (see `memexp.inspection.Inspection`).
+
+    Raises ModelError where it could not be loaded.
+    """
+    tokenizer = load_tokenizer(model.tokenizer, model.name)
+    config = random_config(model, tokenizer) if model.config is not None else _config(model)
+    try:
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        raise ModelError(f"model {model.name!r}: {' '.join(str(error).split())[:300]}") from error
+    if model.folder is not None:
+        _refuse_unpickling(model)
+    head = lm.get_output_embeddings()
+    linear = [m.weight for m in lm.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    return {
+        "parameters": sum(parameter.numel() for parameter in lm.parameters()),
+        "linear": sum(sum(weight.shape) for weight in linear),
+        "context": getattr(config, "max_position_embeddings", None),
+    }
+
+
+def _config(model: ResolvedModel) -> PreTrainedConfig:
+    assert model.source is not None
+    raw = read_config(model.source, model.commit)
+    kind = raw.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        if raw.get("auto_map"):
+            raise ModelError(
+                f"model {model.name!r} needs remote code (auto_map in its config.json); memexp executes none"
+            )
+        raise ModelError(f"model {model.name!r}: transformers does not know the architecture {kind!r}")
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            model.source, revision=model.commit or "main", trust_remote_code=False
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"model {model.name!r}: its configuration is refused: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ModelError(f"model {model.name!r}: the architecture {kind!r} is no causal language model")
+    return config
+
+
+def _refuse_unpickling(model: ResolvedModel) -> None:
+    """Open what pickles a local model would be loaded from the restricted way, which executes nothing."""
+    assert model.folder is not None
+    if list(model.folder.glob("*.safetensors")):
+        return
+    pickles = sorted(model.folder.glob("pytorch_model*.bin"))
+    if not pickles:
+        raise ModelError(f"model {model.name!r}: {model.folder} holds no weights (*.safetensors or pytorch_model.bin)")
+    for file in pickles:
+        try:
+            torch.load(file, map_location="meta", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ModelError(
+                f"{file} would need unrestricted unpickling, which executes code; convert it to safetensors"
+            ) from error
+        except (RuntimeError, EOFError, OSError) as error:
+            raise ModelError(f"{file}: not a whole weights file: {' '.join(str(error).split())[:200]}") from error
+
+
+def _answers(models: list[ResolvedModel]) -> list[dict[str, Any]]:
+    answers: list[dict[str, Any]] = []
+    for model in models:
+        try:
+            answers.append(dict(inspect(model)))
+        except MemexpError as error:
+            answers.append({"error": str(error)})
+    return answers
+
+
+if __name__ == "__main__":
+    # Libraries chat on stdout; the answer has it to itself.
+    with contextlib.redirect_stdout(sys.stderr):
+        found = _answers(pickle.load(sys.stdin.buffer))
+    print(json.dumps(found))

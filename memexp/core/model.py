@@ -1,0 +1,301 @@
+"""A causal LM in memory: loaded or drawn, with or without an adapter, whole or sharded over the world's ranks.
+
+    lm = load(resolved_model, LoRA(r=8), "float32", World.current())
+
+`LanguageModel` is the one module that everything else calls, for two operations only: negative log-likelihoods of
+given tokens and logits of the next one. Being the root of the sharding it gathers what a rank needs by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from memexp.core.world import World
+from memexp.errors import ModelError, SpecError
+from memexp.sources import ResolvedModel, ResolvedTokenizer
+from memexp.spec import Full, LoRA
+
+__all__ = ["LanguageModel", "blocks", "load", "load_tokenizer", "random_config", "set_dropout"]
+
+
+class LanguageModel(nn.Module):
+    """A causal LM with exactly the two operations that training, scoring and completion stand on."""
+
+    def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, dtype: str) -> None:
+        super().__init__()
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.world = world
+        self.dtype = dtype
+        self._plain_head = _head_is_plain(lm)
+        self._takes_positions = "position_ids" in inspect.signature(lm.base_model.forward).parameters
+
+    def forward(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """Dispatch, so that sharding's hooks see one forward pass for either operation."""
+        enabled = self.dtype == "bfloat16"
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled):
+            return self._nll(*args, **kwargs) if operation == "nll" else self._next(*args, **kwargs)
+
+    def nll(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Negative log-likelihood of every token but each row's first, given those before it.
+
+        Args:
+            ids: right-padded token ids, (rows, longest).
+            lengths: number of real tokens in each row, (rows,), at least 1.
+
+        Returns:
+            (sum of lengths - 1,) float32 nats, row after row.
+        """
+        return self("nll", ids, lengths)  # type: ignore[no-any-return]
+
+    def next(self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: Any = None) -> tuple[Tensor, Any]:
+        """Logits of the token after the last of each row.
+
+        Args:
+            ids: left-padded token ids, or with `past` the newest token of each row, (rows, new).
+            mask: 1 for real tokens, past ones included, (rows, past + new); None where nothing is padded.
+            positions: position of each of `ids` in its text, (rows, new).
+            past: the key-value cache that the last call returned.
+
+        Returns:
+            (rows, vocabulary) float32 logits, and the cache.
+        """
+        return self("next", ids, mask, positions, past)  # type: ignore[no-any-return]
+
+    def _nll(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        keep = torch.arange(ids.shape[1] - 1, device=ids.device)[None] < (lengths - 1)[:, None]
+        if self._plain_head:
+            # The head is the widest layer by far: on real positions only.
+            hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+            logits = self.lm.get_output_embeddings()(hidden[keep])
+        else:
+            logits = self.lm(input_ids=ids, use_cache=False).logits[:, :-1][keep]
+        return F.cross_entropy(logits.float(), ids[:, 1:][keep], reduction="none")
+
+    def _next(self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+        inputs: dict[str, Any] = {"input_ids": ids, "past_key_values": past, "use_cache": True}
+        if mask is not None:
+            inputs["attention_mask"] = mask
+        if self._takes_positions:
+            inputs["position_ids"] = positions
+        if self._plain_head:
+            output = self.lm.base_model(**inputs)
+            logits = self.lm.get_output_embeddings()(output.last_hidden_state[:, -1])
+        else:
+            output = self.lm(**inputs, logits_to_keep=1)
+            logits = output.logits[:, -1]
+        return logits.float(), output.past_key_values
+
+    def learning(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name: all, or the adapter's. Sharded ones are DTensors."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout and without gradients."""
+        was = self.training
+        self.eval()
+        try:
+            with torch.no_grad():  # inference mode would freeze what sharding gathers
+                yield
+        finally:
+            self.train(was)
+
+
+@torch.inference_mode()
+def _head_is_plain(lm: PreTrainedModel) -> bool:
+    """Whether logits are the output embedding of the last hidden state and nothing more (no cap, no scale).
+
+    Asked of the model itself, on two tokens, rather than of a list of architectures.
+    """
+    head = lm.get_output_embeddings()
+    if head is None:
+        return False
+    lm.eval()
+    ids = torch.tensor([[0, 1]], device=next(lm.parameters()).device)
+    try:
+        plain = head(lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    except (AttributeError, RuntimeError):  # no such output, or of another width than the head takes
+        return False
+    return torch.allclose(plain, lm(input_ids=ids, use_cache=False).logits, rtol=1e-5, atol=1e-6)
+
+
+def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) -> LanguageModel:
+    """The model in float32 with its tokenizer, ready to learn by `method`, on the world's device.
+
+    Sharded with FSDP2, block by block, where the world has more than one rank. All ranks call.
+
+    Raises:
+        ModelError: the files are missing or broken, or would need remote code or unrestricted unpickling.
+        SpecError: a LoRA target matches no module.
+    """
+    tokenizer = load_tokenizer(model.tokenizer, model.name)
+    lm = _drawn(model, tokenizer) if model.config is not None else _pretrained(model)
+    lm.config.use_cache = False
+    if isinstance(method, LoRA):
+        lm = _with_adapter(lm, method)
+    lm.to(device=world.device)  # type: ignore[call-arg] # the decorator around it loses the keyword
+    wrapped = LanguageModel(lm, tokenizer, world, dtype)
+    if world.size > 1:
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        for block in blocks(lm):
+            fully_shard(block, mesh=mesh)
+        # The root too gives its parameters back after each pass: named_parameters() then always shows the shards.
+        fully_shard(wrapped, mesh=mesh, reshard_after_forward=True)
+    return wrapped
+
+
+def _pretrained(model: ResolvedModel) -> PreTrainedModel:
+    assert model.source is not None  # resolve_model gives a source to every model without a config
+    if model.folder is not None and not model.folder.is_dir():
+        raise ModelError(
+            f"model {model.name!r}: {model.source} does not exist on this node; use a shared folder or a hub id"
+        )
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model.source, revision=model.commit or "main", dtype=torch.float32, trust_remote_code=False
+        )
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"model {model.name!r} would need unrestricted unpickling, which executes code") from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"model {model.name!r} cannot be loaded: {_one_line(error)}") from error
+
+
+def _drawn(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    config = random_config(model, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model.seed)
+        lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return lm
+
+
+def random_config(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The configuration of a model with random weights; what the description leaves out comes from the tokenizer.
+
+    Raises ModelError where transformers does not know the architecture or refuses the values.
+    """
+    assert model.config is not None
+    given = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    given |= {
+        name: value for name, value in model.config.items() if name not in ("architectures", "dtype", "torch_dtype")
+    }
+    model_type = given.pop("model_type")
+    try:
+        config: PreTrainedConfig = AutoConfig.for_model(model_type, **given)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"model {model.name!r}: {_one_line(error)}") from error
+    if config.vocab_size < len(tokenizer):
+        raise ModelError(
+            f"model {model.name!r}: vocab_size {config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens"
+        )
+    return config
+
+
+def load_tokenizer(tokenizer: ResolvedTokenizer, name: str) -> PreTrainedTokenizerBase:
+    """A loaded or trained tokenizer. Raises ModelError where it cannot be loaded."""
+    if tokenizer.source is None:
+        return _trained_tokenizer(tokenizer.texts, tokenizer.vocab_size)
+    try:
+        return AutoTokenizer.from_pretrained(
+            tokenizer.source, revision=tokenizer.commit or "main", trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(f"model {name!r}: its tokenizer cannot be loaded: {_one_line(error)}") from error
+
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def _trained_tokenizer(texts: tuple[str, ...], vocab_size: int) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
+
+
+def _with_adapter(lm: PreTrainedModel, method: LoRA) -> PreTrainedModel:
+    """`lm` with a fresh adapter put into it; peft's modules replace the targeted linear ones in place."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=method.r,
+        lora_alpha=method.alpha,  # type: ignore[arg-type] # a float works and is what rsLoRA's scale often is
+        use_rslora=method.rslora,
+        lora_dropout=method.dropout,
+        target_modules=method.targets if isinstance(method.targets, str) else list(method.targets),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(method.seed)
+        try:
+            get_peft_model(lm, config)
+        except ValueError as error:
+            raise SpecError(f"LoRA.targets: {_one_line(error)}") from error
+    return lm
+
+
+def blocks(lm: PreTrainedModel) -> nn.ModuleList:
+    """The transformer blocks in order: the module list that is as long as the config says the model is deep.
+
+    Raises ModelError where the architecture has no such list.
+    """
+    depth = lm.config.num_hidden_layers  # transformers maps n_layer and num_layers to this name
+    for module in lm.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise ModelError(f"{type(lm).__name__}: found no list of {depth} blocks")
+
+
+def set_dropout(lm: PreTrainedModel, probability: float | None) -> None:
+    """Set every dropout of the model but the adapters' own to `probability`; None brings back what the model came with.
+
+    Architectures keep dropout in `nn.Dropout` modules, in float attributes used by functional calls, or both.
+    """
+    for path, module in lm.named_modules():
+        if ".lora_dropout" in path:
+            continue
+        for name in [name for name in vars(module) if _is_dropout(module, name)]:
+            kept = vars(module).setdefault("_memexp_dropout", {})
+            kept.setdefault(name, getattr(module, name))
+            setattr(module, name, kept[name] if probability is None else probability)
+
+
+def _is_dropout(module: nn.Module, name: str) -> bool:
+    named = name == "p" if isinstance(module, nn.Dropout) else ("dropout" in name or "pdrop" in name)
+    return named and isinstance(getattr(module, name), float)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,66 @@
+"""The distributed processes that hold one model: their number, this one's rank, and the few exchanges the core needs.
+
+world = World.current(gpus=0)     # a single process unless torch.distributed has been initialised
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["World"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Rank and size of the process group, and the device this rank computes on."""
+
+    rank: int
+    """This process, counting from 0."""
+    size: int
+    """Number of processes."""
+    device: torch.device
+    """Where this rank's shard of the model is."""
+
+    @classmethod
+    def current(cls, gpus: float = 0) -> World:
+        """The initialised process group, or a single process; on the current CUDA device if `gpus` is positive."""
+        device = torch.device("cuda", torch.cuda.current_device()) if gpus > 0 else torch.device("cpu")
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size(), device)
+        return cls(0, 1, device)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank is the one that writes."""
+        return self.rank == 0
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's `value`, on every rank (pickled)."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]  # type: ignore[no-any-return]
+
+    def gather(self, value: T) -> Sequence[T]:
+        """Every rank's `value` in rank order, on every rank (pickled)."""
+        if self.size == 1:
+            return [value]
+        boxes: list[Any] = [None] * self.size
+        dist.all_gather_object(boxes, value)
+        return boxes
+
+    def sum(self, value: float) -> float:
+        """The sum of every rank's `value`, in float64, on every rank."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return float(total)

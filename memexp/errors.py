@@ -1,0 +1,29 @@
+"""The errors memexp raises on purpose: one or two lines that name the field, the file or the command to type."""
+
+from __future__ import annotations
+
+__all__ = ["ClusterError", "DataError", "MemexpError", "ModelError", "SpecError", "StoreError"]
+
+
+class MemexpError(Exception):
+    """Base of all errors whose message is meant for the person who typed the command."""
+
+
+class SpecError(MemexpError, ValueError):
+    """A field of a description is missing, unknown or out of range."""
+
+
+class DataError(MemexpError):
+    """A corpus cannot be read, is empty or does not fit its use."""
+
+
+class ModelError(MemexpError):
+    """A model or tokenizer cannot be found, or may not be loaded."""
+
+
+class StoreError(MemexpError):
+    """The results store cannot be read or written, or holds a broken file."""
+
+
+class ClusterError(MemexpError):
+    """The Ray cluster cannot be reached or cannot hold what was asked of it."""

@@ -1,0 +1,76 @@
+"""Names made from content: canonical JSON, hashed with SHA-256.
+
+An identity is the first 16 hexadecimal digits (64 bits) of the hash of what determines a thing. Fields at their
+defaults are left out, so that a field added later keeps old identities; tests/unit/test_identity.py holds golden ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+__all__ = ["NUMERICS", "canonical", "identity", "texts_identity"]
+
+NUMERICS = 1
+"""Bumped by hand whenever the same description would give other numbers; part of every base stage's identity."""
+
+DIGITS = 16
+
+
+def identity(value: Any) -> str:
+    """The identity of JSON-like `value` (as made by `canonical`). Raises ValueError on NaN or infinity."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def canonical(value: Any, replace: Callable[[Any], Any] | None = None) -> Any:
+    """`value` as JSON-like data: a description becomes ``{"ClassName": {its fields that are not at their default}}``.
+
+    `replace` is asked first about every object; what it returns other than None stands in for it (a corpus becomes
+    the hash of its content). Raises TypeError for what has no canonical form.
+    """
+    if replace is not None and (stand_in := replace(value)) is not None:
+        return stand_in
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            type(value).__name__: {
+                field.name: canonical(getattr(value, field.name), replace)
+                for field in dataclasses.fields(value)
+                if getattr(value, field.name) != _default(field)
+            }
+        }
+    if isinstance(value, Mapping):
+        return {str(key): canonical(item, replace) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(item, replace) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"{value!r} has no canonical form")
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """The default of a dataclass field, or the field itself (equal to nothing else) where there is none."""
+    default = field.default
+    # pydantic's Field(default_factory=...) arrives here as a FieldInfo in place of the default
+    factory = getattr(default, "default_factory", None) or (
+        field.default_factory if field.default_factory is not dataclasses.MISSING else None
+    )
+    if factory is not None:
+        return factory()
+    return field if default is dataclasses.MISSING else default
+
+
+def texts_identity(texts: Iterable[str]) -> str:
+    """Identity of an ordered list of texts: the hash of each length in bytes and the bytes.
+
+    Content and not container: the same list as CSV and as JSONL is the same study.
+    """
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:DIGITS]

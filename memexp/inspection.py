@@ -1,0 +1,99 @@
+"""What a model is like before anything is trained: its size, its context, and whether it can be loaded at all.
+
+Sizes come from safetensors headers where there are any; for everything else a child process asks transformers, so that
+planning needs no torch in this one. Answers are remembered.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memexp.cache import recall_answer, remember_answer
+from memexp.errors import ModelError
+from memexp.plan import Forest, Stage
+from memexp.sources import ResolvedModel, parameters_from_headers
+from memexp.spec import LoRA, Resources
+
+__all__ = ["Inspection", "check_models", "memory_per_worker", "sizes"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Facts about a model that need neither its weights nor a device."""
+
+    parameters: int
+    """Number of parameters, tied ones once."""
+    linear: int
+    """Sum of inputs and outputs over the linear modules an adapter may sit on; 0 where unknown."""
+    context: int | None
+    """Longest text in tokens, None where the architecture has no limit."""
+
+
+def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
+    """Inspect `models` thoroughly, by identity.
+
+    Raises:
+        ModelError: one cannot be loaded (unknown architecture, no tokenizer, remote code, unrestricted unpickling), or
+            a study's block size exceeds its context.
+    """
+    found = _ask_child(models)
+    for stage in forest.stages.values():
+        context = found[stage.model.id].context if stage.model.id in found else None
+        if stage.study is not None and context is not None and stage.study.block_size > context:
+            raise ModelError(
+                f"Study.block_size {stage.study.block_size} exceeds the context of {stage.model.name!r} ({context})"
+            )
+    return found
+
+
+def sizes(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
+    """Inspect `models` for their size only, by identity, from their headers where they have any."""
+    found = {}
+    for model in models:
+        parameters = parameters_from_headers(model)
+        if parameters is not None:
+            found[model.id] = Inspection(parameters, 0, None)
+    return found | _ask_child([model for model in models if model.id not in found])
+
+
+def memory_per_worker(inspection: Inspection, stage: Stage, resources: Resources) -> int:
+    """Bytes of weights, gradients and AdamW moments on each worker, float32, without activations.
+
+    Full finetuning: 4 numbers a parameter. LoRA: one a parameter, and 4 for each of the adapter's.
+    """
+    if isinstance(stage.method, LoRA):
+        # Where the linear modules are unknown an adapter of rank 8 is taken for one per cent of the model.
+        adapter = stage.method.r * inspection.linear or inspection.parameters * stage.method.r // 800
+        numbers = inspection.parameters + 4 * adapter
+    else:
+        numbers = 4 * inspection.parameters
+    return 4 * numbers // resources.workers
+
+
+def _ask_child(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
+    """Inspect models in a process that may import torch; what was asked before is remembered."""
+    version = importlib.metadata.version("transformers")
+    questions = {model.id: ["inspect", 1, version, model.id] for model in models}
+    answers = {name: recall_answer(question) for name, question in questions.items()}
+    unknown = list({model.id: model for model in models if answers[model.id] is None}.values())
+    if unknown:
+        child = subprocess.run(
+            [sys.executable, "-m", "memexp.core.inspect"], input=pickle.dumps(unknown), capture_output=True, check=False
+        )
+        if child.returncode != 0:
+            last = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise ModelError(
+                f"inspecting {', '.join(m.name for m in unknown)} failed: {''.join(last) or child.returncode}"
+            )
+        for model, answer in zip(unknown, json.loads(child.stdout), strict=True):
+            if "error" in answer:
+                raise ModelError(answer["error"])
+            remember_answer(questions[model.id], answer)
+            answers[model.id] = answer
+    return {name: Inspection(**answer) for name, answer in answers.items() if answer is not None}

@@ -1,0 +1,92 @@
+"""How far a sweep is: a live bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
+
+from memexp.attempt import Progress
+from memexp.plan import Ask
+
+__all__ = ["Display"]
+
+PLAIN_EVERY = 10.0
+"""Seconds between lines where there is no terminal."""
+
+
+class Display:
+    """Shows conditions, optimizer steps and time left while trials execute.
+
+    Use as a context and hand it to `execute_trials`: it is called with each trial's `Progress`.
+    """
+
+    def __init__(self, asks: Sequence[Ask], steps: int, console: Console) -> None:
+        self.open = Counter(ask.condition_id for ask in asks)
+        self.waiting = {f"{ask.kind}/{ask.name}": ask.condition_id for ask in asks}
+        self.conditions, self.steps = len(self.open), steps
+        self.complete = self.made = 0
+        self.console = console
+        self.began = self.last = time.monotonic()
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.rows = [
+            self.bars.add_task("conditions", total=self.conditions),
+            self.bars.add_task("steps", total=steps or 1),
+        ]
+
+    def __enter__(self) -> Display:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Count what a trial reports; a file that a restarted trial reports again counts once."""
+        for file in progress.answered:
+            condition = self.waiting.pop(file, None)
+            if condition is not None:
+                self.open[condition] -= 1
+                self.complete += self.open[condition] == 0
+        self.made += progress.steps
+        self.bars.update(self.rows[0], completed=self.complete)
+        self.bars.update(self.rows[1], completed=min(self.made, self.steps) if self.steps else 1)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.last > PLAIN_EVERY:
+            self.last = now
+            self.console.print(f"{self.line()}, {self._left(now)}", highlight=False)
+
+    def line(self) -> str:
+        """Conditions and steps so far."""
+        return f"{self.complete} of {self.conditions} conditions, {self.made} of {self.steps} steps"
+
+    def _left(self, now: float) -> str:
+        share = self.made / self.steps if self.steps else self.complete / self.conditions
+        if not share:
+            return "time left unknown"
+        seconds = (now - self.began) * (1 - min(share, 1.0)) / share
+        return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"

@@ -1,0 +1,219 @@
+"""The Arrow schema of every kind of file in the store.
+
+A probe's rows are its item columns plus the settings of the condition, its labels, and what the numbers were made
+with. All setting columns exist from the first version on, NULL where the part is absent, so that files of different
+ages read together:
+
+    SELECT model, lr, exposures, avg((target_nll < foil_nll)::int) AS recognition
+    FROM read_parquet('results/recognition/*.parquet', union_by_name=true) GROUP BY ALL ORDER BY ALL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from memexp.errors import SpecError
+
+__all__ = [
+    "MADE_WITH",
+    "RECALL",
+    "RECOGNITION",
+    "ROUGES",
+    "SETTINGS",
+    "STAGES",
+    "SWEEPS",
+    "TRAINING",
+    "check_labels",
+    "complaint",
+    "rows_for",
+]
+
+SETTINGS = pa.schema(
+    [
+        ("condition_id", pa.string()),
+        ("stage_id", pa.string()),
+        ("probe_id", pa.string()),
+        # model and method
+        ("model", pa.string()),
+        ("model_revision", pa.string()),
+        ("model_id", pa.string()),
+        ("init", pa.string()),
+        ("init_seed", pa.int64()),
+        ("tokenizer", pa.string()),
+        ("method", pa.string()),
+        ("lora_r", pa.int64()),
+        ("lora_alpha", pa.float64()),
+        ("lora_rslora", pa.bool_()),
+        ("lora_dropout", pa.float64()),
+        ("lora_targets", pa.string()),
+        ("lora_seed", pa.int64()),
+        ("dtype", pa.string()),
+        # study
+        ("corpus", pa.string()),
+        ("corpus_id", pa.string()),
+        ("exposures", pa.int64()),
+        ("lr", pa.float64()),
+        ("batch_size", pa.int64()),
+        ("block_size", pa.int64()),
+        ("schedule", pa.string()),
+        ("warmup_steps", pa.int64()),
+        ("warmup_ratio", pa.float64()),
+        ("dropout", pa.float64()),
+        ("weight_decay", pa.float64()),
+        ("clip_norm", pa.float64()),
+        ("seed", pa.int64()),
+        # forgetting and restudy
+        ("forget_side", pa.string()),
+        ("forget_layer", pa.int64()),
+        ("restudy_exposures", pa.int64()),
+        # interference
+        ("retention_steps", pa.int64()),
+        ("interference_corpus", pa.string()),
+        ("interference_corpus_id", pa.string()),
+        ("interference_lr", pa.float64()),
+        ("interference_batch_size", pa.int64()),
+        ("interference_optimizer", pa.string()),
+    ]
+)
+"""What was asked for. One row of these is shared by all items of a condition's probe."""
+
+MADE_WITH = pa.schema(
+    [
+        ("numerics", pa.int64()),
+        ("memexp", pa.string()),
+        ("torch", pa.string()),
+        ("transformers", pa.string()),
+        ("device", pa.string()),
+        ("threads", pa.int64()),
+        ("workers", pa.int64()),
+    ]
+)
+"""What equality bit for bit depends on besides the settings (DESIGN.md section 4, rule 7)."""
+
+RECOGNITION = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("target", pa.string()),
+        ("foil", pa.string()),
+        ("target_nll", pa.float64()),
+        ("foil_nll", pa.float64()),
+        ("target_tokens", pa.int64()),
+        ("foil_tokens", pa.int64()),
+    ]
+)
+"""One row per pair. ``*_nll``: mean negative log-likelihood per predicted token, in nats, NULL where no token is
+predicted; ``*_tokens``: length of the truncated text in tokens, the first (never predicted) included."""
+
+ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+RECALL = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("cue", pa.string()),
+        ("target", pa.string()),
+        ("completion", pa.string()),
+        ("tokens", pa.int64()),
+        ("cue_tokens", pa.int64()),
+        ("exact", pa.bool_()),
+        *((f"sentence_{name}", pa.float64()) for name in ROUGES),
+        *((f"completion_{name}", pa.float64()) for name in ROUGES),
+    ]
+)
+"""One row per studied text. ``exact``: every completed token equals the text's; ``sentence_*``: ROUGE F-measure of cue
+and completion against the whole text, as published; ``completion_*``: of the completion against the text's rest."""
+
+TRAINING = pa.schema(
+    [
+        ("stage_id", pa.string()),
+        ("parent_id", pa.string()),
+        ("kind", pa.string()),
+        ("model", pa.string()),
+        ("method", pa.string()),
+        ("corpus", pa.string()),
+        ("seed", pa.int64()),
+        ("batch_size", pa.int64()),
+        ("exposure", pa.int64()),
+        ("step", pa.int64()),
+        ("loss", pa.float64()),
+        ("lr", pa.float64()),
+        ("tokens", pa.int64()),
+    ]
+)
+"""One row per optimizer step of a stage. ``step`` counts from 1 at the start of study; ``loss``: mean NLL over the
+batch's predicted tokens, before the step; ``lr``: the rate the step used; ``tokens``: the number of those tokens."""
+
+STAGES = pa.schema(
+    [
+        ("stage_id", pa.string()),
+        ("parent_id", pa.string()),
+        ("kind", pa.string()),
+        ("sweep", pa.string()),
+        ("model", pa.string()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("seconds", pa.float64()),
+        ("steps", pa.int64()),
+        ("tokens", pa.int64()),
+        ("finished", pa.timestamp("us", tz="UTC")),
+        ("host", pa.string()),
+        ("commit", pa.string()),
+        *((field.name, field.type) for field in MADE_WITH),
+    ]
+)
+"""One row per attempt at a stage. ``status``: complete, failed, diverged (the loss was not finite), skipped (a stage
+before it failed), or differs (a second attempt measured other numbers than the stored ones)."""
+
+SWEEPS = pa.schema(
+    [
+        ("sweep", pa.string()),
+        ("kind", pa.string()),
+        ("name", pa.string()),
+        ("condition_id", pa.string()),
+        ("stage_id", pa.string()),
+        ("probe_id", pa.string()),
+        ("started", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""One row per condition and probe of a sweep: the result is ``<kind>/<name>.parquet``."""
+
+_KNOWN = {"recognition": RECOGNITION, "recall": RECALL, "training": TRAINING, "stages": STAGES, "sweeps": SWEEPS}
+_BARE = ("training", "stages", "sweeps")
+
+
+def check_labels(labels: Mapping[str, Any], items: pa.Schema) -> None:
+    """Refuse labels that would hide a column. Raises SpecError."""
+    for name in labels:
+        if name in SETTINGS.names or name in MADE_WITH.names or name in items.names:
+            raise SpecError(f"Condition.labels: {name!r} is a column of every row already; choose another name")
+
+
+def rows_for(
+    items: pa.Table, settings: Mapping[str, Any], labels: Mapping[str, Any], made_with: Mapping[str, Any]
+) -> pa.Table:
+    """`items` with the settings, labels and versions of who asked as constant columns, in that order."""
+    count = items.num_rows
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for field in SETTINGS:
+        columns[field.name] = pa.repeat(pa.scalar(settings.get(field.name), field.type), count)
+    for name, value in sorted(labels.items()):
+        columns[name] = pa.repeat(pa.scalar(value), count)
+    for field in MADE_WITH:
+        columns[field.name] = pa.repeat(pa.scalar(made_with.get(field.name), field.type), count)
+    return pa.table(columns | {name: items.column(name) for name in items.column_names})
+
+
+def complaint(kind: str, schema: pa.Schema) -> str | None:
+    """What is wrong with the columns of a file, or None. Files of a user's own probes need the settings only."""
+    expected = list(_KNOWN.get(kind, pa.schema([])))
+    if kind not in _BARE:
+        expected = [*SETTINGS, *MADE_WITH, *expected]
+    for field in expected:
+        if field.name not in schema.names:
+            return f"column {field.name!r} is missing"
+        found = schema.field(field.name).type
+        if found != field.type:
+            return f"column {field.name!r} is {found} instead of {field.type}"
+    return None

@@ -1,0 +1,226 @@
+"""Models and tokenizers: from a description to a pinned, hashed thing that any node can load.
+
+Reads ``config.json`` and safetensors headers only; weights are opened by `memexp.core.model`, in the trial.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memexp.cache import recall_answer, remember_answer
+from memexp.errors import ModelError
+from memexp.identity import identity
+from memexp.sources.hub import hub_file, resolve_commit
+from memexp.sources.texts import Texts
+from memexp.spec import Model, TrainedTokenizer
+
+__all__ = ["ResolvedModel", "ResolvedTokenizer", "parameters_from_headers", "resolve_model"]
+
+_WEIGHTS = (".safetensors", ".bin")
+_CONTENT = (*_WEIGHTS, ".json", ".model", ".txt", ".jinja")
+
+
+@dataclass(frozen=True)
+class ResolvedTokenizer:
+    """A tokenizer, pinned."""
+
+    source: str | None
+    """Hub id or folder; None for one to be trained."""
+    commit: str | None
+    """The commit of a hub id."""
+    texts: tuple[str, ...] = ()
+    """What to train on."""
+    vocab_size: int = 0
+    """Tokens wanted of a trained tokenizer."""
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model, pinned. Travels to the trials."""
+
+    name: str
+    """The ``model`` column."""
+    key: dict[str, Any]
+    """What identifies weights and tokenizer: content hash, hub id with commit, or config with seed."""
+    source: str | None
+    """Hub id or absolute folder of the weights; None for random ones."""
+    commit: str | None
+    """The commit of a hub id."""
+    config: dict[str, Any] | None
+    """The configuration of a model with random weights."""
+    seed: int
+    """The seed of random weights."""
+    tokenizer: ResolvedTokenizer
+    """Its tokenizer."""
+    tokenizer_name: str | None
+    """The ``tokenizer`` column: NULL for the model's own."""
+
+    @property
+    def id(self) -> str:
+        """Identity of weights and tokenizer together."""
+        return identity(self.key)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a local model, which every node has to see."""
+        return Path(self.source) if self.source is not None and self.commit is None else None
+
+
+def resolve_model(model: Model, read: Callable[[object], Texts]) -> ResolvedModel:
+    """Pin `model`: hub revisions to commits, local folders to the hash of their files.
+
+    Args:
+        model: the description.
+        read: reads the corpora of a tokenizer that is to be trained.
+
+    Raises:
+        ModelError: there is no such model, or it has no configuration.
+    """
+    tokenizer_key, tokenizer, tokenizer_name = _resolve_tokenizer(model, read)
+    if model.init is not None:
+        config = _random_config(model.init.config)
+        key: dict[str, Any] = {"config": config, "seed": model.init.seed}
+        source = commit = None
+    else:
+        source, commit, key = _locate(model.name, model.revision)
+        config = None
+        read_config(source, commit)  # refuses a model without one here, before anything is planned
+    if tokenizer_key is not None:
+        key["tokenizer"] = tokenizer_key
+    local = model.init is None and commit is None
+    return ResolvedModel(
+        name=Path(source).name if local and source else model.name,
+        key=key,
+        source=source,
+        commit=commit,
+        config=config,
+        seed=model.init.seed if model.init else 0,
+        tokenizer=tokenizer or ResolvedTokenizer(source, commit),
+        tokenizer_name=tokenizer_name,
+    )
+
+
+def _resolve_tokenizer(
+    model: Model, read: Callable[[object], Texts]
+) -> tuple[dict[str, Any] | None, ResolvedTokenizer | None, str | None]:
+    """Key, pinned tokenizer and column of a tokenizer that is not the model's own, else three times None."""
+    if isinstance(model.tokenizer, TrainedTokenizer):
+        corpora = [read(corpus) for corpus in model.tokenizer.corpora]
+        size = model.tokenizer.vocab_size
+        texts = tuple(text for corpus in corpora for text in corpus.items)
+        key = {"trained_on": [corpus.id for corpus in corpora], "vocab_size": size}
+        return key, ResolvedTokenizer(None, None, texts, size), f"bpe-{size}"
+    if model.tokenizer is None:
+        return None, None, None
+    source, commit, key = _locate(model.tokenizer, None, of="tokenizer")
+    return key, ResolvedTokenizer(source, commit), Path(source).name if commit is None else model.tokenizer
+
+
+def _locate(name: str, revision: str | None, of: str = "model") -> tuple[str, str | None, dict[str, Any]]:
+    """Absolute folder or hub id, commit (None for a folder) and identifying key."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        files = sorted(path for path in folder.iterdir() if path.suffix in _CONTENT and path.is_file())
+        if of == "tokenizer":  # may lie beside weights it has nothing to do with
+            files = [path for path in files if path.suffix not in _WEIGHTS]
+        if not (folder / "config.json").is_file() and of == "model":
+            raise ModelError(f"model {name!r}: the folder has no config.json")
+        return str(folder.resolve()), None, {"files": _digest(files)}
+    if folder.is_absolute() or name.startswith(("./", "../", "~")):
+        raise ModelError(f"{of} {name!r}: no such folder")
+    commit = resolve_commit(name, revision, "model")
+    return name, commit, {"hub": name, "commit": commit}
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """One hash over names and contents; the slow part is remembered by path, size, times and inode."""
+    parts = []
+    for file in files:
+        stat = file.stat()
+        question = ["sha256", str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        digest = recall_answer(question)
+        if not isinstance(digest, str):
+            with file.open("rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            remember_answer(question, digest)
+        parts.append([file.name, digest])
+    return identity(parts)
+
+
+def _random_config(config: dict[str, Any] | str) -> dict[str, Any]:
+    """The content of the configuration that random weights are made from."""
+    if isinstance(config, dict):
+        found: dict[str, Any] = config
+        where = "RandomInit.config"
+    else:
+        where = f"RandomInit.config {config!r}"
+        commit = resolve_commit(config, None, "model")
+        found = read_config(config, commit)
+    if not isinstance(found.get("model_type"), str):
+        raise ModelError(f"{where}: no model_type, so the architecture is unknown")
+    return found
+
+
+def read_config(source: str, commit: str | None) -> dict[str, Any]:
+    """The ``config.json`` of a model. Raises ModelError where there is none or it is no JSON object."""
+    file = hub_file(source, "config.json", commit)
+    if file is None:
+        raise ModelError(f"model {source!r} has no config.json")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: broken JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{file}: expected a JSON object")
+    return config
+
+
+def parameters_from_headers(model: ResolvedModel) -> int | None:
+    """Number of parameters as the safetensors headers list them (tied ones once), None where there are none."""
+    if model.source is None:
+        return None
+    if model.folder is not None:
+        files = sorted(model.folder.glob("*.safetensors"))
+        return sum(_count(_header(file)) for file in files) if files else None
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled
+
+    cached = try_to_load_from_cache(model.source, "model.safetensors", revision=model.commit)
+    if isinstance(cached, str):
+        return _count(_header(Path(cached)))
+    if constants.HF_HUB_OFFLINE:
+        return None
+    try:
+        counts = HfApi().get_safetensors_metadata(model.source, revision=model.commit).parameter_count
+    except (HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled, OSError):
+        return None
+    return sum(counts.values())
+
+
+def _header(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("truncated")
+            header: dict[str, Any] = json.loads(handle.read(length))
+            return header
+    except (ValueError, struct.error) as error:
+        raise ModelError(f"{file}: not a whole safetensors file: {error}") from None
+
+
+def _count(header: dict[str, Any]) -> int:
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            size = 1
+            for extent in tensor["shape"]:
+                size *= extent
+            total += size
+    return total

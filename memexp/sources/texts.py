@@ -1,0 +1,163 @@
+"""Corpora: from a file, a hub dataset or a shipped list to a list of texts.
+
+Everything that can be wrong with a corpus is found here, in the driver, before anything is trained; what is read
+travels with the trials, so no worker ever needs the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from memexp.errors import DataError
+from memexp.identity import texts_identity
+from memexp.sources.hub import resolve_commit
+from memexp.spec import HubText, ShippedText, TextFile
+from memexp.stimuli import load_list
+
+__all__ = ["Texts", "read_texts"]
+
+_DEFAULT_FIELDS = ("sent", "text")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A corpus that has been read."""
+
+    id: str
+    """Hash of the texts in order; not of the container they came in."""
+    name: str
+    """What the rows call it; for a hub dataset with the commit it was read at."""
+    items: tuple[str, ...]
+    """The texts; an item is known by its index, since real lists hold duplicates."""
+
+
+def read_texts(corpus: object) -> Texts:
+    """Read a `TextFile`, `HubText` or `ShippedText`.
+
+    Raises:
+        DataError: the source is missing, empty or broken; the message names file and line.
+    """
+    if isinstance(corpus, TextFile):
+        name, items = corpus.name, _read_file(Path(corpus.path).expanduser(), corpus.field)
+    elif isinstance(corpus, HubText):
+        name, items = _read_hub(corpus)
+    elif isinstance(corpus, ShippedText):
+        name, items = corpus.name, load_list(corpus.list_name)
+    else:
+        raise TypeError(f"{corpus!r} is not a corpus")
+    if not items:
+        raise DataError(f"{name}: the corpus is empty")
+    return Texts(id=texts_identity(items), name=name, items=tuple(items))
+
+
+def _read_file(path: Path, field: str | None) -> list[str]:
+    readers = {".jsonl": _read_json_lines, ".json": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}
+    suffix = path.suffix.lower()
+    if suffix not in readers and suffix != ".txt":
+        raise DataError(
+            f"{path}: a corpus is a .jsonl, .json, .csv, .txt or .parquet file (a hub dataset is HubText(...))"
+        )
+    if not path.is_file():
+        raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    try:
+        if suffix == ".txt":
+            return [line.strip() for _, line in _lines(path) if line.strip()]
+        return readers[suffix](path, field)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines, each decoded on its own so that a wrong byte is reported with its line."""
+    with path.open("rb") as handle:
+        for number, raw in enumerate(handle, start=1):
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x})"
+                ) from None
+
+
+def _read_json_lines(path: Path, field: str | None) -> list[str]:
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: broken JSON: {error.msg} at column {error.colno}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected one JSON object a line, got {type(row).__name__}")
+        rows.append((number, row))
+    return _column(path, "line", rows, field)
+
+
+def _read_csv(path: Path, field: str | None) -> list[str]:
+    reader = csv.DictReader((line for _, line in _lines(path)), strict=True)
+    rows: list[tuple[int, dict[str, Any]]] = []
+    try:
+        for row in reader:
+            rows.append((reader.line_num, row))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: broken CSV: {error}") from None
+    return _column(path, "line", rows, field)
+
+
+def _read_parquet(path: Path, field: str | None) -> list[str]:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{path}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
+    return _column(path, "row", list(enumerate(table.to_pylist(), start=1)), field)
+
+
+def _read_hub(corpus: HubText) -> tuple[str, list[str]]:
+    import datasets
+
+    commit = resolve_commit(corpus.dataset, corpus.revision, "dataset")
+    name = f"{corpus.name}@{commit}" if commit else corpus.name
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(corpus.dataset, corpus.subset, split=corpus.split, revision=commit)
+    except (ValueError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"HubText {corpus.name!r}: {' '.join(str(error).split())[:300]}") from error
+    return name, _column(corpus.name, "row", list(enumerate(rows, start=1)), corpus.field)
+
+
+def _column(source: object, unit: str, rows: Sequence[tuple[int, dict[str, Any]]], field: str | None) -> list[str]:
+    """The texts in `field` of numbered rows. Raises DataError naming the first row that has none."""
+    if not rows:
+        return []
+    field = field or _guess_field(source, rows[0][1])
+    texts = []
+    for number, row in rows:
+        text = row.get(field)
+        if not isinstance(text, str):
+            has = ", ".join(str(key) for key in row)
+            problem = f"no field {field!r} (it has {has})" if text is None else f"field {field!r} is no string"
+            raise DataError(f"{source}, {unit} {number}: {problem}")
+        if not text.strip():
+            raise DataError(f"{source}, {unit} {number}: field {field!r} is empty")
+        texts.append(text)
+    return texts
+
+
+def _guess_field(source: object, row: dict[str, Any]) -> str:
+    for name in _DEFAULT_FIELDS:
+        if name in row:
+            return name
+    strings = [name for name, value in row.items() if isinstance(value, str)]
+    if len(strings) == 1:
+        return strings[0]
+    has = ", ".join(str(key) for key in row) or "nothing"
+    raise DataError(f"{source}: no field 'sent' or 'text' (it has {has}); name one with field=...")

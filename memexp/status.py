@@ -1,0 +1,79 @@
+"""How far each sweep of a store is: complete, running, failed and why."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+
+from memexp.store import Store
+
+__all__ = ["print_status"]
+
+SILENT_AFTER = 60.0
+"""Seconds after which a sweep without a sign of life is taken for dead."""
+
+
+def print_status(store: Store) -> int:
+    """Print a line per sweep and the reasons of its failures; 0 if every sweep is complete, else 1."""
+    console = Console()
+    wanted = store.scan("sweeps")
+    if wanted is None:
+        console.print(f"{store.location} holds no sweep")
+        return 0
+    have = {kind: store.names(kind) for kind in store.kinds()}
+    attempts = store.scan("stages")
+    ends = _last_attempts(attempts.to_pylist() if attempts is not None else [])
+    running = _running(store)
+    whole = True
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in wanted.to_pylist():
+        rows.setdefault(row["sweep"], []).append(row)
+    for sweep, asks in sorted(rows.items()):
+        lacking = [ask for ask in asks if ask["name"] not in have.get(ask["kind"], set())]
+        conditions = {ask["condition_id"] for ask in asks}
+        open_conditions = {ask["condition_id"] for ask in lacking}
+        whole = whole and not open_conditions
+        line = f"{sweep}: {len(conditions) - len(open_conditions)} of {len(conditions)} conditions complete"
+        for sign in running.get(sweep, []):
+            line += f", running (pid {sign['pid']} on {sign['host']})"
+        console.print(line, highlight=False)
+        for (status, error), count in _reasons(ends, sweep, {ask["stage_id"] for ask in lacking}).most_common(10):
+            console.print(f"  {count} {status}: {error}", highlight=False, markup=False)
+    return 0 if whole else 1
+
+
+def _last_attempts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The latest row of each stage; a second attempt's differing numbers are no state of a stage."""
+    last: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["finished"]):
+        if row["status"] != "differs":
+            last[row["stage_id"]] = row
+    return last
+
+
+def _reasons(ends: dict[str, dict[str, Any]], sweep: str, lacking: set[str]) -> Counter[tuple[str, str]]:
+    """Why the stages that results are lacking of did not end well, following skipped ones up to what failed."""
+    reasons: Counter[tuple[str, str]] = Counter()
+    for stage in lacking:
+        row = ends.get(stage)
+        while row is not None and row["status"] == "skipped" and row["parent_id"] in ends:
+            row = ends[row["parent_id"]]
+        if row is not None and row["status"] in ("failed", "diverged"):
+            reasons[row["status"], (row["error"] or "").splitlines()[0]] += 1
+    return reasons
+
+
+def _running(store: Store) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in store.list_text(".running/"):
+        text = store.get_text(path)
+        if text is None:
+            continue
+        sign = json.loads(text)
+        if time.time() - sign["time"] < SILENT_AFTER:
+            found.setdefault(sign["sweep"], []).append(sign)
+    return found

@@ -1,0 +1,71 @@
+"""What a sweep found, for the terminal: recognition and recall against exposures, and how to ask for more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.table import Table
+
+from memexp.plan import Forest
+from memexp.store import Store
+
+__all__ = ["print_summary"]
+
+MEASURES = {
+    "recognition": ("recognition", "avg((target_nll < foil_nll)::int)"),
+    "recall": ("recall (ROUGE-2 of the completion)", "avg(completion_rouge2)"),
+}
+GROUPS = ("model", "method", "lr", "batch_size")
+"""Settings that get a column of the table where the sweep varies them; it averages over all others."""
+MOST_FILES = 2_000
+MOST_ROWS = 30
+
+
+def print_summary(store: Store, forest: Forest, console: Console) -> None:
+    """Print the sweep's means, and the query that gives them. Prints nothing for sweeps too large for a terminal."""
+    kinds = [kind for kind in MEASURES if any(ask.kind == kind for ask in forest.asks)]
+    if not kinds or len(forest.asks) > MOST_FILES:
+        return
+    first = forest.asks[0].settings
+    varied = [name for name in GROUPS if any(ask.settings[name] != first[name] for ask in forest.asks)] or ["model"]
+    means: dict[tuple[Any, ...], dict[tuple[str, int], float]] = {}
+    for kind in kinds:
+        for row in _means(store, forest, kind, varied):
+            means.setdefault(row[:-2], {})[kind, row[-2]] = row[-1]
+    if not means or len(means) > MOST_ROWS:
+        return
+    exposures = sorted({at for found in means.values() for _, at in found})
+    for kind in kinds:
+        table = Table(title=f"{MEASURES[kind][0]} after how many exposures", title_justify="left")
+        for name in varied:
+            table.add_column(name)
+        for at in exposures:
+            table.add_column(str(at), justify="right")
+        for group, found in sorted(means.items()):
+            cells = [f"{found[kind, at]:.2f}" if found.get((kind, at)) is not None else "" for at in exposures]
+            table.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in group), *cells)
+        console.print(table)
+    columns = ", ".join([*varied, "exposures"])
+    source = f"read_parquet('{store.path(kinds[0])}', union_by_name=true)"
+    query = f"SELECT {columns}, {MEASURES[kinds[0]][1]} AS {kinds[0]} FROM {source} GROUP BY ALL ORDER BY ALL"
+    console.print("One row per item is in the store. For example:", highlight=False)
+    console.print(f'  duckdb -c "{query}"', highlight=False, soft_wrap=True)
+
+
+def _means(store: Store, forest: Forest, kind: str, varied: list[str]) -> list[tuple[Any, ...]]:
+    """Rows of group, exposures, mean over this sweep's files of `kind`."""
+    names = sorted({ask.name for ask in forest.asks if ask.kind == kind} & store.names(kind))
+    if not names:
+        return []
+    with duckdb.connect() as connection:
+        if store.is_local:
+            files = connection.read_parquet([store.path(kind, name) for name in names], union_by_name=True)
+        else:
+            import pyarrow as pa
+
+            tables = [store.read(kind, name) for name in names]
+            files = connection.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
+        columns = ", ".join([*varied, "exposures"])
+        return files.aggregate(f"{columns}, {MEASURES[kind][1]}").fetchall()
