@@ -99,8 +99,6 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
     import importlib.util
     from pathlib import Path
 
-    from ray import cloudpickle
-
     from memexp.errors import MemexpError, SpecError
     from memexp.sweep import Sweep
 
@@ -117,15 +115,16 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise SpecError(f"{path}, line {error.lineno}: {error.msg}") from error
+        raise SpecError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
         kind = "" if isinstance(error, MemexpError) else f"{type(error).__name__}: "
-        raise SpecError(f"{path}, line {lines[-1] if lines else '?'}: {kind}{error}") from error
+        message = " ".join(str(error).split())
+        raise SpecError(f"{path}, line {lines[-1] if lines else '?'}: {kind}{message}") from error
     sweep = getattr(module, "sweep", None)
     if not isinstance(sweep, Sweep):
         raise SpecError(f"{path}: has no module attribute `sweep` that is a memexp.Sweep")
-    cloudpickle.register_pickle_by_value(module)  # probes defined in the script travel with the trials
     return sweep
 
 

@@ -53,14 +53,16 @@ def canonical(value: Any, replace: Callable[[Any], Any] | None = None) -> Any:
 
 def _default(field: dataclasses.Field[Any]) -> Any:
     """The default of a dataclass field, or the field itself (equal to nothing else) where there is none."""
-    default = field.default
-    # pydantic's Field(default_factory=...) arrives here as a FieldInfo in place of the default
-    factory = getattr(default, "default_factory", None) or (
-        field.default_factory if field.default_factory is not dataclasses.MISSING else None
-    )
-    if factory is not None:
+    # pydantic's Field(default_factory=...) arrives here as an object in place of the default
+    factory: Any = getattr(field.default, "default_factory", None) or field.default_factory
+    if not _is_missing(factory):
         return factory()
-    return field if default is dataclasses.MISSING else default
+    return field if _is_missing(field.default) else field.default
+
+
+def _is_missing(value: object) -> bool:
+    """By type: a class that has travelled by value, as probes of the user's own do, brings a sentinel of its own."""
+    return isinstance(value, type(dataclasses.MISSING))
 
 
 def texts_identity(texts: Iterable[str]) -> str:

@@ -42,6 +42,9 @@ def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, I
         ModelError: one cannot be loaded (unknown architecture, no tokenizer, remote code, unrestricted unpickling), or
             a study's block size exceeds its context.
     """
+    for model in models:
+        if model.folder is not None:
+            parameters_from_headers(model)  # refuses weights that were cut off
     found = _ask_child(models)
     for stage in forest.stages.values():
         context = found[stage.model.id].context if stage.model.id in found else None

@@ -370,7 +370,10 @@ def _diverged(store: Store) -> set[str]:
     if attempts is None:
         return set()
     ids, status = attempts.column("stage_id").to_pylist(), attempts.column("status").to_pylist()
-    return {stage for stage, outcome in zip(ids, status, strict=True) if outcome == "diverged"}
+    ended: dict[str, set[str]] = {}
+    for stage, outcome in zip(ids, status, strict=True):
+        ended.setdefault(outcome, set()).add(stage)
+    return ended.get("diverged", set()) - ended.get("complete", set())
 
 
 TRIALS_PER_SLOT = 4

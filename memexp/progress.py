@@ -78,11 +78,8 @@ class Display:
         now = time.monotonic()
         if not self.console.is_terminal and now - self.last > PLAIN_EVERY:
             self.last = now
-            self.console.print(f"{self.line()}, {self._left(now)}", highlight=False)
-
-    def line(self) -> str:
-        """Conditions and steps so far."""
-        return f"{self.complete} of {self.conditions} conditions, {self.made} of {self.steps} steps"
+            line = f"{self.complete} of {self.conditions} conditions, {self.made} of {self.steps} steps"
+            self.console.print(f"{line}, {self._left(now)}", highlight=False, soft_wrap=True)
 
     def _left(self, now: float) -> str:
         share = self.made / self.steps if self.steps else self.complete / self.conditions

@@ -20,8 +20,9 @@ __all__ = ["print_query"]
 
 def print_query(store: Store, sql: str, as_csv: bool) -> int:
     """Print the answer to one SELECT over tables named by kind. Raises StoreError with DuckDB's complaint."""
-    with _connection(store) as connection:
+    with duckdb.connect() as connection:
         try:
+            _open_to(connection, store)
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise StoreError("query takes one SELECT and changes nothing")
@@ -41,13 +42,14 @@ def print_query(store: Store, sql: str, as_csv: bool) -> int:
         table.add_row(
             *("" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value) for value in row)
         )
-    Console().print(table, markup=False) if rows else print("no rows")
+    # A pipe or file has room for every column.
+    console = Console(width=None if sys.stdout.isatty() else 100_000)
+    console.print(table, markup=False) if rows else print("no rows")
     return 0
 
 
-def _connection(store: Store) -> duckdb.DuckDBPyConnection:
-    """A connection with a view for every kind, locked so that SQL cannot reach beyond the store."""
-    connection = duckdb.connect()
+def _open_to(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Give `connection` a view for every kind, and lock it so that SQL cannot reach beyond the store."""
     for kind in store.kinds():
         if store.is_local:
             glob = store.path(kind).replace("'", "''")
@@ -58,4 +60,3 @@ def _connection(store: Store) -> duckdb.DuckDBPyConnection:
         connection.execute("SET allowed_directories = ?", [[store.location]])
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
-    return connection

@@ -185,8 +185,9 @@ _BARE = ("training", "stages", "sweeps")
 
 def check_labels(labels: Mapping[str, Any], items: pa.Schema) -> None:
     """Refuse labels that would hide a column. Raises SpecError."""
+    taken = {name.lower() for name in (*SETTINGS.names, *MADE_WITH.names, *items.names)}  # SQL ignores case
     for name in labels:
-        if name in SETTINGS.names or name in MADE_WITH.names or name in items.names:
+        if name.lower() in taken:
             raise SpecError(f"Condition.labels: {name!r} is a column of every row already; choose another name")
 
 

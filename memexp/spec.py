@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import os
 import re
@@ -88,7 +89,7 @@ def _first_complaint(cls: type, error: ValidationError) -> str:
     first = problem["loc"][0]
     if problem["type"] == "unexpected_keyword_argument":
         near = difflib.get_close_matches(str(first), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names) or 'none'}"
         return f"{cls.__name__} has no field {str(first)!r}; {hint}"
     if problem["type"] == "unexpected_positional_argument":
         return f"{cls.__name__} takes at most {len(names)} values: {', '.join(names)}"
@@ -132,6 +133,22 @@ def _label_name(value: str) -> str:
     return value
 
 
+def _label(value: str | int | float | bool) -> str | int | float | bool:
+    if isinstance(value, float):
+        return _finite(value)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{value} does not fit a column of 64 bits")
+    return value
+
+
+def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"must be what a config.json can hold: {error}") from None
+    return value
+
+
 def _no_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
@@ -142,8 +159,10 @@ Name = Annotated[str, AfterValidator(_plain_name)]
 """A string that can safely be part of a file name."""
 Text = Annotated[str, AfterValidator(_no_blank)]
 PathText = Annotated[Text, BeforeValidator(_path_text)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(gt=0)]
+LARGEST = 2**63 - 1
+"""Whole numbers become columns of 64 bits."""
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Rate = Annotated[float, Field(gt=0), AfterValidator(_finite)]
 NonNegative = Annotated[float, Field(ge=0), AfterValidator(_finite)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -246,7 +265,7 @@ class TrainedTokenizer:
 class RandomInit:
     """Weights drawn at random, never loaded."""
 
-    config: dict[str, Any] | Text
+    config: Annotated[dict[str, Any], AfterValidator(_plain_json)] | Text
     """A transformers configuration: the content of a ``config.json`` (with ``model_type``), a folder with one, or a hub
     id. ``vocab_size`` and the special token ids are taken from the tokenizer where the dictionary omits them."""
     seed: Count = 0
@@ -294,7 +313,9 @@ class LoRA:
     """Rank-stabilised scaling."""
     dropout: Probability = 0.0
     """Dropout on the adapter's input."""
-    targets: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] | Literal["all-linear"] = "all-linear"
+    targets: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | Literal["all-linear"] = (
+        "all-linear"
+    )
     """Names of the linear modules that get an adapter, or all but the output head."""
     seed: Count = 0
     """Seed of the adapter's initial weights."""
@@ -403,7 +424,9 @@ class Condition:
     """Seed of data order and dropout."""
     probes: Annotated[tuple[Any, ...], BeforeValidator(_as_tuple)] = ()
     """Measurements made when the condition's training is over."""
-    labels: dict[Annotated[str, AfterValidator(_label_name)], str | int | float | bool] = Field(default_factory=dict)
+    labels: dict[
+        Annotated[str, AfterValidator(_label_name)], Annotated[str | int | float | bool, AfterValidator(_label)]
+    ] = Field(default_factory=dict)
     """Names of your own, one column each: ``{"experiment": 1}``."""
 
     def __post_init__(self) -> None:
@@ -412,7 +435,9 @@ class Condition:
         for probe in self.probes:
             if not isinstance(probe, Probe) or not dataclasses.is_dataclass(probe):
                 raise SpecError(f"Condition.probes: {probe!r} is not a probe such as Recall()")
-            _plain_name(probe.kind)
+            kind = getattr(probe, "kind", "")
+            if not _NAME.fullmatch(kind) or kind in ("training", "stages", "sweeps"):
+                raise SpecError(f"{type(probe).__name__}.kind: {kind!r} cannot name a table of results")
 
 
 def counterbalanced(condition: Condition) -> Condition:
@@ -447,9 +472,9 @@ class Resources:
 
     workers: Positive = 1
     """Processes over which one model is sharded (FSDP2)."""
-    cpus: Annotated[float, Field(gt=0)] = 1.0
+    cpus: Rate = 1.0
     """CPUs of each worker, and its number of threads (rounded up)."""
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    gpus: NonNegative = 0.0
     """GPUs of each worker; a fraction shares one."""
 
     @property

@@ -14,32 +14,24 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION; GOOGLE_APPLICATION_CREDENTIALS.
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import re
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote
 
-import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import GCSStore, S3Store
 
 from memexp.errors import StoreError
+from memexp.places import TEMPORARY, Bucket, Folder, explained
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
-    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 __all__ = ["Problem", "Store", "Verification"]
 
@@ -47,13 +39,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SUFFIX = ".parquet"
-TEMPORARY = ".tmp"
-"""Folder of files being written. Beside the kinds, not in them: polars refuses a folder that holds anything else."""
-STALE = 24 * 3600
-"""Age in seconds at which the writer of a temporary is dead for certain; a live one needs it for a moment."""
 THREADS = 16
 """Files read at a time."""
-PROBE = bytes(1 << 16)
 
 
 @dataclass(frozen=True)
@@ -102,9 +89,9 @@ class Store:
         return f"Store({self.location!r})"
 
     @functools.cached_property
-    def _place(self) -> _Folder | _Bucket:
-        with _explained(f"open store {self.location}"):
-            return _Folder(self.location) if self.is_local else _Bucket(self.location)
+    def _place(self) -> Folder | Bucket:
+        with explained(f"open store {self.location}"):
+            return Folder(self.location) if self.is_local else Bucket(self.location)
 
     def path(self, kind: str, name: str = "*") -> str:
         """Path or URL of a file, or the glob over all files of `kind`."""
@@ -125,12 +112,12 @@ class Store:
         sink = pa.BufferOutputStream()
         # Chunks with dictionaries of their own would show in the bytes; page checksums let verify find flipped bits.
         pq.write_table(table.combine_chunks(), sink, compression="zstd", use_dictionary=True, write_page_checksum=True)
-        with _explained(f"write {path}"):
+        with explained(f"write {path}"):
             return self._place.create(key, sink.getvalue().to_pybytes())
 
     def exists(self, kind: str, name: str) -> bool:
         """Whether the name is taken, also by a broken file: it is not missing, and `check_whole` tells."""
-        with _explained(f"read {self.path(kind, name)}"), suppress(FileNotFoundError):
+        with explained(f"read {self.path(kind, name)}"), suppress(FileNotFoundError):
             self._place.size(_key(kind, name))
             return True
         return False
@@ -138,20 +125,20 @@ class Store:
     def names(self, kind: str, prefix: str = "") -> set[str]:
         """Names that begin with `prefix`, without ``.parquet``; as with `exists`, contents are not looked at."""
         wanted = re.compile(rf"{re.escape(_plain(kind))}/({re.escape(prefix)}[^/]*){re.escape(SUFFIX)}")
-        with _explained(f"list {self.path(kind)}"):
+        with explained(f"list {self.path(kind)}"):
             found = [match[1] for match in map(wanted.fullmatch, self._place.walk(kind)) if match]
         return {name for name in found if not name.startswith(".")}
 
     def kinds(self) -> list[str]:
         """The kinds that have at least one file, sorted."""
-        with _explained(f"list store {self.location}"):
+        with explained(f"list store {self.location}"):
             folders = [folder for folder in self._place.folders() if _NAME.fullmatch(folder)]
         return sorted(kind for kind in folders if self.names(kind))
 
     def read(self, kind: str, name: str) -> pa.Table:
         """One file. Raises `StoreError` naming it when it is missing, truncated or otherwise broken."""
         path = self.path(kind, name)
-        with _explained(f"read {path}"):
+        with explained(f"read {path}"):
             data = self._place.read(_key(kind, name))
         try:
             with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
@@ -180,7 +167,7 @@ class Store:
         if not names:
             return None
         parquet = ds.ParquetFileFormat()
-        with _explained(f"read {self.path(kind)}"):
+        with explained(f"read {self.path(kind)}"):
             filesystem, base = self._place.filesystem()
             paths = [f"{base}/{_key(kind, name)}" for name in names]
             schemas = _threaded(lambda path: parquet.inspect(path, filesystem), paths)
@@ -193,7 +180,7 @@ class Store:
                 different.append(schema)
         types: dict[str, pa.DataType] = {}
         for field in (field for schema in different for field in schema):
-            with _explained(f"read {self.path(kind)}: column {field.name!r}"):
+            with explained(f"read {self.path(kind)}: column {field.name!r}"):
                 types[field.name] = _wider(types.get(field.name, pa.null()), field.type)
         return pa.schema(list(types.items()))
 
@@ -203,7 +190,7 @@ class Store:
         Raises:
             StoreError: it is read-only, full, forbidden or unreachable, or cannot refuse a second commit.
         """
-        with _explained(f"write to store {self.location}"):
+        with explained(f"write to store {self.location}"):
             self._place.check()
 
     def check_whole(self, kind: str, names: Iterable[str]) -> None:
@@ -211,7 +198,7 @@ class Store:
 
         def check(name: str) -> None:
             path, key = self.path(kind, name), _key(kind, name)
-            with _explained(f"read {path}"):
+            with explained(f"read {path}"):
                 size = self._place.size(key)
                 head, tail = (self._place.read(key, at, at + 8) if size >= 12 else b"" for at in (0, size - 8))
             if head[:4] != b"PAR1" or tail[4:] != b"PAR1" or not 0 < int.from_bytes(tail[:4], "little") <= size - 12:
@@ -236,188 +223,25 @@ class Store:
 
     def put_text(self, path: str, text: str) -> None:
         """Write or replace a side file such as ``.running/<name>.json``; readers see the old text or the new."""
-        with _explained(f"write {self.location}/{path}"):
+        with explained(f"write {self.location}/{path}"):
             self._place.replace(_side(path), text.encode())
 
     def get_text(self, path: str) -> str | None:
         """The text of a side file, or None where there is none."""
-        with _explained(f"read {self.location}/{path}"), suppress(FileNotFoundError):
+        with explained(f"read {self.location}/{path}"), suppress(FileNotFoundError):
             return self._place.read(_side(path)).decode()
         return None
 
     def list_text(self, prefix: str) -> list[str]:
         """The paths of side files that begin with `prefix`, such as ``.running/``, sorted."""
         folder = _side(f"{prefix.split('/')[0]}/any").removesuffix("/any")
-        with _explained(f"list {self.location}/{prefix}"):
+        with explained(f"list {self.location}/{prefix}"):
             return sorted(path for path in self._place.walk(folder) if path.startswith(prefix))
 
     def delete(self, path: str) -> None:
         """Remove a side file if it is there. Results are for people to remove."""
-        with _explained(f"delete {self.location}/{path}"), suppress(FileNotFoundError):
+        with explained(f"delete {self.location}/{path}"), suppress(FileNotFoundError):
             self._place.delete(_side(path))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Where the bytes are. Both raise what their medium raises, FileNotFoundError among it; `_explained` makes it a line.
-
-
-class _Folder:
-    """A folder in a file system that has hard links."""
-
-    def __init__(self, root: str) -> None:
-        self.root = Path(root)
-
-    def create(self, key: str, data: bytes) -> bool:
-        final = self.root / key
-        self._make(final.parent)
-        with self._temporary(data) as temporary:
-            try:
-                os.link(temporary, final)  # fails if the name is taken, where rename would overwrite
-            except FileExistsError:
-                # NFS may repeat a request whose answer was lost and then refuse our own link.
-                return os.path.samefile(temporary, final)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-                    raise
-                message = f"{final.parent} cannot make hard links, which creating a file once needs"
-                raise StoreError(f"{message}; keep the store on a local disk, NFS or object storage") from error
-        _sync(final.parent)
-        return True
-
-    def replace(self, key: str, data: bytes) -> None:
-        self._make((self.root / key).parent)
-        with self._temporary(data) as temporary:
-            os.replace(temporary, self.root / key)
-
-    @contextmanager
-    def _temporary(self, data: bytes) -> Iterator[Path]:
-        """A durable file with `data`, gone afterwards in any case."""
-        temporary = self.root / TEMPORARY / uuid.uuid4().hex
-        self._make(temporary.parent)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
-        finally:
-            with suppress(OSError):  # replace has moved it; if it stays for another reason, it harms nobody
-                temporary.unlink()
-
-    def _make(self, folder: Path) -> None:
-        """Like ``mkdir -p``, but the new folders survive a power cut."""
-        if not folder.is_dir():
-            self._make(folder.parent)
-            folder.mkdir(exist_ok=True)
-            _sync(folder.parent)
-
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        with open(self.root / key, "rb") as file:
-            file.seek(start)
-            return file.read(-1 if stop is None else stop - start)
-
-    def size(self, key: str) -> int:
-        return (self.root / key).stat().st_size
-
-    def delete(self, key: str) -> None:
-        (self.root / key).unlink()
-
-    def folders(self) -> list[str]:
-        return [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.exists() else []
-
-    def walk(self, folder: str) -> Iterator[str]:
-        def fail(error: OSError) -> None:
-            if not isinstance(error, FileNotFoundError):
-                raise error
-
-        for where, _, names in os.walk(self.root / folder, onerror=fail):
-            inside = Path(where).relative_to(self.root).as_posix()
-            yield from (f"{inside}/{name}" for name in names)
-
-    def check(self) -> None:
-        self._make(self.root)
-        probe = f".probe-{uuid.uuid4().hex}"
-        self.create(probe, PROBE)
-        self.delete(probe)
-        for left_over in self.root.glob(f"{TEMPORARY}/*"):
-            with suppress(FileNotFoundError):  # others may be tidying up too
-                if time.time() - left_over.stat().st_mtime > STALE:
-                    left_over.unlink()
-
-    def filesystem(self) -> tuple[Any, str]:
-        from pyarrow.fs import LocalFileSystem
-
-        return LocalFileSystem(), str(self.root)
-
-
-class _Bucket:
-    """A prefix of an S3 or Google Cloud Storage bucket."""
-
-    def __init__(self, location: str) -> None:
-        self.scheme, _, self.base = location.partition("://")
-        # A first listing tells a missing bucket, which later looks like a missing object, and fails soon.
-        next(iter(obstore.list(self._connect(retries=2))), None)
-        self.store = self._connect(retries=8)
-
-    def _connect(self, retries: int) -> S3Store | GCSStore:
-        bucket, _, prefix = self.base.partition("/")
-        client: ClientConfig = {"allow_http": True, "connect_timeout": "5s", "timeout": "5m"}
-        retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(minutes=1)}
-        if self.scheme == "gs":
-            return GCSStore(bucket, prefix=prefix or None, client_options=client, retry_config=retry)
-        s3: S3Config = {"disable_bulk_delete": True}  # which not every S3-compatible storage knows
-        return S3Store(bucket, prefix=prefix or None, config=s3, client_options=client, retry_config=retry)
-
-    def create(self, key: str, data: bytes) -> bool:
-        for _ in range(3):
-            try:
-                obstore.put(self.store, key, data, mode="create", use_multipart=False)
-                return True
-            except AlreadyExistsError:
-                # S3 may answer writers that meet with "conflict", and need not have taken either file.
-                with suppress(FileNotFoundError):
-                    self.size(key)
-                    return False
-        raise StoreError(f"cannot write {self.scheme}://{self.base}/{key}: it is refused, yet not there")
-
-    def replace(self, key: str, data: bytes) -> None:
-        obstore.put(self.store, key, data, use_multipart=False)
-
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        if stop is None:
-            return obstore.get(self.store, key).bytes().to_bytes()
-        return obstore.get_range(self.store, key, start=start, end=stop).to_bytes()
-
-    def size(self, key: str) -> int:
-        return obstore.head(self.store, key)["size"]
-
-    def delete(self, key: str) -> None:
-        obstore.delete(self.store, key)
-
-    def folders(self) -> list[str]:
-        return list(obstore.list_with_delimiter(self.store)["common_prefixes"])
-
-    def walk(self, folder: str) -> Iterator[str]:
-        for page in obstore.list(self.store, folder):
-            yield from (entry["path"] for entry in page)
-
-    def check(self) -> None:
-        probe = f".probe-{uuid.uuid4().hex}"
-        overwritten = self.create(probe, PROBE) and self.create(probe, PROBE)
-        self.delete(probe)
-        if overwritten:
-            message = f"{self.scheme}://{self.base}: this storage does not know If-None-Match"
-            raise StoreError(f"{message} and would overwrite results; keep the store elsewhere")
-
-    def filesystem(self) -> tuple[Any, str]:
-        import pyarrow.fs
-
-        if self.scheme == "gs":
-            return pyarrow.fs.GcsFileSystem(retry_time_limit=timedelta(minutes=1)), self.base
-        endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https:")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        options = {"endpoint_override": endpoint.netloc or None, "scheme": endpoint.scheme, "region": region}
-        return pyarrow.fs.S3FileSystem(connect_timeout=5, request_timeout=60, **options), self.base
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -442,15 +266,6 @@ def _side(path: str) -> str:
     if len(parts) < 2 or parts[0][:1] != "." or any(part in ("", ".", "..", TEMPORARY) for part in parts):
         raise StoreError(f"{path!r} cannot be a side file: use a hidden folder, as in '.running/name.json'")
     return path
-
-
-def _sync(folder: Path) -> None:
-    """Make new names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _threaded(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -483,45 +298,5 @@ def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-@contextmanager
-def _explained(doing: str) -> Iterator[None]:
-    """Turn what a medium raises into one line that says what could not be done and why."""
-    try:
-        yield
-    except (OSError, BaseError, pa.ArrowException) as error:
-        raise StoreError(f"cannot {doing}: {_reason(error)}") from error
-
-
 def _broken(detail: str) -> str:
     return f"broken ({' '.join(detail.split())[:160]}); delete it and start the sweep again"
-
-
-_ERRNO = {
-    errno.ENOENT: "no such file",
-    errno.ENOSPC: "no space left",
-    errno.EDQUOT: "disk quota exceeded",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission denied",
-    errno.EEXIST: "a file stands where a folder should be",
-    errno.ENOTDIR: "a file stands where a folder should be",
-}
-_ANSWERS = {
-    "NoSuchBucket": "no such bucket",
-    # Without credentials both ask the machine they run on, which outside their clouds has no answer.
-    "/latest/api/token|/latest/meta-data": "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "/computeMetadata/": "no credentials; set GOOGLE_APPLICATION_CREDENTIALS",
-    "InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|401 Unauth": "the credentials are refused",
-    "AccessDenied|403 Forbidden": "permission denied",
-    "redirect|AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
-    "error sending request|timed out": "no connection; check the network and AWS_ENDPOINT_URL",
-    "404 Not Found": "no such file",
-}
-
-
-def _reason(error: Exception) -> str:
-    """The cause in a few words: object storage answers with pages of XML."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return _ERRNO.get(error.errno) or os.strerror(error.errno)
-    text = str(error).split("Debug source")[0]
-    found = (reason for pattern, reason in _ANSWERS.items() if re.search(pattern, text))
-    return next(found, " ".join(text.split())[:200])

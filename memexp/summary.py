@@ -14,8 +14,8 @@ from memexp.store import Store
 __all__ = ["print_summary"]
 
 MEASURES = {
-    "recognition": ("recognition", "avg((target_nll < foil_nll)::int)"),
-    "recall": ("recall (ROUGE-2 of the completion)", "avg(completion_rouge2)"),
+    "recognition": ("recognition: share of pairs told apart", "avg((target_nll < foil_nll)::int)"),
+    "recall": ("recall: mean ROUGE-2 of the completion", "avg(completion_rouge2)"),
 }
 GROUPS = ("model", "method", "lr", "batch_size")
 """Settings that get a column of the table where the sweep varies them; it averages over all others."""
@@ -38,7 +38,8 @@ def print_summary(store: Store, forest: Forest, console: Console) -> None:
         return
     exposures = sorted({at for found in means.values() for _, at in found})
     for kind in kinds:
-        table = Table(title=f"{MEASURES[kind][0]} after how many exposures", title_justify="left")
+        console.print(f"\n{MEASURES[kind][0]}, by exposures", highlight=False, soft_wrap=True)
+        table = Table()
         for name in varied:
             table.add_column(name)
         for at in exposures:
@@ -50,8 +51,8 @@ def print_summary(store: Store, forest: Forest, console: Console) -> None:
     columns = ", ".join([*varied, "exposures"])
     source = f"read_parquet('{store.path(kinds[0])}', union_by_name=true)"
     query = f"SELECT {columns}, {MEASURES[kinds[0]][1]} AS {kinds[0]} FROM {source} GROUP BY ALL ORDER BY ALL"
-    console.print("One row per item is in the store. For example:", highlight=False)
-    console.print(f'  duckdb -c "{query}"', highlight=False, soft_wrap=True)
+    console.print("\nOne row per item is in the store. For more, in DuckDB:", highlight=False, soft_wrap=True)
+    console.print(f"  {query}\n", highlight=False, markup=False, soft_wrap=True)
 
 
 def _means(store: Store, forest: Forest, kind: str, varied: list[str]) -> list[tuple[Any, ...]]:

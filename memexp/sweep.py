@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,13 +102,17 @@ class Plan:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
 
+def _all_of(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Iterable) else value
+
+
 @spec
 class Sweep:
     """Conditions under a name. A grid is a comprehension over `Condition`."""
 
     name: Name
     """Names the sweep in ``stages/`` and ``sweeps/``."""
-    conditions: Annotated[tuple[Condition, ...], BeforeValidator(tuple), Field(min_length=1)]
+    conditions: Annotated[tuple[Condition, ...], BeforeValidator(_all_of), Field(min_length=1)]
     """What is to be measured."""
     resources: Resources | Callable[[Model], Resources] = Field(default_factory=Resources)
     """What each trial holds, or a function of its model."""
@@ -123,7 +127,6 @@ class Sweep:
         place = Store(store or default_store())
         missing = planning.missing(forest, place)
         trials = planning.bundle(forest, missing.asks, _slots_here)
-        open_conditions = {ask.condition_id for ask in _open(missing)}
         bases = [stage for stage in forest.stages.values() if stage.kind == "base"]
         inspected = sizes([stage.model for stage in bases])
         models = [
@@ -141,7 +144,7 @@ class Sweep:
             stages=len(forest.stages),
             steps=forest.steps,
             steps_unshared=forest.steps_unshared,
-            stored=forest.conditions - len(open_conditions),
+            stored=_complete(forest, missing),
             trials=len(trials),
             steps_missing=sum(trial.steps for trial in trials),
             copies=len(missing.copies),
@@ -177,16 +180,19 @@ class Sweep:
         missing = planning.missing(forest, place, retry_diverged)
         _copy(missing, place)
         self._record(forest, place)
-        before = forest.conditions - len({ask.condition_id for ask in _open(missing)})
-        console.print(
-            f"{self.name}: {forest.conditions} conditions, {before} in {place.location} already, "
-            f"{len(missing.asks)} results to measure",
-            highlight=False,
+        _say(
+            console,
+            f"{self.name}: {_complete(forest, missing)} of {forest.conditions} conditions are in {place.location}",
         )
         if missing.asks:
             attempt = Attempt(self.name, uuid.uuid4().hex[:12], _commit())
-            with _heartbeat(place, attempt, len(missing.asks)):
-                self._execute(forest, missing, place, attempt, address, console)
+            try:
+                with _heartbeat(place, attempt, len(missing.asks)):
+                    self._execute(forest, missing, place, attempt, address, console)
+            except KeyboardInterrupt:
+                done = _complete(forest, planning.missing(forest, place))
+                _say(console, f"stopped: {done} of {forest.conditions} conditions complete; the same command goes on")
+                raise
         return self._conclude(forest, place, console)
 
     def _execute(
@@ -200,17 +206,12 @@ class Sweep:
         with connected(address, needs, store) as cluster:
             trials = planning.bundle(forest, missing.asks, cluster.slots)
             steps = sum(trial.steps for trial in trials)
-            console.print(f"executing {len(trials)} trials, {steps} steps", highlight=False)
-            display = Display(missing.asks, steps, console)
-            try:
-                with display:
-                    outcome = execute_trials(trials, store, attempt, display)
-            except KeyboardInterrupt:
-                console.print(f"stopped after {display.line()}; the same command goes on from there", highlight=False)
-                raise
+            _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(missing.asks)} results")
+            with Display(missing.asks, steps, console) as display:
+                outcome = execute_trials(trials, store, attempt, display)
         _record_lost(trials, outcome, store, attempt)
         for line in [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]:
-            console.print(line, style="red", highlight=False, markup=False)
+            _say(console, line, "red")
 
     def _record(self, forest: Forest, store: Store) -> None:
         """Say in ``sweeps/`` which files hold this sweep's results, once for each set of conditions."""
@@ -244,7 +245,7 @@ class Sweep:
             line += (
                 f", {len(lacking - diverged)} failed or skipped: `memexp status` says why, the same command tries again"
             )
-        console.print(line, highlight=False, style="red" if lacking else "green")
+        _say(console, line, "red" if lacking else "green")
         return not lacking
 
     def main(self, options: argparse.Namespace | None = None) -> int:
@@ -275,8 +276,18 @@ def guarded(work: Callable[[], int], debug: bool) -> int:
         return 130
 
 
+def _say(console: Console, line: str, style: str | None = None) -> None:
+    """One line, as it is: no markup, no colour by content, no wrapping in the middle of a path."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 def _open(missing: Missing) -> list[Ask]:
     return [*missing.asks, *missing.diverged, *(copy.ask for copy in missing.copies)]
+
+
+def _complete(forest: Forest, missing: Missing) -> int:
+    """Conditions whose every result is in the store."""
+    return forest.conditions - len({ask.condition_id for ask in _open(missing)})
 
 
 def _slots_here(resources: Resources) -> int:

@@ -202,6 +202,7 @@ class _Walk:
             try:
                 with torch.random.fork_rng(devices=_cuda(self.world)):
                     items = probe.measure(Session(lm), texts)
+                items = items.select(probe.schema().names).cast(probe.schema())
             except Exception as error:
                 self._fail(stage, error, began, f"{probe.kind}: ")
                 continue

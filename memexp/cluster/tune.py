@@ -7,6 +7,7 @@ through Tune, and the store alone decides what is done.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
 
@@ -53,6 +54,7 @@ def execute_trials(
     One-worker trials execute inside reused Tune actors, which keep the base model they loaded last; a trial of several
     workers is a driver that holds no CPU and starts a TorchTrainer. A crashed trial is started once more.
     """
+    _send_probes(trials)
     payloads = [ray.put(trial) for trial in trials]
     listener = _Listener(on_progress)
 
@@ -82,6 +84,13 @@ def execute_trials(
             lines = [line for line in str(result.error).splitlines() if line.strip()] or [type(result.error).__name__]
             outcome.lost[result.config["trial"]] = lines[-1].strip()
     return outcome
+
+
+def _send_probes(trials: Sequence[Trial]) -> None:
+    """Have probes of the user's own travel with the trials: the file they are written in is not on the workers' path."""
+    for name in {type(ask.probe).__module__ for trial in trials for ask in trial.asks}:
+        if name.partition(".")[0] != "memexp":
+            cloudpickle.register_pickle_by_value(sys.modules[name])
 
 
 def _bundle(resources: Resources) -> PlacementGroupFactory:

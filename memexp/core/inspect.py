@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
-from memexp.core.model import load_tokenizer, random_config
+from memexp.core.model import REFUSALS, load_tokenizer, random_config
 from memexp.errors import MemexpError, ModelError
 from memexp.sources import ResolvedModel
 from memexp.sources.models import read_config
@@ -35,7 +35,7 @@ def inspect(model: ResolvedModel) -> dict[str, int | None]:
     try:
         with torch.device("meta"):
             lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+    except (*REFUSALS, AttributeError, ZeroDivisionError) as error:
         raise ModelError(f"model {model.name!r}: {' '.join(str(error).split())[:300]}") from error
     if model.folder is not None:
         _refuse_unpickling(model)
@@ -62,7 +62,7 @@ def _config(model: ResolvedModel) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             model.source, revision=model.commit or "main", trust_remote_code=False
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except REFUSALS as error:
         raise ModelError(
             f"model {model.name!r}: its configuration is refused: {' '.join(str(error).split())[:300]}"
         ) from error

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -34,7 +36,10 @@ from memexp.errors import ModelError, SpecError
 from memexp.sources import ResolvedModel, ResolvedTokenizer
 from memexp.spec import Full, LoRA
 
-__all__ = ["LanguageModel", "blocks", "load", "load_tokenizer", "random_config", "set_dropout"]
+__all__ = ["REFUSALS", "LanguageModel", "blocks", "load", "load_tokenizer", "random_config", "set_dropout"]
+
+REFUSALS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
+"""What transformers and its readers raise about configurations and files that are not what they should be."""
 
 
 class LanguageModel(nn.Module):
@@ -48,6 +53,7 @@ class LanguageModel(nn.Module):
         self.dtype = dtype
         self._plain_head = _head_is_plain(lm)
         self._takes_positions = "position_ids" in inspect.signature(lm.base_model.forward).parameters
+        self.eval()  # as transformers hands models over; a new module would be in training mode
 
     def forward(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Dispatch, so that sharding's hooks see one forward pass for either operation."""
@@ -136,7 +142,8 @@ def _head_is_plain(lm: PreTrainedModel) -> bool:
         plain = head(lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     except (AttributeError, RuntimeError):  # no such output, or of another width than the head takes
         return False
-    return torch.allclose(plain, lm(input_ids=ids, use_cache=False).logits, rtol=1e-5, atol=1e-6)
+    # To the last bit: a cap hardly shows on the small logits of an untrained model, and would after training.
+    return torch.equal(plain, lm(input_ids=ids, use_cache=False).logits)
 
 
 def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) -> LanguageModel:
@@ -148,6 +155,10 @@ def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) ->
         ModelError: the files are missing or broken, or would need remote code or unrestricted unpickling.
         SpecError: a LoRA target matches no module.
     """
+    if model.folder is not None and not model.folder.is_dir():
+        raise ModelError(
+            f"model {model.name!r}: {model.source} does not exist on this node; use a shared folder or a hub id"
+        )
     tokenizer = load_tokenizer(model.tokenizer, model.name)
     lm = _drawn(model, tokenizer) if model.config is not None else _pretrained(model)
     lm.config.use_cache = False
@@ -166,25 +177,32 @@ def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) ->
 
 def _pretrained(model: ResolvedModel) -> PreTrainedModel:
     assert model.source is not None  # resolve_model gives a source to every model without a config
-    if model.folder is not None and not model.folder.is_dir():
-        raise ModelError(
-            f"model {model.name!r}: {model.source} does not exist on this node; use a shared folder or a hub id"
-        )
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            model.source, revision=model.commit or "main", dtype=torch.float32, trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            model.source,
+            revision=model.commit or "main",
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except pickle.UnpicklingError as error:
         raise ModelError(f"model {model.name!r} would need unrestricted unpickling, which executes code") from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except REFUSALS as error:
         raise ModelError(f"model {model.name!r} cannot be loaded: {_one_line(error)}") from error
+    lm: PreTrainedModel = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):  # transformers would go on with random ones
+        raise ModelError(f"model {model.name!r}: its weights lack {len(missing)} parameters, among them {missing[0]}")
+    return lm
 
 
 def _drawn(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     config = random_config(model, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.seed)
-        lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        try:
+            lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except REFUSALS as error:
+            raise ModelError(f"model {model.name!r}: {_one_line(error)}") from error
     return lm
 
 
@@ -205,7 +223,7 @@ def random_config(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> P
     model_type = given.pop("model_type")
     try:
         config: PreTrainedConfig = AutoConfig.for_model(model_type, **given)
-    except (ValueError, TypeError, KeyError) as error:
+    except REFUSALS as error:
         raise ModelError(f"model {model.name!r}: {_one_line(error)}") from error
     if config.vocab_size < len(tokenizer):
         raise ModelError(
@@ -219,11 +237,14 @@ def load_tokenizer(tokenizer: ResolvedTokenizer, name: str) -> PreTrainedTokeniz
     if tokenizer.source is None:
         return _trained_tokenizer(tokenizer.texts, tokenizer.vocab_size)
     try:
-        return AutoTokenizer.from_pretrained(
+        loaded = AutoTokenizer.from_pretrained(
             tokenizer.source, revision=tokenizer.commit or "main", trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except REFUSALS as error:
         raise ModelError(f"model {name!r}: its tokenizer cannot be loaded: {_one_line(error)}") from error
+    if not loaded("a", add_special_tokens=False)["input_ids"]:  # what transformers makes where there are no files
+        raise ModelError(f"model {name!r}: no tokenizer files beside the model; name one with Model.tokenizer")
+    return loaded
 
 
 END_OF_TEXT = "<|endoftext|>"
@@ -294,7 +315,8 @@ def set_dropout(lm: PreTrainedModel, probability: float | None) -> None:
 
 def _is_dropout(module: nn.Module, name: str) -> bool:
     named = name == "p" if isinstance(module, nn.Dropout) else ("dropout" in name or "pdrop" in name)
-    return named and isinstance(getattr(module, name), float)
+    value = getattr(module, name)  # an integer in some published configs (GPT-Neo's 0)
+    return named and isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _one_line(error: BaseException) -> str:

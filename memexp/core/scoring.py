@@ -97,7 +97,8 @@ def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> list[li
     new: list[torch.Tensor] = []
     for step in range(steps):
         logits, past = lm.next(ids, mask if is_padded else None, positions, past)
-        logits[:, banned] = -torch.inf
+        # Some configs keep an id beyond a vocabulary that was made smaller.
+        logits[:, [i for i in banned if 0 <= i < logits.shape[1]]] = -torch.inf
         chosen = logits.argmax(-1)
         new.append(chosen)
         if step + 1 < steps:

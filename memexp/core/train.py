@@ -91,6 +91,7 @@ def study_exposures(
     """
     set_dropout(lm.lm, study.dropout)
     lm.train()
+    lm.zero_grad()  # a stage that failed half-way through a batch leaves gradients behind
     per_exposure = math.ceil(len(rows) / study.batch_size)
     steps: list[Step] = []
     for exposure in range(first, last + 1):

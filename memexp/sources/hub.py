@@ -72,8 +72,8 @@ def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    ref = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / "refs" / revision
     try:
+        ref = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / "refs" / revision
         return ref.read_text(encoding="ascii").strip() or None
     except (OSError, ValueError):
         return None

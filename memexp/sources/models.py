@@ -171,7 +171,8 @@ def read_config(source: str, commit: str | None) -> dict[str, Any]:
     """The ``config.json`` of a model. Raises ModelError where there is none or it is no JSON object."""
     file = hub_file(source, "config.json", commit)
     if file is None:
-        raise ModelError(f"model {source!r} has no config.json")
+        where = f" at {commit}, or it is not in the cache and the hub does not answer" if commit else ""
+        raise ModelError(f"model {source!r} has no config.json{where}")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -186,7 +187,7 @@ def parameters_from_headers(model: ResolvedModel) -> int | None:
     if model.source is None:
         return None
     if model.folder is not None:
-        files = sorted(model.folder.glob("*.safetensors"))
+        files = sorted(model.folder.glob("model*.safetensors"))  # not another format's copy beside them
         return sum(_count(_header(file)) for file in files) if files else None
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled
@@ -210,8 +211,11 @@ def _header(file: Path) -> dict[str, Any]:
             if length > file.stat().st_size:
                 raise ValueError("truncated")
             header: dict[str, Any] = json.loads(handle.read(length))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+            if 8 + length + max(ends, default=0) > file.stat().st_size:
+                raise ValueError("truncated")
             return header
-    except (ValueError, struct.error) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
         raise ModelError(f"{file}: not a whole safetensors file: {error}") from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from memexp.stimuli import load_list
 __all__ = ["Texts", "read_texts"]
 
 _DEFAULT_FIELDS = ("sent", "text")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _read_file(path: Path, field: str | None) -> list[str]:
             return [line.strip() for _, line in _lines(path) if line.strip()]
         return readers[suffix](path, field)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -107,9 +109,11 @@ def _read_csv(path: Path, field: str | None) -> list[str]:
     rows: list[tuple[int, dict[str, Any]]] = []
     try:
         for row in reader:
+            if None in row:  # an unquoted comma would cut the text short
+                raise DataError(f"{path}, line {reader.line_num}: more values than columns; quote texts with commas")
             rows.append((reader.line_num, row))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: broken CSV: {error}") from None
+    except csv.Error as error:  # line_num is that of the last good row
+        raise DataError(f"{path}, line {reader.line_num + 1}: broken CSV: {error}") from None
     return _column(path, "line", rows, field)
 
 
@@ -129,8 +133,8 @@ def _read_hub(corpus: HubText) -> tuple[str, list[str]]:
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(corpus.dataset, corpus.subset, split=corpus.split, revision=commit)
-    except (ValueError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"HubText {corpus.name!r}: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # whatever the readers of all formats raise; the cause says more than the wrapper
+        raise DataError(f"HubText {corpus.name!r}: {' '.join(str(error.__cause__ or error).split())[:300]}") from error
     return name, _column(corpus.name, "row", list(enumerate(rows, start=1)), corpus.field)
 
 
@@ -144,10 +148,13 @@ def _column(source: object, unit: str, rows: Sequence[tuple[int, dict[str, Any]]
         text = row.get(field)
         if not isinstance(text, str):
             has = ", ".join(str(key) for key in row)
-            problem = f"no field {field!r} (it has {has})" if text is None else f"field {field!r} is no string"
+            known = f"field {field!r} is {'empty' if text is None else 'no string'}"
+            problem = known if field in row else f"no field {field!r} (it has {has})"
             raise DataError(f"{source}, {unit} {number}: {problem}")
         if not text.strip():
             raise DataError(f"{source}, {unit} {number}: field {field!r} is empty")
+        if not text.isascii() and _LONE_SURROGATE.search(text):  # JSON can write one; no file or tokenizer takes it
+            raise DataError(f"{source}, {unit} {number}: field {field!r} holds half of a surrogate pair")
         texts.append(text)
     return texts
 

@@ -21,6 +21,8 @@ import pytest
 
 from memexp.store import Store
 
+pytestmark = pytest.mark.drill
+
 ROWS = 2000
 
 WRITER = f"""

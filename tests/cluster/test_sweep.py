@@ -1,0 +1,156 @@
+"""Whole sweeps of one-worker trials through Ray Tune, from the description to the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+from support import data
+
+from memexp import Condition, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
+from memexp import plan as planning
+from memexp.attempt import Attempt
+from memexp.core.world import World
+from memexp.spec import Probe, spec
+from memexp.trial import execute
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_cluster")]
+
+
+def grid(pair: Pair, model: Model, lrs: tuple[float, ...] = (1e-3, 3e-3), name: str = "grid") -> Sweep:
+    return Sweep(
+        name=name,
+        conditions=[
+            Condition(
+                model,
+                Study(pair.targets, exposures=exposures, lr=lr, batch_size=4),
+                probes=[Recognition(pair), Recall()],
+                labels={"list": name},
+            )
+            for exposures in (0, 1, 2)
+            for lr in lrs
+        ],
+    )
+
+
+def said(sweep: Sweep, store: Path) -> tuple[bool, str]:
+    """Whether the sweep is complete, and what it said."""
+    page = io.StringIO()
+    return sweep.run(store, console=Console(file=page, width=200)), page.getvalue()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, pair: Pair, tiny_model: Model, local_cluster: None) -> Path:
+    """A store with the complete grid. Tests may add to it and restore what they remove."""
+    folder = tmp_path_factory.mktemp("store")
+    assert grid(pair, tiny_model).run(folder, console=Console(quiet=True))
+    return folder
+
+
+def test_ray_adds_nothing_to_what_the_core_measures(store: Path, tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
+    forest = grid(pair, tiny_model).grow()
+    alone = Store(tmp_path / "alone")
+    for trial in planning.bundle(forest, forest.asks, lambda _: 1):
+        assert execute(trial, alone, World.current(), Attempt("alone", "a")) == []
+    with_ray, without = data(store), data(tmp_path / "alone")
+    assert with_ray["recognition"].num_rows == 6 * 12
+    for kind in with_ray:
+        assert with_ray[kind].equals(without[kind]), kind
+
+
+def test_the_same_sweep_again_executes_nothing(store: Path, pair: Pair, tiny_model: Model) -> None:
+    began = time.monotonic()
+    complete, page = said(grid(pair, tiny_model), store)
+    assert complete
+    assert "6 of 6 conditions are in" in page
+    assert "executing" not in page
+    assert time.monotonic() - began < 15
+
+
+def test_one_deleted_file_brings_back_exactly_that_one(store: Path, pair: Pair, tiny_model: Model) -> None:
+    sweep = grid(pair, tiny_model)
+    ask = next(ask for ask in sweep.grow().asks if ask.kind == "recall" and ask.settings["exposures"] == 2)
+    file = Path(Store(store).path("recall", ask.name))
+    before = {path: path.stat().st_mtime_ns for path in store.glob("rec*/*.parquet")}
+    rows = file.read_bytes()
+    file.unlink()
+    complete, page = said(sweep, store)
+    assert complete
+    assert "executing 1 trials, 6 steps, for 1 results" in page
+    assert file.read_bytes() == rows
+    after = {path: path.stat().st_mtime_ns for path in store.glob("rec*/*.parquet")}
+    assert {path for path in after if after[path] != before.get(path)} == {file}
+
+
+def test_other_labels_and_zero_exposures_at_another_rate_train_nothing(
+    store: Path, pair: Pair, tiny_model: Model
+) -> None:
+    relabelled = grid(pair, tiny_model, name="again")
+    untrained = Sweep(
+        name="untrained",
+        conditions=[
+            dataclasses.replace(relabelled.conditions[0], study=Study(pair.targets, exposures=0, lr=0.5, batch_size=4))
+        ],
+    )
+    for sweep in (relabelled, untrained):
+        complete, page = said(sweep, store)
+        assert complete
+        assert "executing" not in page
+
+
+@spec
+class Fragile(Probe):
+    """Fails on a model that has studied."""
+
+    kind: ClassVar[str] = "fragile"
+    allowed: float
+
+    @classmethod
+    def schema(cls) -> pa.Schema:
+        return pa.schema([("item", pa.int64()), ("norm", pa.float64())])
+
+    def measure(self, session, texts):  # type: ignore[no-untyped-def]
+        norm = sum(float(p.detach().norm()) for p in session.lm.parameters())
+        if norm > self.allowed:
+            raise ZeroDivisionError(f"norm {norm}")
+        return pa.table({"item": [0], "norm": [norm]}, schema=self.schema())
+
+
+def test_a_failed_condition_is_recorded_and_the_rest_goes_on(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
+    sweep = Sweep(
+        name="fragile",
+        conditions=[
+            Condition(
+                tiny_model,
+                Study(pair.targets, exposures=2, lr=lr, batch_size=4),
+                probes=[Recognition(pair), Fragile(allowed=allowed)],
+            )
+            for lr, allowed in ((1e-3, 1e9), (2e-3, 0.0))
+        ],
+    )
+    complete, page = said(sweep, tmp_path)
+    assert not complete
+    assert "ZeroDivisionError" in page
+    assert "1 of 2 conditions complete" in page
+    assert len(Store(tmp_path).names("recognition")) == 2
+    assert len(Store(tmp_path).names("fragile")) == 1
+    stages = Store(tmp_path).scan("stages")
+    assert stages is not None
+    failed = [row for row in stages.to_pylist() if row["status"] == "failed"]
+    assert [row["error"].split(":")[0] for row in failed] == ["fragile"]
+
+
+def test_more_than_the_cluster_holds_is_refused_before_any_trial(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
+    from memexp import ClusterError
+
+    conditions = grid(pair, tiny_model).conditions
+    for resources, told in ((Resources(workers=3), "3 CPUs"), (Resources(gpus=1), "1 GPUs")):
+        with pytest.raises(ClusterError, match=told):
+            Sweep(name="large", conditions=conditions, resources=resources).run(tmp_path, console=Console(quiet=True))
+    assert Store(tmp_path).names("stages") == set()

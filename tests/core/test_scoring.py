@@ -1,0 +1,201 @@
+"""Scoring and completion in batches equal the plain way: one text at a time through transformers' loss and generate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from core.small import ARCHITECTURES, FOILS, PEAKED, TARGETS, bos_tokenizer, language_model, varied, weights
+from numpy.typing import NDArray
+
+from memexp.core.data import encode
+from memexp.core.model import LanguageModel
+from memexp.core.scoring import complete_greedily, token_nlls
+from memexp.core.session import Session
+
+NEAR = 1e-5
+"""Nats within which a token's negative log-likelihood agrees."""
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """A random model with peaked predictions; OPT's and Gemma's tokenizers put a bos in front."""
+    name: str = request.param
+    tokenizer = bos_tokenizer(tmp_path_factory.mktemp("bos")) if name in ("opt", "gemma") else None
+    spread = "init_std" if name == "opt" else "initializer_range"
+    return language_model(name, tokenizer=tokenizer, **{spread: PEAKED})
+
+
+@torch.no_grad()
+def plain_nlls(lm: LanguageModel, row: Sequence[int]) -> tuple[NDArray[np.float32], float]:
+    """Each token's NLL and their mean as the model's own loss gives it, for one unpadded text."""
+    lm.lm.eval()
+    ids = torch.tensor([row])
+    output = lm.lm(input_ids=ids, labels=ids)
+    each = F.cross_entropy(output.logits[0, :-1].float(), ids[0, 1:], reduction="none")
+    return each.numpy(), float(output.loss)
+
+
+def plain_completion(lm: LanguageModel, cue: Sequence[int], count: int) -> list[int]:
+    """`count` greedy tokens after one cue as generate makes them; a length that is reached exactly bans eos."""
+    lm.lm.eval()
+    ids = torch.tensor([cue])
+    made = lm.lm.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        min_new_tokens=count,
+        max_new_tokens=count,
+        pad_token_id=0,
+        use_cache=True,
+    )
+    return [int(i) for i in made[0, len(cue) :]]
+
+
+def assert_plain(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> None:
+    for row, found in zip(rows, token_nlls(lm, rows), strict=True):
+        each, mean = plain_nlls(lm, row)
+        np.testing.assert_allclose(found, each, rtol=0, atol=NEAR)
+        assert abs(float(found.astype(np.float64).mean()) - mean) < NEAR
+
+
+# Log-likelihoods
+
+
+def test_every_token_is_scored_as_one_text_at_a_time(lm: LanguageModel) -> None:
+    rows = [row for row in encode(lm.tokenizer, [*varied(40), *TARGETS[:20]], 128) if len(row) > 1]
+    assert lm._plain_head
+    assert len({len(row) for row in rows}) > 30
+    assert_plain(lm, rows)
+
+
+def test_no_decision_between_two_texts_flips(lm: LanguageModel) -> None:
+    targets, foils = encode(lm.tokenizer, TARGETS, 128), encode(lm.tokenizer, FOILS, 128)
+    nlls = [float(nll.astype(np.float64).mean()) for nll in token_nlls(lm, [*targets, *foils])]
+    batched = np.less(nlls[: len(targets)], nlls[len(targets) :])
+    plain = [plain_nlls(lm, a)[1] < plain_nlls(lm, b)[1] for a, b in zip(targets, foils, strict=True)]
+    assert batched.tolist() == plain
+    assert 0 < sum(plain) < len(plain)
+
+
+def test_rows_too_short_to_predict_anything_have_no_numbers(lm: LanguageModel) -> None:
+    rows = [[5], [], [5, 6, 7], [8]]
+    found = token_nlls(lm, rows)
+    assert [nll.size for nll in found] == [0, 0, 2, 0]
+    np.testing.assert_allclose(found[2], plain_nlls(lm, rows[2])[0], rtol=0, atol=NEAR)
+    assert [nll.size for nll in token_nlls(lm, [[3], []])] == [0, 0]
+    assert token_nlls(lm, []) == []
+
+
+# Completions
+
+
+def test_completions_are_those_of_generate(lm: LanguageModel) -> None:
+    rows = [row for row in encode(lm.tokenizer, varied(44), 64) if len(row) > 1][:40]
+    cues = [row[: len(row) // 2] for row in rows]
+    counts = [len(row) - len(cue) for row, cue in zip(rows, cues, strict=True)]
+    found = complete_greedily(lm, cues, counts)
+    assert found == [plain_completion(lm, cue, count) for cue, count in zip(cues, counts, strict=True)]
+    assert len(set(map(tuple, found))) > 30, "the models' opinions differ from text to text"
+
+
+def test_as_many_tokens_are_added_as_asked_for(lm: LanguageModel) -> None:
+    assert [len(new) for new in complete_greedily(lm, [[5], [6, 7, 8], [9, 9], [4]], [7, 0, 1, 3])] == [7, 0, 1, 3]
+    assert complete_greedily(lm, [], []) == []
+
+
+def end_lover(**changes: object) -> LanguageModel:
+    """A GPT-J whose likeliest next token is always token 0, the end of the text."""
+    lm = language_model("gptj", initializer_range=PEAKED, **changes)
+    with torch.no_grad():
+        lm.lm.get_output_embeddings().bias[0] = 1e4
+    return lm
+
+
+def test_the_end_of_text_is_banned_even_if_it_is_likeliest() -> None:
+    lm = end_lover()
+    cues, counts = encode(lm.tokenizer, TARGETS[:8], 10), [3, 9, 4, 5, 6, 2, 8, 1]
+    with torch.no_grad():
+        assert int(lm.lm(torch.tensor([cues[0]])).logits[0, -1].argmax()) == lm.tokenizer.eos_token_id == 0
+    found = complete_greedily(lm, cues, counts)
+    assert not any(0 in new for new in found)
+    assert found == [plain_completion(lm, cue, count) for cue, count in zip(cues, counts, strict=True)]
+
+
+def test_all_of_several_end_tokens_are_banned() -> None:
+    lm = end_lover()
+    cue = encode(lm.tokenizer, TARGETS[:1], 10)[0]
+    favourites = complete_greedily(lm, [cue], [12])[0]
+    lm.lm.generation_config.eos_token_id = [0, favourites[0], favourites[5]]
+    found = complete_greedily(lm, [cue], [12])[0]
+    assert not {0, favourites[0], favourites[5]} & set(found)
+    assert found == plain_completion(lm, cue, 12)
+
+
+def test_an_end_token_beyond_the_vocabulary_bans_nothing() -> None:
+    lm = language_model("gpt2", initializer_range=PEAKED, eos_token_id=50256, bos_token_id=50256)
+    cue = encode(lm.tokenizer, TARGETS[:1], 10)[0]
+    assert complete_greedily(lm, [cue], [6])[0] == plain_completion(lm, cue, 6)
+
+
+# Heads, arithmetic, side effects
+
+
+@pytest.mark.parametrize("spread", [0.002, PEAKED])
+def test_a_head_with_a_soft_cap_takes_the_whole_path(spread: float) -> None:
+    lm = language_model("gemma2", initializer_range=spread)
+    assert not lm._plain_head
+    with torch.no_grad():  # as training would: on small logits a cap of 5 does nothing
+        lm.lm.get_output_embeddings().weight *= 0.2 / spread
+    rows = encode(lm.tokenizer, TARGETS[:8], 64)
+    assert_plain(lm, rows)
+    cues = [row[: len(row) // 2] for row in rows]
+    assert complete_greedily(lm, cues, [9] * 8) == [plain_completion(lm, cue, 9) for cue in cues]
+
+
+def test_bfloat16_is_used_and_stays_near(lm: LanguageModel) -> None:
+    rows = encode(lm.tokenizer, TARGETS[:16], 64)
+    exact = np.concatenate(token_nlls(lm, rows))
+    lm.dtype = "bfloat16"
+    try:
+        coarse = np.concatenate(token_nlls(lm, rows))
+        complete_greedily(lm, [row[:4] for row in rows], [4] * len(rows))
+    finally:
+        lm.dtype = "float32"
+    assert {parameter.dtype for parameter in lm.parameters()} == {torch.float32}
+    assert coarse.dtype == np.float32
+    assert 1e-4 < np.abs(coarse - exact).mean() < 0.3
+
+
+def test_loading_in_bfloat16_scores_in_bfloat16() -> None:
+    coarse, exact = (language_model("llama", dtype=d, initializer_range=PEAKED) for d in ("bfloat16", "float32"))
+    rows = encode(exact.tokenizer, TARGETS[:4], 64)
+    apart = np.abs(np.concatenate(token_nlls(coarse, rows)) - np.concatenate(token_nlls(exact, rows)))
+    assert 1e-4 < apart.mean() < 0.3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_probing_leaves_no_trace(lm: LanguageModel, training: bool) -> None:
+    lm.train(training)
+    flags = {name: module.training for name, module in lm.named_modules()}
+    before, random = weights(lm), torch.get_rng_state()
+    session = Session(lm)
+    rows = session.encode(TARGETS[:6], 32)
+    session.token_nlls(rows)
+    session.complete([row[:3] for row in rows], [5] * 6)
+    assert {name: module.training for name, module in lm.named_modules()} == flags
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, parameter in lm.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
+
+
+def test_a_text_scores_the_same_alone_and_in_company(lm: LanguageModel) -> None:
+    lm.train()  # scoring is without dropout in any case
+    rows = encode(lm.tokenizer, varied(20), 64)
+    together = token_nlls(lm, rows)
+    for row, nll in zip(rows, together, strict=True):
+        np.testing.assert_allclose(token_nlls(lm, [row])[0], nll, rtol=0, atol=NEAR)

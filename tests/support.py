@@ -1,0 +1,91 @@
+"""What tests of whole sweeps share: a small sweep script, the command in its own process, all rows of a store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from memexp.store import Store
+
+__all__ = ["command", "data", "sweep_script"]
+
+SCRIPT = '''\
+"""A sweep of {conditions} conditions over one tiny model."""
+import sys
+from memexp import *
+
+pair = Pair(TextFile({targets!r}), TextFile({foils!r}))
+config = {{"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64,
+           "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
+model = Model("tiny", tokenizer=TrainedTokenizer([pair.targets, pair.foils], 400), init=RandomInit(config))
+sweep = Sweep(
+    name="small",
+    conditions=[
+        Condition(model, Study(pair.targets, exposures=n, lr=lr, batch_size=4, block_size=64),
+                  probes=[Recognition(pair), Recall()], labels={{"list": "first"}})
+        for n in {exposures!r} for lr in {lrs!r}
+    ],
+    resources=Resources(workers={workers}),
+)
+if __name__ == "__main__":
+    raise SystemExit(sweep.main())
+'''
+
+
+def sweep_script(
+    folder: Path,
+    exposures: tuple[int, ...] = (0, 1, 2),
+    lrs: tuple[float, ...] = (1e-3, 3e-3),
+    workers: int = 1,
+    items: int = 12,
+) -> Path:
+    """Write study lists of `items` sentences and a sweep script over them to `folder`; returns the script."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("targets", "foils"):
+        lines = [
+            f'{{"sent": "The {name} say that number {i} is {i * 7 % 11} and {i * i % 13}."}}' for i in range(items)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    script = folder / "small_sweep.py"
+    script.write_text(
+        SCRIPT.format(
+            conditions=len(exposures) * len(lrs),
+            targets=str(folder / "targets.jsonl"),
+            foils=str(folder / "foils.jsonl"),
+            exposures=exposures,
+            lrs=lrs,
+            workers=workers,
+        )
+    )
+    return script
+
+
+def command(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start ``memexp`` in a process and session of its own, so that a signal reaches what the test means."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "import sys; from memexp.cli import main; sys.exit(main())", *map(str, arguments)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def data(store: str | os.PathLike[str]) -> dict[str, pa.Table]:
+    """Every row of recognition, recall and training, in an order that does not depend on who wrote them when."""
+    place = Store(store)
+    found = {}
+    for kind, keys in (
+        ("recognition", ("condition_id", "probe_id", "item")),
+        ("recall", ("condition_id", "probe_id", "item")),
+        ("training", ("stage_id", "step")),
+    ):
+        table = place.scan(kind)
+        assert table is not None, f"no {kind} in {store}"
+        found[kind] = table.sort_by([(key, "ascending") for key in keys])
+    return found

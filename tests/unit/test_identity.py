@@ -1,0 +1,254 @@
+"""Identities: the golden ones hold for good, and content alone decides about them.
+
+A golden identity that changes orphans every result stored under it. If numbers have to change, bump
+`memexp.identity.NUMERICS` and say so in the changelog; a new field gets a default that means what was meant before.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memexp import Condition, LoRA, Model, Pair, RandomInit, Recall, Recognition, Study, TextFile, TrainedTokenizer
+from memexp.identity import canonical, identity, texts_identity
+from memexp.plan import Forest, grow
+from memexp.sources import read_texts
+from memexp.spec import Probe, spec
+
+TARGETS = ["The cat sat.", "A dog ran.", "Grüße aus Köln.", "The cat sat."]
+FOILS = ["The hen sat.", "A fox ran.", "Birds sing.", "Nothing moved.", "One more."]
+
+
+def write(file: Path, texts: Sequence[str]) -> TextFile:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps({"sent": text}) + "\n" for text in texts), encoding="utf-8")
+    return TextFile(file)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(write(tmp_path / "targets.jsonl", TARGETS), write(tmp_path / "foils.jsonl", FOILS), name="golden")
+
+
+def random_model(pair: Pair, seed: int = 0) -> Model:
+    config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "layer_norm_epsilon": 1e-5}
+    tokenizer = TrainedTokenizer([pair.targets, pair.foils], vocab_size=300)
+    return Model("tiny", tokenizer=tokenizer, init=RandomInit(config, seed=seed))
+
+
+def local_model(folder: Path) -> Model:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_bytes(b'{"model_type": "gpt2"}')
+    (folder / "model.safetensors").write_bytes(bytes(range(256)))
+    (folder / "tokenizer.json").write_bytes(b"{}")
+    return Model(str(folder))
+
+
+def condition(pair: Pair, **fields: Any) -> Condition:
+    study = {"corpus": pair.targets, "exposures": 3, "lr": 1e-3, "batch_size": 2} | {
+        name: fields.pop(name) for name in list(fields) if name in Study.__dataclass_fields__
+    }
+    known = {"model": random_model(pair), "probes": [Recognition(pair), Recall()], "study": Study(**study)}
+    return Condition(**(known | fields))
+
+
+def ids(made: Condition) -> dict[str, list[str]]:
+    forest = grow([made])
+    return {
+        "stages": [stage.id for stage in forest.path(forest.asks[0].stage)],
+        "probes": [ask.probe_id for ask in forest.asks],
+        "condition": [forest.asks[0].condition_id],
+    }
+
+
+# Golden ones
+
+
+def test_golden_random_model(pair: Pair) -> None:
+    assert ids(condition(pair)) == {
+        "stages": ["cd15a970d72cb310", "8382a37186e30c00", "422e498ab0da54ee", "cfebd28793f6c323"],
+        "probes": ["be6b2c111395c3f9", "0f089b9a0d284ca8"],
+        "condition": ["b132596fcfe4c2b2"],
+    }
+
+
+def test_golden_local_folder(pair: Pair, tmp_path: Path) -> None:
+    assert ids(condition(pair, model=local_model(tmp_path / "model"), exposures=1, seed=3)) == {
+        "stages": ["1f0dd1dbe892e0cb", "07eb0ed607b3c3d9"],
+        "probes": ["be6b2c111395c3f9", "0f089b9a0d284ca8"],
+        "condition": ["21e04436dd0f1ba1"],
+    }
+
+
+def test_golden_adapter(pair: Pair) -> None:
+    method = LoRA(r=4, alpha=8, rslora=True, dropout=0.1, targets=["c_attn"], seed=1)
+    assert ids(condition(pair, method=method, exposures=1, labels={"experiment": 1, "list": "a"})) == {
+        "stages": ["85dfe7187e499d0c", "d84d762c46a44517"],
+        "probes": ["be6b2c111395c3f9", "0f089b9a0d284ca8"],
+        "condition": ["93bc69df386715cf"],
+    }
+
+
+def test_golden_schedule(pair: Pair) -> None:
+    made = condition(
+        pair,
+        block_size=64,
+        schedule="linear",
+        warmup_ratio=0.1,
+        dropout=0.0,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        dtype="bfloat16",
+        probes=[Recognition(pair, block_size=32), Recall(corpus=pair.foils)],
+    )
+    assert ids(made) == {
+        "stages": ["f1984f272509b501", "b29ea7d42d0063f7"],
+        "probes": ["f2511adff34adea1", "b4075901e42191e9"],
+        "condition": ["53be6049529b7643"],
+    }
+
+
+def test_golden_texts() -> None:
+    assert texts_identity(TARGETS) == "68edde797a1bd15a"
+
+
+def test_golden_json() -> None:
+    """The first 16 digits of the SHA-256 of compact JSON with sorted keys, as any tool can compute them."""
+    text = '{"a":[1,3e-05,null,true],"b":"ü"}'
+    assert identity({"b": "ü", "a": [1, 3e-5, None, True]}) == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# What decides
+
+
+def test_a_field_at_its_default_is_left_out() -> None:
+    """So that a field added later keeps old identities: here the same class, a version younger."""
+
+    def version(*later: tuple[str, type, Any]) -> type:
+        return dataclasses.make_dataclass("Study", [("lr", float), ("momentum", float, 0.9), *later])
+
+    old, new = version(), version(("nesterov", bool, dataclasses.field(default=False)))
+    assert canonical(old(1e-3)) == canonical(new(1e-3)) == {"Study": {"lr": 1e-3}}
+    assert canonical(new(1e-3, nesterov=True)) == {"Study": {"lr": 1e-3, "nesterov": True}}
+    assert canonical(old(1e-3, momentum=0.5)) == {"Study": {"lr": 1e-3, "momentum": 0.5}}
+
+
+def test_a_probe_with_one_more_field_keeps_its_identity(pair: Pair) -> None:
+    @spec
+    class Longer(Recall):
+        beams: int = 1
+        tags: tuple[str, ...] = ()
+
+    Longer.__name__ = "Recall"
+    plain, longer, other = (ids(condition(pair, probes=[probe])) for probe in (Recall(), Longer(), Longer(beams=4)))
+    assert plain == longer
+    assert plain["probes"] != other["probes"] and plain["stages"] == other["stages"]
+
+
+def test_defaults_made_by_a_factory_are_left_out(pair: Pair) -> None:
+    made = canonical(condition(pair, probes=[Recall()]), lambda value: "corpus" if value == pair.targets else None)
+    assert set(made["Condition"]) == {"model", "study", "probes"}
+
+
+def test_the_same_number_written_otherwise_is_the_same(pair: Pair) -> None:
+    assert ids(condition(pair, lr=1e-5)) == ids(condition(pair, lr=0.00001)) == ids(condition(pair, lr=10 / 1e6))
+    assert ids(condition(pair, lr=1)) == ids(condition(pair, lr=1.0))
+    assert ids(condition(pair, lr=1e-5))["stages"][1:] != ids(condition(pair, lr=1.0000001e-5))["stages"][1:]
+
+
+def test_the_order_of_keys_decides_nothing() -> None:
+    assert identity({"b": 1, "a": [2.0, "ü"]}) == identity({"a": [2.0, "ü"], "b": 1})
+    assert identity([1, 2]) != identity([2, 1])
+    assert identity({"a": 1}) != identity({"a": True}) != identity({"a": "1"})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [1.0, -math.inf], {"a": {"b": math.nan}}])
+def test_what_is_no_number_has_no_identity(value: Any) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        identity(value)
+
+
+def test_what_has_no_canonical_form_is_refused() -> None:
+    with pytest.raises(TypeError, match="has no canonical form"):
+        canonical({"a": {1, 2}})
+
+
+# Content, not container
+
+
+def test_a_corpus_is_its_texts_wherever_and_however_they_are_kept(tmp_path: Path) -> None:
+    jsonl = write(tmp_path / "a" / "list.jsonl", TARGETS)
+    text = tmp_path / "list.txt"
+    text.write_text("\n".join(TARGETS), encoding="utf-8")
+    table = tmp_path / "list.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["n", "text"], *enumerate(TARGETS)])
+    parquet = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"words": TARGETS}), parquet)
+    other = write(tmp_path / "other.jsonl", TARGETS[:3])
+    files = [jsonl, TextFile(text), TextFile(table), TextFile(parquet, field="words")]
+    assert {read_texts(file).id for file in files} == {texts_identity(TARGETS)}
+    assert read_texts(other).id != texts_identity(TARGETS)
+    assert len({read_texts(file).name for file in files}) == 4
+
+
+def test_two_lists_do_not_run_together() -> None:
+    assert len({texts_identity(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["c", "ab"], ["abc", ""])}) == 5
+
+
+def test_where_the_files_are_decides_nothing(pair: Pair, tmp_path: Path) -> None:
+    moved = Pair(
+        write(tmp_path / "b" / "seen.jsonl", TARGETS), write(tmp_path / "b" / "new.jsonl", FOILS), name="moved"
+    )
+    assert ids(condition(pair)) == ids(condition(moved))
+    here, there = local_model(tmp_path / "here" / "model"), local_model(tmp_path / "there" / "model")
+    assert ids(condition(pair, model=here)) == ids(condition(pair, model=there))
+
+
+# What a condition's identity takes in beyond its stages
+
+
+def forest(*made: Condition) -> Forest:
+    return grow(made)
+
+
+def test_labels_and_learning_rate_are_of_the_condition_not_of_its_untrained_model(pair: Pair) -> None:
+    made = [
+        condition(pair, exposures=0),
+        condition(pair, exposures=0, lr=1e-4),
+        condition(pair, exposures=0, seed=1),
+        condition(pair, exposures=0, batch_size=3),
+        condition(pair, exposures=0, labels={"experiment": 1}),
+        condition(pair, exposures=0, labels={"experiment": 2}),
+    ]
+    asks = forest(*made).asks
+    assert len({ask.condition_id for ask in asks}) == len(made)
+    assert len({ask.measurement for ask in asks}) == 2  # recognition and recall of one stage
+    assert len({ask.name for ask in asks}) == 2 * len(made)
+
+
+def test_probes_are_not_of_the_condition(pair: Pair) -> None:
+    one, both = condition(pair, probes=[Recall()]), condition(pair)
+    assert ids(one)["condition"] == ids(both)["condition"]
+    assert ids(one)["probes"] == ids(both)["probes"][1:]
+
+
+def test_a_probe_is_known_by_what_it_measures(pair: Pair) -> None:
+    def probe(made: Probe, **fields: Any) -> str:
+        return ids(condition(pair, probes=[made], **fields))["probes"][0]
+
+    assert probe(Recall()) == probe(Recall(corpus=pair.targets, block_size=128)) == probe(Recall(), lr=1e-5, seed=4)
+    assert probe(Recall()) != probe(Recall(corpus=pair.foils))
+    assert probe(Recall()) != probe(Recall(block_size=64)) == probe(Recall(), block_size=64)
+    assert probe(Recognition(pair)) != probe(Recognition(Pair(pair.targets, pair.targets)))
+    assert probe(Recognition(pair)) == probe(Recognition(Pair(pair.targets, pair.foils, name="another name")))

@@ -1,0 +1,291 @@
+"""Descriptions refuse bad values where they are made, in a line that names class and field."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+
+import memexp
+from memexp import (
+    Condition,
+    Full,
+    HubText,
+    LoRA,
+    Model,
+    Pair,
+    Probe,
+    RandomInit,
+    Recall,
+    Recognition,
+    Resources,
+    ShippedText,
+    SpecError,
+    Study,
+    Sweep,
+    TextFile,
+    TrainedTokenizer,
+    counterbalanced,
+)
+from memexp.spec import spec
+
+PAIR = Pair("seen.jsonl", "unseen.jsonl")
+
+
+def study(**fields: Any) -> Study:
+    return Study(**({"corpus": PAIR.targets, "exposures": 1, "lr": 1e-3} | fields))
+
+
+def condition(**fields: Any) -> Condition:
+    return Condition(**({"model": Model("gpt2"), "study": study(), "probes": [Recall()]} | fields))
+
+
+def sweep(**fields: Any) -> Sweep:
+    return Sweep(**({"name": "small", "conditions": [condition()]} | fields))
+
+
+def lora(**fields: Any) -> LoRA:
+    return LoRA(**fields)
+
+
+def resources(**fields: Any) -> Resources:
+    return Resources(**fields)
+
+
+def recall(**fields: Any) -> Recall:
+    return Recall(**fields)
+
+
+def pair(**fields: Any) -> Pair:
+    return Pair(**({"targets": "seen.txt", "foils": "unseen.txt"} | fields))
+
+
+def model(**fields: Any) -> Model:
+    return Model(**({"name": "gpt2"} | fields))
+
+
+def random_init(**fields: Any) -> RandomInit:
+    return RandomInit(**({"config": {"model_type": "gpt2"}} | fields))
+
+
+def tokenizer(**fields: Any) -> TrainedTokenizer:
+    return TrainedTokenizer(**({"corpora": ["seen.txt"]} | fields))
+
+
+BAD: list[tuple[Callable[..., Any], str, Any]] = [
+    (study, "lr", 0),
+    (study, "lr", -1e-3),
+    (study, "lr", math.nan),
+    (study, "lr", math.inf),
+    (study, "lr", "1e-3"),
+    (study, "lr", True),
+    (study, "exposures", -1),
+    (study, "exposures", True),
+    (study, "exposures", 1.0),
+    (study, "exposures", "3"),
+    (study, "batch_size", 0),
+    (study, "block_size", 1),
+    (study, "schedule", "cosine"),
+    (study, "warmup_ratio", 0.1),
+    (study, "warmup_steps", -1),
+    (study, "dropout", 1.0),
+    (study, "dropout", math.nan),
+    (study, "weight_decay", -0.1),
+    (study, "clip_norm", 0),
+    (study, "dtype", "float16"),
+    (study, "corpus", 3),
+    (study, "corpus", ""),
+    (lora, "r", 0),
+    (lora, "alpha", math.nan),
+    (lora, "dropout", 1),
+    (lora, "rslora", 1),
+    (lora, "targets", "q_proj"),
+    (lora, "targets", []),
+    (pair, "name", "a/b"),
+    (pair, "name", ".."),
+    (pair, "name", "a..b"),
+    (pair, "name", ".hidden"),
+    (pair, "name", ""),
+    (sweep, "name", "a/b"),
+    (sweep, "name", "../a"),
+    (sweep, "name", 3),
+    (sweep, "conditions", []),
+    (sweep, "conditions", condition()),
+    (sweep, "conditions", [3]),
+    (sweep, "resources", 2),
+    (model, "name", " "),
+    (model, "init", "random"),
+    (random_init, "config", 3),
+    (random_init, "config", {"model_type": "gpt2", "layer_norm_epsilon": math.nan}),
+    (random_init, "config", {"model_type": "gpt2", "eos": {1}}),
+    (random_init, "seed", -1),
+    (tokenizer, "corpora", []),
+    (tokenizer, "vocab_size", 257),
+    (condition, "seed", True),
+    (condition, "seed", 2**63),
+    (condition, "probes", []),
+    (condition, "probes", Recall()),
+    (condition, "probes", ["recall"]),
+    (condition, "probes", [Recall]),
+    (condition, "method", "lora"),
+    (condition, "model", "gpt2"),
+    (condition, "labels", {"a b": 1}),
+    (condition, "labels", {"1st": 1}),
+    (condition, "labels", {"experiment": None}),
+    (condition, "labels", {"experiment": math.nan}),
+    (condition, "labels", {"experiment": 2**63}),
+    (resources, "workers", 0),
+    (resources, "cpus", math.inf),
+    (resources, "gpus", -1),
+    (recall, "block_size", 0),
+    (recall, "corpus", 3),
+]
+
+
+@pytest.mark.parametrize(("make", "field", "value"), BAD, ids=lambda given: getattr(given, "__name__", str(given)[:30]))
+def test_a_bad_value_is_refused_in_a_line_that_names_its_field(
+    make: Callable[..., Any], field: str, value: Any
+) -> None:
+    with pytest.raises(SpecError) as error:
+        make(**{field: value})
+    made = type(make()).__name__ if make is not pair else "Pair"
+    text = str(error.value)
+    assert text.startswith(f"{made}.{field}"), text
+    assert text.count("\n") <= 1 and len(text) < 300
+
+
+def test_what_the_bad_values_are_put_into_is_good() -> None:
+    for make in {make for make, _, _ in BAD}:
+        assert make() is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: study(exposure=3), "Study has no field 'exposure'; did you mean 'exposures'?"),
+        (lambda: Study("seen.txt", exposure=3, lr=1), "Study has no field 'exposure'; did you mean 'exposures'?"),
+        (lambda: Recall(blocksize=3), "Recall has no field 'blocksize'; did you mean 'block_size'?"),
+        (lambda: sweep(resource=Resources()), "Sweep has no field 'resource'; did you mean 'resources'?"),
+        (lambda: LoRA(rank=8), "LoRA has no field 'rank'; it has r, alpha, rslora, dropout, targets, seed"),
+        (lambda: Full(r=8), "Full has no field 'r'; it has none"),
+        (lambda: Study("seen.txt", lr=1), "Study.exposures is required"),
+        (lambda: Pair("a", "b", "c", "d"), "Pair takes at most 3 values: targets, foils, name"),
+        (lambda: Study("seen.txt", -1, 1), "Study.exposures: Input should be greater than or equal to 0, got -1"),
+        (
+            lambda: study(schedule="linear", warmup_ratio=0.1, warmup_steps=1),
+            "Study.warmup_ratio and Study.warmup_steps exclude each other",
+        ),
+        (
+            lambda: Model("new", init=random_init()),
+            "Model.tokenizer is required with init: a hub id, a folder, or TrainedTokenizer(...)",
+        ),
+        (
+            lambda: Model("new", revision="main", tokenizer="gpt2", init=random_init()),
+            "Model.revision makes no sense with init: random weights have no revision",
+        ),
+        (
+            lambda: Model("gpt2", tokenizer=tokenizer()),
+            "Model.tokenizer: a TrainedTokenizer needs init: pretrained weights know another vocabulary",
+        ),
+    ],
+)
+def test_the_message_says_what_to_type_instead(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(SpecError) as error:
+        make()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("kind", ["stages", "training", "sweeps", "a/b", ""])
+def test_a_probe_cannot_write_among_the_stores_own_tables(kind: str) -> None:
+    given = kind
+
+    @spec
+    class Mine(Probe):
+        kind: ClassVar[str] = given
+
+        @classmethod
+        def schema(cls) -> pa.Schema:
+            return pa.schema([("item", pa.int64())])
+
+        def measure(self, session: Any, texts: Any) -> pa.Table:
+            raise NotImplementedError
+
+    with pytest.raises(SpecError, match=r"Mine\.kind"):
+        condition(probes=[Mine()])
+
+
+def test_whole_numbers_may_stand_for_floats_and_paths_for_files() -> None:
+    made = study(lr=1, corpus=Path("lists/seen.jsonl"))
+    assert (made.lr, type(made.lr)) == (1.0, float)
+    assert made.corpus == TextFile("lists/seen.jsonl")
+    assert sweep(conditions=(condition(seed=seed) for seed in range(3))).conditions[2].seed == 2
+
+
+def test_descriptions_are_frozen() -> None:
+    for made in (study(), condition(), Model("gpt2"), LoRA(), Resources(), Recall(), PAIR, sweep()):
+        field = dataclasses.fields(made)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, field, getattr(made, field))
+
+
+def test_descriptions_travel_pickled() -> None:
+    made = condition(
+        model=Model("new", tokenizer=tokenizer(), init=random_init()),
+        method=LoRA(targets=["c_attn"]),
+        probes=[Recognition(PAIR), Recall(HubText("org/lists", subset="one"))],
+        labels={"experiment": 1},
+    )
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert made != dataclasses.replace(made, labels={"experiment": 2})
+
+
+# Counterbalancing
+
+
+def test_the_twin_studies_the_foils() -> None:
+    original = condition(
+        probes=[Recognition(PAIR, block_size=32), Recall()], labels={"experiment": 1, "counterbalanced": False}
+    )
+    twin = counterbalanced(original)
+    assert twin.study == study(corpus=PAIR.foils)
+    assert twin.probes == (Recognition(Pair(PAIR.foils, PAIR.targets), block_size=32), Recall())
+    assert twin.labels == {"experiment": 1, "counterbalanced": True}
+    back = counterbalanced(twin)
+    assert (back.study, back.probes) == (original.study, original.probes)
+
+
+def test_a_condition_without_foils_has_no_twin() -> None:
+    other = Recognition(Pair(ShippedText("everyday-targets"), "unseen.jsonl"))
+    for probes in ([Recall()], [other]):
+        with pytest.raises(SpecError, match="needs a probe with a pair whose targets are the condition's study list"):
+            counterbalanced(condition(probes=probes))
+
+
+# Documentation
+
+
+SOURCES = sorted(
+    [Path(memexp.__file__).parent / "spec.py", *(Path(memexp.__file__).parent / "probes").glob("[!_]*.py")]
+)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_every_field_has_a_docstring(source: Path) -> None:
+    checked = 0
+    for cls in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if not isinstance(cls, ast.ClassDef) or not any(ast.unparse(d) == "spec" for d in cls.decorator_list):
+            continue
+        assert ast.get_docstring(cls), cls.name
+        for statement, after in zip(cls.body, [*cls.body[1:], None], strict=True):
+            if isinstance(statement, ast.AnnAssign) and not ast.unparse(statement.annotation).startswith("ClassVar"):
+                text = after.value if isinstance(after, ast.Expr) else None
+                assert isinstance(text, ast.Constant) and isinstance(text.value, str), ast.unparse(statement.target)
+                checked += 1
+    assert checked
