@@ -40,18 +40,21 @@ def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, I
 
     Raises:
         ModelError: one cannot be loaded (unknown architecture, no tokenizer, remote code, unrestricted unpickling), or
-            a study's block size exceeds its context.
+            the block size of a study or probe exceeds its context.
     """
     for model in models:
         if model.folder is not None:
             parameters_from_headers(model)  # refuses weights that were cut off
     found = _ask_child(models)
-    for stage in forest.stages.values():
-        context = found[stage.model.id].context if stage.model.id in found else None
-        if stage.study is not None and context is not None and stage.study.block_size > context:
-            raise ModelError(
-                f"Study.block_size {stage.study.block_size} exceeds the context of {stage.model.name!r} ({context})"
-            )
+    blocks = [(stage.model, "Study", stage.study.block_size) for stage in forest.stages.values() if stage.study]
+    blocks += [  # the untrained model has probes but no study
+        (forest.stages[ask.stage].model, type(ask.probe).__name__, getattr(ask.probe, "block_size", None) or 0)
+        for ask in forest.asks
+    ]
+    for model, owner, size in blocks:
+        context = found[model.id].context if model.id in found else None
+        if context is not None and size > context:
+            raise ModelError(f"{owner}.block_size {size} exceeds the context of {model.name!r} ({context})")
     return found
 
 

@@ -208,7 +208,7 @@ class Sweep:
             steps = sum(trial.steps for trial in trials)
             _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(missing.asks)} results")
             with Display(missing.asks, steps, console) as display:
-                outcome = execute_trials(trials, store, attempt, display)
+                outcome = execute_trials(trials, store, attempt, cluster, display)
         _record_lost(trials, outcome, store, attempt)
         for line in [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]:
             _say(console, line, "red")

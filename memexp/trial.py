@@ -222,6 +222,8 @@ class _Walk:
 
     def _fail(self, stage: Stage, error: Exception, began: float, what: str = "") -> None:
         """Record a failure; raised again where other ranks cannot know of it and wait for this one in vain."""
+        if self.world.blames_peer(error):
+            raise error
         status = "diverged" if isinstance(error, Diverged) else "failed"
         text = what + (str(error) if isinstance(error, MemexpError) else f"{type(error).__name__}: {error}")
         self._note(stage, status, began, error=text)

@@ -21,6 +21,9 @@ __all__ = ["drive"]
 
 # Train looks at its workers every two seconds by default, which a short trial waits for several times over.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+# A group may have to wait for nodes that the autoscaler has yet to start: twelve times five minutes, not for ever.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+PLACEMENTS = 12
 
 
 def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
@@ -69,8 +72,7 @@ def _group(trial: Trial, store: Store, attempt: Attempt) -> TorchTrainer:
             # the store says what is left to do.
             name=attempt.id,
             storage_path=f"{store.location}/.ray",
-            # A group that cannot be placed would be retried for ever.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=PLACEMENTS),
             callbacks=[TuneReportCallback()],
         ),
     )

@@ -6,10 +6,12 @@ through Tune, and the store alone decides what is done.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +22,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
 
 from memexp.attempt import Attempt, Progress
-from memexp.cluster.connect import DRIVER
+from memexp.cluster.connect import DRIVER, Cluster
 from memexp.plan import Trial
 from memexp.spec import Resources
 from memexp.store import Store
@@ -47,7 +49,11 @@ class Outcome:
 
 
 def execute_trials(
-    trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
+    trials: Sequence[Trial],
+    store: Store,
+    attempt: Attempt,
+    cluster: Cluster,
+    on_progress: Callable[[Progress], None],
 ) -> Outcome:
     """Execute `trials` on the connected cluster and wait for them.
 
@@ -62,7 +68,7 @@ def execute_trials(
         _trial(ray.get(payloads[config["trial"]]), store, attempt)
 
     def resources(config: dict[str, Any]) -> PlacementGroupFactory:
-        return _bundle(trials[config["trial"]].resources)
+        return _bundle(trials[config["trial"]].resources, cluster)
 
     with tempfile.TemporaryDirectory(prefix="memexp-tune-") as scratch:
         results = tune.Tuner(
@@ -87,15 +93,17 @@ def execute_trials(
 
 
 def _send_probes(trials: Sequence[Trial]) -> None:
-    """Have probes of the user's own travel with the trials: the file they are written in is not on the workers' path."""
+    """Have a user's own probes travel with the trials: the file they are written in is not on the workers' path."""
     for name in {type(ask.probe).__module__ for trial in trials for ask in trial.asks}:
         if name.partition(".")[0] != "memexp":
             cloudpickle.register_pickle_by_value(sys.modules[name])
 
 
-def _bundle(resources: Resources) -> PlacementGroupFactory:
+def _bundle(resources: Resources, cluster: Cluster) -> PlacementGroupFactory:
     if resources.workers > 1:
-        return PlacementGroupFactory([{DRIVER: 1}])
+        # The share that keeps no more drivers alive than the cluster can hold worker groups: the rest would wait inside
+        # Train, where waiting ends in an error.
+        return PlacementGroupFactory([{DRIVER: round(cluster.total(DRIVER) / cluster.slots(resources), 4)}])
     bundle = {"CPU": resources.cpus}
     if resources.gpus:
         bundle["GPU"] = resources.gpus
@@ -114,7 +122,8 @@ def _trial(trial: Trial, store: Store, attempt: Attempt) -> None:
     from memexp.trial import execute
 
     reporter = _Reporter()
-    attempt = Attempt(attempt.sweep, f"{attempt.id}{tune.get_context().get_trial_id()}", attempt.commit)
+    # Of its own for every start: a trial that Tune starts again writes other rows than the one that died.
+    attempt = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
     failures = execute(trial, store, World.current(trial.resources.gpus), attempt, reporter)
     reporter.flush(failures)
 

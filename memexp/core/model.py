@@ -164,9 +164,11 @@ def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) ->
     lm.config.use_cache = False
     if isinstance(method, LoRA):
         lm = _with_adapter(lm, method)
-    lm.to(device=world.device)  # type: ignore[call-arg] # the decorator around it loses the keyword
+    if world.size == 1:
+        lm.to(device=world.device)  # type: ignore[call-arg] # the decorator around it loses the keyword
     wrapped = LanguageModel(lm, tokenizer, world, dtype)
     if world.size > 1:
+        # From the CPU, block by block: no device ever holds more than its shards and one whole block.
         mesh = init_device_mesh(world.device.type, (world.size,))
         for block in blocks(lm):
             fully_shard(block, mesh=mesh)
@@ -270,6 +272,10 @@ def _with_adapter(lm: PreTrainedModel, method: LoRA) -> PreTrainedModel:
     """`lm` with a fresh adapter put into it; peft's modules replace the targeted linear ones in place."""
     from peft import LoraConfig, get_peft_model
 
+    names = [name for name, _ in lm.named_modules()]
+    for target in () if isinstance(method.targets, str) else method.targets:
+        if not any(f".{name}".endswith(f".{target}") for name in names):  # peft is content if any target is there
+            raise SpecError(f"LoRA.targets: {type(lm).__name__} has no module {target!r}")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=method.r,

@@ -37,23 +37,23 @@ def token_nlls(lm: LanguageModel, rows: Sequence[Row]) -> list[NDArray[np.float3
     Returns:
         For each row an array of length ``len(row) - 1``, on every rank; empty for rows of fewer than two tokens.
     """
-    lengths = [len(row) for row in rows]
-    scorable = [i for i, length in enumerate(lengths) if length > 1]
-    batches = batches_of([lengths[i] for i in scorable], SCORING_TOKENS[lm.world.device.type], rows=len(rows))
+    # Equal rows are scored once, so that their numbers are equal to the last bit and a tie stays a tie.
+    distinct = list(dict.fromkeys(tuple(row) for row in rows if len(row) > 1))
+    lengths = [len(row) for row in distinct]
+    batches = batches_of(lengths, SCORING_TOKENS[lm.world.device.type], rows=len(rows))
 
     def score(batch: list[int], _: int) -> list[NDArray[np.float32]]:
-        chosen = [rows[scorable[i]] for i in batch]
+        chosen = [distinct[i] for i in batch]
         device = lm.world.device
         ids = torch.from_numpy(right_padded(chosen)).to(device)
         counts = torch.tensor([len(row) for row in chosen], device=device)
         nll = lm.nll(ids, counts).cpu().numpy()
         return np.split(nll, np.cumsum([len(row) - 1 for row in chosen])[:-1])
 
-    found: list[NDArray[np.float32]] = [np.empty(0, np.float32) for _ in rows]
     with lm.evaluating():
-        for i, nll in _on_all_ranks(lm.world, batches, score):
-            found[scorable[i]] = nll
-    return found
+        found = {distinct[i]: nll for i, nll in _on_all_ranks(lm.world, batches, score)}
+    nothing = np.empty(0, np.float32)
+    return [found.get(tuple(row), nothing) for row in rows]
 
 
 def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:

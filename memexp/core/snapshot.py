@@ -82,7 +82,12 @@ def save(folder: Path, lm: LanguageModel, optimizer: AdamW) -> None:
     lm.world.broadcast(None)  # nobody writes before the leftovers of a dead attempt are gone
     state_dict_saver.save(state, checkpoint_id=str(partial), no_dist=lm.world.size == 1)
     if lm.world.leads:
-        os.replace(partial, folder)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            shutil.rmtree(partial)  # another attempt was first, with the same state
     lm.world.broadcast(None)
 
 

@@ -41,6 +41,13 @@ class World:
         """Whether this rank is the one that writes."""
         return self.rank == 0
 
+    def blames_peer(self, error: Exception) -> bool:
+        """Whether `error` only says that another rank is gone: what happened is for that rank, or its driver, to tell.
+
+        torch has an exception type for NCCL's complaints; gloo's are RuntimeErrors known by the file they come from.
+        """
+        return self.size > 1 and (isinstance(error, dist.DistError) or "gloo/transport" in str(error))
+
     def broadcast(self, value: T) -> T:
         """Rank 0's `value`, on every rank (pickled)."""
         if self.size == 1:

@@ -90,6 +90,21 @@ def test_rows_too_short_to_predict_anything_have_no_numbers(lm: LanguageModel) -
     assert token_nlls(lm, []) == []
 
 
+def test_the_same_text_has_the_same_numbers_wherever_it_stands() -> None:
+    """To the last bit: a foil that equals its target is a tie, and decides for nobody."""
+    lm = language_model("gpt2")
+    long = [[i % 600 for i in range(start, start + 100)] for start in range(0, 900, 3)]
+    found = token_nlls(lm, [*long, *long])
+    assert all(np.array_equal(a, b) for a, b in zip(found[:300], found[300:], strict=True))
+
+
+def test_a_bos_that_the_tokenizer_puts_is_scored_from(lm: LanguageModel) -> None:
+    row = encode(lm.tokenizer, TARGETS[:1], 128)[0]
+    with_bos = lm.lm.config.model_type in ("opt", "gemma")
+    assert (row[0] == lm.tokenizer.bos_token_id) == with_bos
+    assert token_nlls(lm, [row])[0].size == len(row) - 1
+
+
 # Completions
 
 

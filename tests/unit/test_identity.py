@@ -251,4 +251,4 @@ def test_a_probe_is_known_by_what_it_measures(pair: Pair) -> None:
     assert probe(Recall()) != probe(Recall(corpus=pair.foils))
     assert probe(Recall()) != probe(Recall(block_size=64)) == probe(Recall(), block_size=64)
     assert probe(Recognition(pair)) != probe(Recognition(Pair(pair.targets, pair.targets)))
-    assert probe(Recognition(pair)) == probe(Recognition(Pair(pair.targets, pair.foils, name="another name")))
+    assert probe(Recognition(pair)) == probe(Recognition(Pair(pair.targets, pair.foils, name="other")))

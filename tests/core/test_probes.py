@@ -1,0 +1,199 @@
+"""What recognition and recall write down, against counts and scores made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from core.small import FOILS, PEAKED, TARGETS, language_model
+from rouge_score.rouge_scorer import RougeScorer
+
+from memexp.core.model import LanguageModel
+from memexp.core.session import Session
+from memexp.core.train import adamw, study_exposures
+from memexp.errors import DataError
+from memexp.probes import Recall, Recognition
+from memexp.records import RECALL, RECOGNITION, ROUGES
+from memexp.spec import Condition, Model, Pair, ShippedText, Study
+
+PAIR = Pair(ShippedText("everyday-targets"), ShippedText("everyday-foils"))
+STUDY = Study(PAIR.targets, exposures=30, lr=1e-2, batch_size=4, block_size=24)
+ONE = "A"  # a single token
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    """A model that has learned some of eight sentences by heart."""
+    lm = language_model("llama", initializer_range=0.1, hidden_size=64)
+    rows = Session(lm).encode(TARGETS[:8], 24)
+    study_exposures(lm, adamw(lm, STUDY), STUDY, rows, 0, 1, STUDY.exposures)
+    return lm
+
+
+@pytest.fixture
+def session(lm: LanguageModel) -> Session:
+    return Session(lm)
+
+
+def recognition(session: Session, targets: list[str], foils: list[str], size: int = 24) -> list[dict[str, object]]:
+    table = Recognition(PAIR, block_size=size).measure(session, {"targets": targets, "foils": foils})
+    assert table.schema.equals(RECOGNITION)
+    return table.to_pylist()
+
+
+def recall(session: Session, texts: list[str], size: int = 24) -> list[dict[str, object]]:
+    table = Recall(PAIR.targets, block_size=size).measure(session, {"corpus": texts})
+    assert table.schema.equals(RECALL)
+    return table.to_pylist()
+
+
+# Recognition
+
+
+def test_recognition_has_the_mean_nll_of_both_texts_and_their_tokens(session: Session) -> None:
+    rows = recognition(session, TARGETS[:8], FOILS[:8])
+    assert [row["item"] for row in rows] == list(range(8))
+    for row, target, foil in zip(rows, TARGETS, FOILS, strict=False):
+        for side, text in (("target", target), ("foil", foil)):
+            ids = session.tokenizer(text)["input_ids"][:24]
+            with torch.no_grad():
+                loss = float(session.lm.lm(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss)
+            assert row[side] == text
+            assert row[f"{side}_tokens"] == len(ids)
+            assert row[f"{side}_nll"] == pytest.approx(loss, abs=1e-5)
+    assert all(row["target_nll"] < row["foil_nll"] for row in rows), "what was studied is recognised"  # type: ignore[operator]
+
+
+def test_recognition_sees_a_text_up_to_the_block_size(session: Session) -> None:
+    whole, short = recognition(session, TARGETS[:4], FOILS[:4], 128), recognition(session, TARGETS[:4], FOILS[:4], 5)
+    assert [row["target_tokens"] for row in short] == [5] * 4
+    assert all(row["target_tokens"] > 5 for row in whole)  # type: ignore[operator]
+    ids = session.encode(TARGETS[:4], 5)
+    means = [float(nll.astype(np.float64).mean()) for nll in session.token_nlls(ids)]
+    assert [row["target_nll"] for row in short] == pytest.approx(means, abs=1e-6)
+
+
+def test_a_foil_that_equals_its_target_is_a_tie(session: Session) -> None:
+    foils = [*TARGETS[:20], *FOILS[20:60]]
+    rows = recognition(session, TARGETS[:60], foils)
+    assert [row["target_nll"] == row["foil_nll"] for row in rows] == [True] * 20 + [False] * 40
+
+
+def test_texts_that_differ_beyond_the_block_size_only_are_a_tie(session: Session) -> None:
+    targets, foils = [text + " Yes." for text in TARGETS[:30]], [text + " Not at all." for text in TARGETS[:30]]
+    rows = recognition(session, targets, foils, 12)
+    assert all(row["target_nll"] == row["foil_nll"] for row in rows)
+    assert all(row["target_nll"] != row["foil_nll"] for row in recognition(session, targets, foils, 128))
+
+
+def test_surplus_foils_are_not_used(session: Session) -> None:
+    rows = recognition(session, TARGETS[:3], FOILS)
+    assert len(rows) == 3
+    assert [row["foil"] for row in rows] == FOILS[:3]
+
+
+def test_too_few_foils_are_refused(session: Session) -> None:
+    probe = Recognition(PAIR)
+    probe.check({"targets": TARGETS[:3], "foils": FOILS[:3]}, {"targets": "a", "foils": "b"})
+    with pytest.raises(DataError, match=r"^b: 2 foils are too few for the 3 targets of a$"):
+        probe.check({"targets": TARGETS[:3], "foils": FOILS[:2]}, {"targets": "a", "foils": "b"})
+
+
+def test_a_text_of_one_token_has_no_nll_but_a_count(session: Session) -> None:
+    (row,) = recognition(session, [ONE], FOILS[:1])
+    assert (row["target_nll"], row["target_tokens"]) == (None, 1)
+    assert row["foil_nll"] is not None
+
+
+# Recall
+
+
+def test_a_cue_is_the_first_half_of_the_tokens_and_is_completed_to_the_length(session: Session) -> None:
+    texts = [*TARGETS[:8], *(" ".join(text.split()[:n]) for n, text in enumerate(TARGETS[8:16], start=2))]
+    rows = recall(session, texts)
+    lengths = set()
+    for row, text in zip(rows, texts, strict=True):
+        ids = session.tokenizer(text)["input_ids"][:24]
+        lengths.add(len(ids) % 2)
+        assert row["tokens"] == len(ids)
+        assert row["cue_tokens"] == len(ids) // 2
+        assert row["cue"] == session.tokenizer.decode(ids[: len(ids) // 2])
+        assert row["target"] == session.tokenizer.decode(ids)
+        cue = torch.tensor([ids[: len(ids) // 2]])
+        count = len(ids) - cue.shape[1]
+        made = session.lm.lm.generate(
+            cue, attention_mask=torch.ones_like(cue), do_sample=False, pad_token_id=0,
+            min_new_tokens=count, max_new_tokens=count,
+        )[0, cue.shape[1] :].tolist()  # fmt: skip
+        assert len(made) == count
+        assert row["completion"] == session.tokenizer.decode(made)
+        assert row["exact"] == (made == ids[len(ids) // 2 :])
+    assert lengths == {0, 1}
+    assert {row["exact"] for row in rows} == {True, False}
+
+
+def test_rouge_is_that_of_rouge_score_on_the_whole_and_on_the_completion(session: Session) -> None:
+    rows = recall(session, TARGETS[:16])
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=False)
+    for row, ids in zip(rows, session.encode(TARGETS[:16], 24), strict=True):
+        half = len(ids) // 2
+        (made,) = session.complete([ids[:half]], [len(ids) - half])
+        whole = scorer.score(session.tokenizer.decode(ids), session.tokenizer.decode(ids[:half] + made))
+        rest = scorer.score(session.tokenizer.decode(ids[half:]), session.tokenizer.decode(made))
+        for name in ROUGES:
+            assert row[f"sentence_{name}"] == whole[name].fmeasure
+            assert row[f"completion_{name}"] == rest[name].fmeasure
+    assert any(row["completion_rouge1"] < 1 for row in rows)  # type: ignore[operator]
+    assert any(row["completion_rouge2"] == 1 and row["exact"] for row in rows)
+
+
+def test_exact_compares_tokens_and_not_text(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tokens may spell the same text."""
+    ids = session.encode(TARGETS[:1], 24)[0]
+    rest = ids[len(ids) // 2 :]
+    by_bytes = [
+        session.tokenizer.convert_tokens_to_ids(c) for i in rest for c in session.tokenizer.convert_ids_to_tokens(i)
+    ]
+    assert by_bytes != rest and session.decode([by_bytes]) == session.decode([rest])
+    for made, exact in ((rest, True), (by_bytes, False)):
+        monkeypatch.setattr(session, "complete", lambda *_, made=made: [made])
+        (row,) = recall(session, TARGETS[:1])
+        assert row["exact"] is exact
+        assert row["completion_rouge1"] == 1.0
+
+
+def test_recall_sees_a_text_up_to_the_block_size(session: Session) -> None:
+    (row,) = recall(session, TARGETS[:1], 7)
+    assert (row["tokens"], row["cue_tokens"]) == (7, 3)
+    assert row["target"] == session.decode([session.encode(TARGETS[:1], 7)[0]])[0]
+
+
+def test_a_text_of_one_token_recalls_nothing_and_keeps_its_place(session: Session) -> None:
+    rows = recall(session, [TARGETS[0], ONE, TARGETS[1]])
+    assert [row["item"] for row in rows] == [0, 1, 2]
+    measured = {"completion", "exact"} | {f"{part}_{name}" for part in ("sentence", "completion") for name in ROUGES}
+    assert {name for name, value in rows[1].items() if value is None} == measured
+    assert (rows[1]["tokens"], rows[1]["cue_tokens"], rows[1]["cue"]) == (1, 0, "")
+    assert all(value is not None for row in (rows[0], rows[2]) for value in row.values())
+    assert [row["completion"] for row in rows[::2]] == [row["completion"] for row in recall(session, TARGETS[:2])]
+
+
+def test_the_floor_of_the_whole_is_about_one_half_and_of_the_completion_about_nothing() -> None:
+    session = Session(language_model("llama", initializer_range=PEAKED))
+    rows = recall(session, TARGETS, 128)
+    means = {name: np.mean([row[name] for row in rows]) for name in ("sentence_rouge1", "completion_rouge1")}  # type: ignore[misc]
+    assert math.isclose(means["sentence_rouge1"], 0.5, abs_tol=0.15)
+    assert means["completion_rouge1"] < 0.1
+
+
+# Taking over from the condition
+
+
+def test_probes_take_the_block_size_and_the_study_list_from_the_condition() -> None:
+    recall, recognition = Recall(), Recognition(PAIR)
+    condition = Condition(Model("gpt2"), STUDY, probes=[recall, recognition])
+    assert recall.bind(condition) == Recall(PAIR.targets, 24)
+    assert recognition.bind(condition) == Recognition(PAIR, 24)
+    assert Recall(PAIR.foils, 9).bind(condition) == Recall(PAIR.foils, 9)

@@ -1,0 +1,185 @@
+"""A trajectory that was put down and taken up again ends where one that was never interrupted ends, to the last bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from core.small import NO_DROPOUT, TARGETS, language_model, weights
+from torch.optim import AdamW
+
+from memexp.core.data import encode
+from memexp.core.model import LanguageModel
+from memexp.core.scoring import complete_greedily, token_nlls
+from memexp.core.snapshot import load, restore, save, take
+from memexp.core.train import Diverged, adamw, study_exposures
+from memexp.spec import Full, LoRA, ShippedText, Study
+
+STUDY = Study(ShippedText("everyday-targets"), exposures=3, lr=3e-3, batch_size=8, weight_decay=0.01, clip_norm=1.0)
+CASES = [
+    pytest.param("gpt2", Full(), 0.2, id="gpt2-full-dropout"),
+    pytest.param("gpt2", LoRA(r=4), 0.0, id="gpt2-lora"),
+    pytest.param("llama", Full(), 0.0, id="llama-full"),
+    pytest.param("llama", LoRA(r=4, dropout=0.2), 0.0, id="llama-lora-dropout"),
+]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:fan_in_fan_out",  # peft sets it right by itself
+    "ignore:.*is_gradient_checkpointing",  # transformers on itself
+)
+
+
+class Subject:
+    """A model and its optimizer."""
+
+    def __init__(self, architecture: str, method: Full | LoRA, dropout: float) -> None:
+        self.lm: LanguageModel = language_model(architecture, method, initializer_range=0.1, **NO_DROPOUT[architecture])
+        self.study = dataclasses.replace(STUDY, dropout=dropout)
+        self.rows = encode(self.lm.tokenizer, TARGETS[:20], 64)
+        self.optimizer: AdamW | None = None
+
+    def learn(self, first: int, last: int, lr: float = STUDY.lr) -> None:
+        study = dataclasses.replace(self.study, lr=lr)
+        self.optimizer = self.optimizer or adamw(self.lm, study)
+        study_exposures(self.lm, self.optimizer, study, self.rows, 0, first, last)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], Any, list[float], list[list[int]]]:
+        """Weights, optimizer and what probes would find."""
+        assert self.optimizer is not None
+        scores = np.concatenate(token_nlls(self.lm, self.rows)).tolist()
+        completions = complete_greedily(self.lm, [row[:5] for row in self.rows], [9] * len(self.rows))
+        return weights(self.lm), self.optimizer.state_dict(), scores, completions
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """To the last bit, whatever it is made of."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_same(one, other)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize(("architecture", "method", "dropout"), CASES)
+def test_three_exposures_in_one_go_equal_three_taken_up_again(
+    architecture: str, method: Full | LoRA, dropout: float, tmp_path: Path
+) -> None:
+    whole = Subject(architecture, method, dropout)
+    whole.learn(1, 3)
+
+    forked = Subject(architecture, method, dropout)
+    for exposure in (1, 2, 3):
+        forked.learn(exposure, exposure)
+        if exposure < 3:
+            fork = take(forked.lm, forked.optimizer)
+            forked.learn(exposure + 1, 3, lr=1e-1)  # another child of the same stage
+            forked.optimizer = restore(forked.lm, fork, forked.study)
+
+    durable = Subject(architecture, method, dropout)
+    for exposure in (1, 2, 3):
+        durable.learn(exposure, exposure)
+        assert durable.optimizer is not None
+        save(tmp_path / str(exposure), durable.lm, durable.optimizer)
+        durable = Subject(architecture, method, dropout)
+        durable.optimizer = load(tmp_path / str(exposure), durable.lm, durable.study)
+
+    assert_same(forked.state(), whole.state())
+    assert_same(durable.state(), whole.state())
+
+
+def test_a_snapshot_is_a_copy_and_serves_any_number_of_forks() -> None:
+    subject = Subject("gpt2", Full(), 0.0)
+    subject.learn(1, 1)
+    fork = take(subject.lm, subject.optimizer)
+    ends = []
+    for _ in range(2):
+        subject.optimizer = restore(subject.lm, fork, subject.study)
+        subject.learn(2, 2)
+        ends.append(subject.state())
+    assert_same(ends[0], ends[1])
+    subject.optimizer = restore(subject.lm, fork, subject.study)
+    again = take(subject.lm, subject.optimizer)
+    assert_same((again.weights, again.optimizer), (fork.weights, fork.optimizer))
+    assert any(not torch.equal(w, fork.weights[name]) for name, w in ends[0][0].items())
+
+
+def test_a_snapshot_before_any_step_has_no_optimizer() -> None:
+    subject = Subject("llama", Full(), 0.0)
+    start = take(subject.lm, None)
+    subject.learn(1, 1)
+    assert restore(subject.lm, start, subject.study) is None
+    assert_same(weights(subject.lm), weights(Subject("llama", Full(), 0.0).lm))
+
+
+def test_an_adapters_snapshot_holds_the_adapter_only(tmp_path: Path) -> None:
+    subject = Subject("llama", LoRA(r=2), 0.0)
+    subject.learn(1, 1)
+    assert set(take(subject.lm, subject.optimizer).weights) == set(subject.lm.learning())
+    save(tmp_path / "adapter", subject.lm, subject.optimizer)
+    full = Subject("llama", Full(), 0.0)
+    full.learn(1, 1)
+    save(tmp_path / "full", full.lm, full.optimizer)
+    adapter, whole = (sum(file.stat().st_size for file in (tmp_path / name).iterdir()) for name in ("adapter", "full"))
+    assert adapter < whole
+
+
+def test_a_model_that_diverged_is_brought_back() -> None:
+    whole, burnt = Subject("llama", Full(), 0.0), Subject("llama", Full(), 0.0)
+    whole.learn(1, 2)
+    burnt.learn(1, 1)
+    fork = take(burnt.lm, burnt.optimizer)
+    with pytest.raises(Diverged):
+        burnt.learn(2, 3, lr=1e30)
+    assert not all(torch.isfinite(w).all() for w in weights(burnt.lm).values())
+    burnt.optimizer = restore(burnt.lm, fork, burnt.study)
+    burnt.learn(2, 2)
+    assert_same(burnt.state(), whole.state())
+
+
+# On disk
+
+
+def test_a_snapshot_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject("gpt2", LoRA(r=2), 0.0)
+    subject.learn(1, 1)
+    assert subject.optimizer is not None
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path / "stage", subject.lm, subject.optimizer)
+    assert [path.name for path in tmp_path.iterdir()] == [".stage.partial"]
+    (tmp_path / ".stage.partial" / "__7_0.distcp").write_bytes(b"of a dead attempt")
+    save(tmp_path / "stage", subject.lm, subject.optimizer)
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+    assert not (tmp_path / "stage" / "__7_0.distcp").exists()
+    other = Subject("gpt2", LoRA(r=2), 0.0)
+    other.optimizer = load(tmp_path / "stage", other.lm, other.study)
+    assert_same(other.state(), subject.state())
+
+
+def test_the_first_snapshot_of_a_name_stands(tmp_path: Path) -> None:
+    subject = Subject("gpt2", LoRA(r=2), 0.0)
+    subject.learn(1, 1)
+    assert subject.optimizer is not None
+    save(tmp_path / "stage", subject.lm, subject.optimizer)
+    first = {path: path.read_bytes() for path in (tmp_path / "stage").iterdir()}
+    subject.learn(2, 2)
+    save(tmp_path / "stage", subject.lm, subject.optimizer)
+    assert {path: path.read_bytes() for path in (tmp_path / "stage").iterdir()} == first
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]

@@ -1,0 +1,426 @@
+"""The plan: what conditions share, what of it a store lacks, and how the rest is dealt out to trials."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from memexp import (
+    Condition,
+    DataError,
+    LoRA,
+    Model,
+    Pair,
+    RandomInit,
+    Recall,
+    Recognition,
+    Resources,
+    SpecError,
+    StoreError,
+    Study,
+    TextFile,
+    TrainedTokenizer,
+)
+from memexp.plan import TRIALS_PER_SLOT, Ask, Forest, Trial, bundle, grow, missing
+from memexp.records import STAGES
+from memexp.store import Store
+
+PER_EXPOSURE = 3
+"""Steps of an exposure: twelve texts, four at a time."""
+
+
+class Grid:
+    """Makes conditions that differ from each other in what a test names only."""
+
+    def __init__(self, model: Model, pair: Pair) -> None:
+        self.model, self.pair = model, pair
+
+    def __call__(self, **fields: Any) -> Condition:
+        study = {"corpus": self.pair.targets, "exposures": 1, "lr": 1e-3, "batch_size": 4} | {
+            name: fields.pop(name) for name in list(fields) if name in Study.__dataclass_fields__
+        }
+        known = {"model": self.model, "probes": [Recall()], "study": Study(**study)}
+        return Condition(**(known | fields))
+
+
+@pytest.fixture
+def grid(tiny_model: Model, pair: Pair) -> Grid:
+    return Grid(tiny_model, pair)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+def ends(forest: Forest) -> list[str]:
+    """The stage each condition ends at, in order."""
+    return [ask.stage for ask in forest.asks]
+
+
+def kinds(forest: Forest) -> Counter[str]:
+    return Counter(stage.kind for stage in forest.stages.values())
+
+
+def names(asks: Sequence[Ask]) -> list[tuple[str, str]]:
+    return sorted((ask.kind, ask.name) for ask in asks)
+
+
+def answer(store: Store, asks: Sequence[Ask]) -> None:
+    for ask in asks:
+        assert store.commit(ask.kind, ask.name, pa.table({"item": [0]}))
+
+
+def file(store: Store, ask: Ask) -> Path:
+    return Path(store.path(ask.kind, ask.name))
+
+
+def note(store: Store, stage: str, status: str, attempt: str) -> None:
+    row = {"stage_id": stage, "status": status}
+    store.commit("stages", f"{stage}-{attempt}", pa.Table.from_pylist([row], schema=STAGES))
+
+
+# What is shared
+
+
+def test_exposures_are_stops_of_one_trajectory(grid: Grid) -> None:
+    forest = grow(grid(exposures=n, lr=lr) for n in (1, 2, 3) for lr in (1e-4, 1e-3, 1e-2))
+    assert forest.conditions == 9
+    assert kinds(forest) == {"base": 1, "study": 9}
+    assert (forest.steps, forest.steps_unshared) == (9 * PER_EXPOSURE, 18 * PER_EXPOSURE)
+    longest = forest.path(forest.asks[-1].stage)
+    assert [(stage.kind, stage.first, stage.last) for stage in longest] == [
+        ("base", 0, 0),
+        ("study", 1, 1),
+        ("study", 2, 2),
+        ("study", 3, 3),
+    ]
+    assert forest.path(forest.asks[0].stage)[1] in forest.path(forest.asks[6].stage)  # 1 and 3 exposures at 1e-4
+
+
+def test_zero_exposures_end_at_the_base_whatever_study_would_be_like(grid: Grid, foils: TextFile) -> None:
+    settings = [
+        {},
+        {"lr": 1e-2},
+        {"seed": 5},
+        {"batch_size": 1},
+        {"block_size": 64},
+        {"schedule": "linear"},
+        {"weight_decay": 0.1},
+        {"corpus": foils},
+    ]
+    forest = grow(grid(exposures=0, **fields) for fields in settings)
+    assert kinds(forest) == {"base": 1} and forest.steps == 0
+    assert set(ends(forest)) == set(forest.stages)
+    assert forest.conditions == len(settings)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lr": 1e-2},
+        {"seed": 1},
+        {"batch_size": 2},
+        {"block_size": 64},
+        {"schedule": "linear"},
+        {"warmup_steps": 2},
+        {"dropout": 0.0},
+        {"weight_decay": 0.1},
+        {"clip_norm": 1.0},
+    ],
+    ids=str,
+)
+def test_what_changes_a_step_separates_trajectories_after_the_base(grid: Grid, fields: dict[str, Any]) -> None:
+    forest = grow([grid(), grid(**fields)])
+    assert kinds(forest) == {"base": 1, "study": 2}
+
+
+@pytest.mark.parametrize("fields", [{"dtype": "bfloat16"}, {"method": LoRA()}, {"method": LoRA(r=4)}], ids=str)
+def test_what_changes_the_model_separates_bases(grid: Grid, fields: dict[str, Any]) -> None:
+    assert kinds(grow([grid(), grid(**fields)])) == {"base": 2, "study": 2}
+
+
+def test_two_models_or_adapters_are_two_bases(grid: Grid, pair: Pair) -> None:
+    init, tokenizer = grid.model.init, grid.model.tokenizer
+    assert init is not None
+    models = [
+        grid.model,
+        Model("tiny", tokenizer=tokenizer, init=RandomInit(init.config, seed=1)),
+        Model("tiny", tokenizer=TrainedTokenizer([pair.targets], vocab_size=400), init=init),
+    ]
+    assert kinds(grow(grid(model=model) for model in models)) == {"base": 3, "study": 3}
+    adapters = [LoRA(), LoRA(alpha=8), LoRA(seed=1), LoRA(targets=["c_attn"])]
+    assert kinds(grow(grid(method=method) for method in adapters)) == {"base": 4, "study": 4}
+
+
+def test_a_name_of_ones_own_for_the_same_weights_trains_nothing_again(grid: Grid) -> None:
+    other = Model("another name", tokenizer=grid.model.tokenizer, init=grid.model.init)
+    forest = grow([grid(), grid(model=other)])
+    assert kinds(forest) == {"base": 1, "study": 1} and forest.conditions == 2
+
+
+def test_a_schedule_that_knows_its_horizon_shares_no_exposures(grid: Grid) -> None:
+    forest = grow(grid(exposures=n, schedule="linear") for n in (1, 2, 3))
+    assert forest.steps == forest.steps_unshared == 6 * PER_EXPOSURE
+    assert kinds(forest) == {"base": 1, "study": 3}
+    assert [(stage.first, stage.last) for stage in forest.path(ends(forest)[2])] == [(0, 0), (1, 3)]
+
+
+def test_experiments_on_the_same_study_list_train_once(grid: Grid, targets: TextFile, tmp_path: Path) -> None:
+    copy = TextFile(shutil.copy(targets.path, tmp_path / "experiment-2.jsonl"))
+    forest = grow(grid(corpus=corpus, labels={"experiment": i}) for i, corpus in enumerate([targets, copy]))
+    assert kinds(forest) == {"base": 1, "study": 1} and forest.steps == PER_EXPOSURE
+    assert len(set(ends(forest))) == 1 and len({ask.name for ask in forest.asks}) == 2
+
+
+def test_labels_and_probes_train_nothing_again(grid: Grid, pair: Pair) -> None:
+    made = [grid(labels={"list": label}, probes=[probe]) for label in "ab" for probe in (Recall(), Recognition(pair))]
+    forest = grow(made)
+    assert kinds(forest) == {"base": 1, "study": 1}
+    assert forest.conditions == 2 and len(forest.asks) == 4  # two probes of a condition may be given apart
+    assert forest.steps_unshared == 2 * PER_EXPOSURE
+
+
+def test_a_condition_named_twice_counts_once(grid: Grid) -> None:
+    forest = grow([grid(), grid()])
+    assert (forest.conditions, len(forest.asks), forest.steps_unshared) == (1, 1, PER_EXPOSURE)
+
+
+def test_the_last_batch_may_be_short(grid: Grid) -> None:
+    assert grow([grid(batch_size=5)]).steps == 3  # 5 + 5 + 2
+    assert grow([grid(batch_size=100)]).steps == 1
+
+
+def test_parents_come_before_their_children(grid: Grid) -> None:
+    seen: set[str | None] = {None}
+    for stage in grow(grid(exposures=n, lr=lr) for n in (3, 1) for lr in (1e-3, 1e-2)).stages.values():
+        assert stage.parent in seen
+        seen.add(stage.id)
+
+
+def test_resources_may_depend_on_the_model(grid: Grid) -> None:
+    large = Model("large", tokenizer=grid.model.tokenizer, init=RandomInit({"model_type": "gpt2"}))
+    forest = grow([grid(), grid(model=large)], lambda model: Resources(workers=2 if model.name == "large" else 1))
+    assert {forest.stages[base].model.name: needs.workers for base, needs in forest.resources.items()} == {
+        "tiny": 1,
+        "large": 2,
+    }
+
+
+def test_rows_say_what_was_asked_for(grid: Grid) -> None:
+    forest = grow([grid(exposures=2, labels={"experiment": 3}), grid(method=LoRA(r=4, targets=["c_attn", "c_proj"]))])
+    full, adapted = (ask.settings for ask in forest.asks)
+    assert {name: full[name] for name in ("model", "init", "init_seed", "method", "exposures", "lr", "seed")} == {
+        "model": "tiny",
+        "init": "random",
+        "init_seed": 0,
+        "method": "full",
+        "exposures": 2,
+        "lr": 1e-3,
+        "seed": 0,
+    }
+    assert full["stage_id"] == forest.asks[0].stage and "lora_r" not in full
+    assert forest.asks[0].labels == {"experiment": 3}
+    assert (adapted["method"], adapted["lora_r"], adapted["lora_targets"]) == ("lora", 4, "c_attn,c_proj")
+
+
+# What cannot be
+
+
+def test_too_few_foils_are_refused(grid: Grid, targets: TextFile, tmp_path: Path) -> None:
+    few = tmp_path / "few.txt"
+    few.write_text("One foil.\nAnother.\n")
+    with pytest.raises(
+        DataError, match=r"few\.txt: 2 foils are too few for the 12 targets of .*targets\.jsonl"
+    ) as error:
+        grow([grid(probes=[Recognition(Pair(targets, few))])])
+    assert "\n" not in str(error.value)
+
+
+def test_a_label_has_one_type(grid: Grid) -> None:
+    with pytest.raises(SpecError, match=r"Condition\.labels: 'experiment' is int in one condition and str in another"):
+        grow(grid(labels={"experiment": label}) for label in (1, "two"))
+    with pytest.raises(SpecError, match="'practised' is bool in one condition and int in another"):
+        grow(grid(labels={"practised": label}) for label in (True, 1))
+
+
+@pytest.mark.parametrize("name", ["lr", "LR", "condition_id", "torch", "completion"])
+def test_a_label_cannot_hide_a_column(grid: Grid, name: str) -> None:
+    with pytest.raises(SpecError, match=rf"Condition\.labels: '{name}' is a column of every row already"):
+        grow([grid(labels={name: 1})])
+
+
+# What is missing
+
+
+@pytest.fixture
+def forest(grid: Grid, pair: Pair) -> Forest:
+    probes = [Recognition(pair), Recall()]
+    return grow(grid(exposures=n, lr=lr, probes=probes) for n in (0, 1, 2) for lr in (1e-3, 1e-2))
+
+
+def test_all_is_missing_from_an_empty_store(forest: Forest, store: Store) -> None:
+    found = missing(forest, store)
+    assert names(found.asks) == names(forest.asks) and not found.copies and not found.diverged
+    assert not Path(store.location).exists()  # planning writes nothing
+
+
+def test_nothing_is_missing_from_a_full_store(forest: Forest, store: Store) -> None:
+    answer(store, forest.asks)
+    found = missing(forest, store)
+    assert (found.asks, found.copies, found.diverged) == ([], [], [])
+
+
+def test_a_deleted_file_is_missing_and_nothing_else(forest: Forest, store: Store) -> None:
+    answer(store, forest.asks)
+    for ask in [ask for ask in forest.asks if ask.settings["exposures"]]:
+        file(store, ask).unlink()
+        found = missing(forest, store)
+        assert (found.asks, found.copies) == ([ask], [])
+        answer(store, [ask])
+
+
+def test_what_was_measured_for_another_condition_is_copied(grid: Grid, store: Store) -> None:
+    first = grow([grid(labels={"experiment": 1}), grid(exposures=0)])
+    answer(store, first.asks)
+    second = grow([grid(labels={"experiment": 2}), grid(exposures=0, lr=1e-2), grid(lr=1e-2)])
+    found = missing(second, store)
+    assert [(copy.ask, copy.source) for copy in found.copies] == [
+        (second.asks[0], first.asks[0].name),
+        (second.asks[1], first.asks[1].name),
+    ]
+    assert found.asks == [second.asks[2]]
+    assert bundle(second, [], lambda _: 2) == []
+
+
+def test_another_probe_of_a_known_stage_is_measured(grid: Grid, pair: Pair, store: Store) -> None:
+    answer(store, grow([grid()]).asks)
+    wider = grow([grid(probes=[Recall(), Recall(block_size=16), Recognition(pair)])])
+    assert missing(wider, store).asks == wider.asks[1:]
+
+
+def test_what_diverged_is_an_outcome_unless_asked_for_again(grid: Grid, store: Store) -> None:
+    forest = grow(grid(exposures=n, lr=lr) for n in (0, 1, 2) for lr in (1e-3, 1.0))
+    second = forest.asks[3]  # one exposure at 1.0
+    note(store, second.stage, "diverged", "a")
+    found = missing(forest, store)
+    assert found.diverged == [forest.asks[3], forest.asks[5]]  # and what comes after it
+    assert found.asks == [forest.asks[i] for i in (0, 1, 2, 4)]
+    assert missing(forest, store, retry_diverged=True).asks == forest.asks
+    note(store, second.stage, "complete", "b")  # on another machine, say
+    assert missing(forest, store).asks == forest.asks
+
+
+@pytest.mark.parametrize("status", ["failed", "skipped", "complete", "differs"])
+def test_what_failed_otherwise_is_tried_again(grid: Grid, store: Store, status: str) -> None:
+    forest = grow([grid()])
+    note(store, forest.asks[0].stage, status, "a")
+    assert missing(forest, store).asks == forest.asks
+
+
+def test_a_truncated_result_is_named(forest: Forest, store: Store) -> None:
+    answer(store, forest.asks)
+    broken = file(store, forest.asks[3])
+    broken.write_bytes(broken.read_bytes()[:-20])
+    with pytest.raises(StoreError) as error:
+        missing(forest, store)
+    assert str(broken) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_sweeps_files_are_nobodys_concern(forest: Forest, store: Store) -> None:
+    answer(store, forest.asks)
+    other = Path(store.path("recall", "stray"))
+    other.write_bytes(b"")
+    assert missing(forest, store).asks == []
+
+
+# Bundles
+
+
+def check(forest: Forest, asks: Sequence[Ask], trials: Sequence[Trial]) -> None:
+    """What holds for any bundling."""
+    assert names(list(itertools.chain.from_iterable(trial.asks for trial in trials))) == names(asks)
+    trained = Counter(stage.id for trial in trials for stage in trial.stages)
+    assert set(trained.values()) <= {1}, "a stage is trained twice"
+    needed = {stage.id for ask in asks for stage in forest.path(ask.stage)[1:]}
+    assert set(trained) == needed
+    for trial in trials:
+        assert trial.asks
+        known = {trial.base.id}
+        for stage in trial.stages:
+            assert stage.parent in known
+            known.add(stage.id)
+        assert {ask.stage for ask in trial.asks} <= known
+        assert trial.resources == forest.resources[trial.base.id]
+        assert {stage.corpus for stage in trial.stages} <= set(trial.texts)
+        assert {text for ask in trial.asks for text in ask.corpora.values()} <= set(trial.texts)
+
+
+def trees(forest: Forest) -> int:
+    return sum(1 for stage in forest.stages.values() if stage.parent in forest.resources)
+
+
+@pytest.fixture
+def wide(grid: Grid, pair: Pair) -> Forest:
+    """Two bases, eleven trees, untrained models asked about by several conditions each."""
+    probes = [Recognition(pair), Recall()]
+    full = [
+        grid(exposures=n, lr=lr, seed=s, probes=probes)
+        for n in (0, 1, 3)
+        for lr in (1e-4, 1e-3, 1e-2)
+        for s in (0, 1, 2)
+    ]
+    return grow([*full, *(grid(exposures=n, seed=s, method=LoRA(), probes=probes) for n in (0, 2) for s in (0, 1))])
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 100])
+def test_every_result_is_asked_of_exactly_one_trial(wide: Forest, slots: int) -> None:
+    trials = bundle(wide, wide.asks, lambda _: slots)
+    check(wide, wide.asks, trials)
+    assert len(trials) <= trees(wide) == 11
+    assert len(trials) == min(9, TRIALS_PER_SLOT * slots) + min(2, TRIALS_PER_SLOT * slots)
+
+
+def test_the_untrained_model_is_asked_in_one_trial(wide: Forest) -> None:
+    for base in wide.resources:
+        asking = [t for t in bundle(wide, wide.asks, lambda _: 2) if any(ask.stage == base for ask in t.asks)]
+        assert len(asking) == 1
+
+
+def test_only_what_is_missing_is_trained(wide: Forest) -> None:
+    some = [ask for ask in wide.asks if ask.settings["lr"] == 1e-2 and ask.settings["exposures"] == 1]
+    trials = bundle(wide, some, lambda _: 100)
+    check(wide, some, trials)
+    assert sum(trial.steps for trial in trials) == 3 * PER_EXPOSURE
+
+
+def test_untrained_models_alone_need_one_trial_each(grid: Grid) -> None:
+    forest = grow(grid(exposures=0, seed=s, method=method) for s in (0, 1) for method in (LoRA(), LoRA(r=4)))
+    trials = bundle(forest, forest.asks, lambda _: 8)
+    check(forest, forest.asks, trials)
+    assert [(len(trial.asks), trial.steps) for trial in trials] == [(2, 0), (2, 0)]
+
+
+@pytest.mark.parametrize("slots", [0, 1, 2])
+def test_worker_groups_are_as_many_as_fit(grid: Grid, slots: int) -> None:
+    """Each takes long to start, so there is no second round of them."""
+    forest = grow((grid(lr=lr, seed=s) for lr in (1e-3, 1e-2) for s in range(3)), Resources(workers=2))
+    trials = bundle(forest, forest.asks, lambda _: slots)
+    check(forest, forest.asks, trials)
+    assert len(trials) == max(1, slots)
+
+
+def test_trials_are_of_like_length_and_the_longest_come_first(grid: Grid) -> None:
+    forest = grow(grid(exposures=n, seed=s) for s, n in enumerate([1, 1, 1, 1, 4, 2, 2, 12]))
+    trials = bundle(forest, forest.asks, lambda _: 1)
+    check(forest, forest.asks, trials)
+    steps = [trial.steps for trial in trials]
+    assert len(steps) == TRIALS_PER_SLOT and steps == sorted(steps, reverse=True)
+    assert steps[0] == 12 * PER_EXPOSURE and min(steps[1:]) >= 4 * PER_EXPOSURE
