@@ -477,6 +477,10 @@ class Resources:
     gpus: NonNegative = 0.0
     """GPUs of each worker; a fraction shares one."""
 
+    def __post_init__(self) -> None:
+        if self.gpus > 1 and self.gpus % 1:
+            raise SpecError(f"Resources.gpus must be a whole number or a fraction of one, got {self.gpus:g}")
+
     @property
     def threads(self) -> int:
         """Threads of each worker: decided here and not by the machine's load, since it changes the last digits."""

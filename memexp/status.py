@@ -19,7 +19,7 @@ SILENT_AFTER = 60.0
 
 def print_status(store: Store) -> int:
     """Print a line per sweep and the reasons of its failures; 0 if every sweep is complete, else 1."""
-    console = Console()
+    console = Console(markup=False, highlight=False, soft_wrap=True)  # paths and reasons stay as they are
     wanted = store.scan("sweeps")
     if wanted is None:
         console.print(f"{store.location} holds no sweep")
@@ -40,9 +40,9 @@ def print_status(store: Store) -> int:
         line = f"{sweep}: {len(conditions) - len(open_conditions)} of {len(conditions)} conditions complete"
         for sign in running.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
-        console.print(line, highlight=False)
+        console.print(line)
         for (status, error), count in _reasons(ends, sweep, {ask["stage_id"] for ask in lacking}).most_common(10):
-            console.print(f"  {count} {status}: {error}", highlight=False, markup=False)
+            console.print(f"  {count} {status}: {error}")
     return 0 if whole else 1
 
 
@@ -63,7 +63,7 @@ def _reasons(ends: dict[str, dict[str, Any]], sweep: str, lacking: set[str]) -> 
         while row is not None and row["status"] == "skipped" and row["parent_id"] in ends:
             row = ends[row["parent_id"]]
         if row is not None and row["status"] in ("failed", "diverged"):
-            reasons[row["status"], (row["error"] or "").splitlines()[0]] += 1
+            reasons[row["status"], (row["error"] or "for no stated reason").splitlines()[0]] += 1
     return reasons
 
 

@@ -302,7 +302,7 @@ def _copy(missing: Missing, store: Store) -> None:
         ask = item.ask
         table = store.read(ask.kind, item.source)
         items = table.select(ask.probe.schema().names)
-        made_with = table.select(MADE_WITH.names).slice(0, 1).to_pylist()[0]
+        made_with, *_ = table.select(MADE_WITH.names).slice(0, 1).to_pylist() or [{}]  # a probe may find no items
         store.commit(ask.kind, ask.name, rows_for(items, ask.settings, ask.labels, made_with))
 
     with ThreadPoolExecutor(8) as pool:

@@ -145,8 +145,8 @@ class _Walk:
             self._skip(base)
             self._commit_rows(base)
             return self.failures
-        self._measure(base, warm.lm)
         self._note(base, "complete", began)
+        self._measure(base, warm.lm)
         self._commit_rows(base)
         self._descend(base, warm.lm, None, warm.loaded)
         return self.failures

@@ -2,7 +2,8 @@
 
     memexp run sweeps/quickstart.py        (or: python sweeps/quickstart.py)
 
-The models are drawn at random, so all they know is what they study here. Half the conditions are counterbalanced: they
+The models are drawn at random, so all they know is what they study here: enough to recognise a sentence, far too little
+to recall one. Half the conditions are counterbalanced: they
 study the foils, so that a list that is easier to predict favours neither side and zero exposures give one half.
 """
 

@@ -74,7 +74,7 @@ def _config(model: ResolvedModel) -> PreTrainedConfig:
 def _refuse_unpickling(model: ResolvedModel) -> None:
     """Open what pickles a local model would be loaded from the restricted way, which executes nothing."""
     assert model.folder is not None
-    if list(model.folder.glob("*.safetensors")):
+    if list(model.folder.glob("model*.safetensors")):
         return
     pickles = sorted(model.folder.glob("pytorch_model*.bin"))
     if not pickles:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from memexp.errors import DataError, MemexpError, ModelError
 
-__all__ = ["hub_file", "resolve_commit"]
+__all__ = ["hub_dataset", "hub_file", "resolve_commit"]
 
 Kind = Literal["model", "dataset"]
 
@@ -66,6 +66,23 @@ def hub_file(repo: str, name: str, commit: str | None) -> Path | None:
         return None
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(f"model {repo!r}: {name} cannot be fetched: {str(error).splitlines()[0][:200]}") from error
+
+
+def hub_dataset(repo: str, commit: str | None) -> tuple[str, str | None]:
+    """What to give ``load_dataset`` as path and revision, so that the commit asked for is the one that is read.
+
+    Offline that is the cache's snapshot folder where there is one, since `datasets` by itself would take whatever it
+    prepared last, of any revision.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if commit is None or not constants.HF_HUB_OFFLINE:
+        return repo, commit
+    try:
+        return snapshot_download(repo, repo_type="dataset", revision=commit, local_files_only=True), None
+    except LocalEntryNotFoundError:
+        return repo, None
 
 
 def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:

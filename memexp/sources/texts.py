@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from memexp.errors import DataError
 from memexp.identity import texts_identity
-from memexp.sources.hub import resolve_commit
+from memexp.sources.hub import hub_dataset, resolve_commit
 from memexp.spec import HubText, ShippedText, TextFile
 from memexp.stimuli import load_list
 
@@ -129,10 +129,12 @@ def _read_hub(corpus: HubText) -> tuple[str, list[str]]:
     import datasets
 
     commit = resolve_commit(corpus.dataset, corpus.revision, "dataset")
-    name = f"{corpus.name}@{commit}" if commit else corpus.name
+    source, revision = hub_dataset(corpus.dataset, commit)
+    # Without the hub a copy prepared by an earlier load may be all there is, and nothing tells of which commit.
+    name = f"{corpus.name}@{commit}" if commit and (revision or source != corpus.dataset) else corpus.name
     datasets.disable_progress_bars()
     try:
-        rows = datasets.load_dataset(corpus.dataset, corpus.subset, split=corpus.split, revision=commit)
+        rows = datasets.load_dataset(source, corpus.subset, split=corpus.split, revision=revision)
     except Exception as error:  # whatever the readers of all formats raise; the cause says more than the wrapper
         raise DataError(f"HubText {corpus.name!r}: {' '.join(str(error.__cause__ or error).split())[:300]}") from error
     return name, _column(corpus.name, "row", list(enumerate(rows, start=1)), corpus.field)

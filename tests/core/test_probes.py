@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,13 +38,13 @@ def session(lm: LanguageModel) -> Session:
     return Session(lm)
 
 
-def recognition(session: Session, targets: list[str], foils: list[str], size: int = 24) -> list[dict[str, object]]:
+def recognition(session: Session, targets: list[str], foils: list[str], size: int = 24) -> list[dict[str, Any]]:
     table = Recognition(PAIR, block_size=size).measure(session, {"targets": targets, "foils": foils})
     assert table.schema.equals(RECOGNITION)
     return table.to_pylist()
 
 
-def recall(session: Session, texts: list[str], size: int = 24) -> list[dict[str, object]]:
+def recall(session: Session, texts: list[str], size: int = 24) -> list[dict[str, Any]]:
     table = Recall(PAIR.targets, block_size=size).measure(session, {"corpus": texts})
     assert table.schema.equals(RECALL)
     return table.to_pylist()
@@ -63,13 +64,13 @@ def test_recognition_has_the_mean_nll_of_both_texts_and_their_tokens(session: Se
             assert row[side] == text
             assert row[f"{side}_tokens"] == len(ids)
             assert row[f"{side}_nll"] == pytest.approx(loss, abs=1e-5)
-    assert all(row["target_nll"] < row["foil_nll"] for row in rows), "what was studied is recognised"  # type: ignore[operator]
+    assert all(row["target_nll"] < row["foil_nll"] for row in rows), "what was studied is recognised"
 
 
 def test_recognition_sees_a_text_up_to_the_block_size(session: Session) -> None:
     whole, short = recognition(session, TARGETS[:4], FOILS[:4], 128), recognition(session, TARGETS[:4], FOILS[:4], 5)
     assert [row["target_tokens"] for row in short] == [5] * 4
-    assert all(row["target_tokens"] > 5 for row in whole)  # type: ignore[operator]
+    assert all(row["target_tokens"] > 5 for row in whole)
     ids = session.encode(TARGETS[:4], 5)
     means = [float(nll.astype(np.float64).mean()) for nll in session.token_nlls(ids)]
     assert [row["target_nll"] for row in short] == pytest.approx(means, abs=1e-6)
@@ -145,7 +146,7 @@ def test_rouge_is_that_of_rouge_score_on_the_whole_and_on_the_completion(session
         for name in ROUGES:
             assert row[f"sentence_{name}"] == whole[name].fmeasure
             assert row[f"completion_{name}"] == rest[name].fmeasure
-    assert any(row["completion_rouge1"] < 1 for row in rows)  # type: ignore[operator]
+    assert any(row["completion_rouge1"] < 1 for row in rows)
     assert any(row["completion_rouge2"] == 1 and row["exact"] for row in rows)
 
 
@@ -183,7 +184,7 @@ def test_a_text_of_one_token_recalls_nothing_and_keeps_its_place(session: Sessio
 def test_the_floor_of_the_whole_is_about_one_half_and_of_the_completion_about_nothing() -> None:
     session = Session(language_model("llama", initializer_range=PEAKED))
     rows = recall(session, TARGETS, 128)
-    means = {name: np.mean([row[name] for row in rows]) for name in ("sentence_rouge1", "completion_rouge1")}  # type: ignore[misc]
+    means = {name: np.mean([row[name] for row in rows]) for name in ("sentence_rouge1", "completion_rouge1")}
     assert math.isclose(means["sentence_rouge1"], 0.5, abs_tol=0.15)
     assert means["completion_rouge1"] < 0.1
 

@@ -30,6 +30,7 @@ CASES = [
 pytestmark = pytest.mark.filterwarnings(
     "ignore:fan_in_fan_out",  # peft sets it right by itself
     "ignore:.*is_gradient_checkpointing",  # transformers on itself
+    "ignore:torch.distributed is disabled",  # which is what a single process wants
 )
 
 

@@ -460,3 +460,23 @@ def test_what_only_looks_like_weights_is_named(folder: Path, header: str) -> Non
     write(folder / "model.safetensors", len(header).to_bytes(8, "little") + header.encode())
     with pytest.raises(ModelError, match="not a whole safetensors file"):
         parameters_from_headers(resolve(Model(str(folder))))
+
+
+def test_offline_a_dataset_is_read_at_the_commit_its_revision_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = tmp_path / "datasets--someone--lists"
+    for commit, branch, text in (("a" * 40, "main", "The newer text."), ("b" * 40, "first", "The older text.")):
+        (repo / "snapshots" / commit).mkdir(parents=True)
+        (repo / "snapshots" / commit / "train.jsonl").write_text(json.dumps({"sent": text}) + "\n")
+        (repo / "refs").mkdir(exist_ok=True)
+        (repo / "refs" / branch).write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for revision, commit, text in (
+        (None, "a" * 40, "The newer text."),
+        ("first", "b" * 40, "The older text."),
+        ("b" * 40, "b" * 40, "The older text."),
+    ):
+        read = read_texts(HubText("someone/lists", revision=revision))
+        assert read.items == (text,)
+        assert read.name == f"someone/lists/train@{commit}"

@@ -1,0 +1,65 @@
+"""The README: its sweep is one, its commands and files exist, its queries answer."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+import pandas
+import polars
+import pyarrow as pa
+import pytest
+
+from memexp import Store, Sweep
+from memexp.records import MADE_WITH, RECALL, RECOGNITION, SETTINGS, rows_for
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_its_sweep_is_one() -> None:
+    module: dict[str, object] = {"__name__": "sweep"}
+    exec(PYTHON[0], module)
+    sweep = module["sweep"]
+    assert isinstance(sweep, Sweep)
+    assert len(sweep.conditions) == 2 * 4 * 3 * 3
+
+
+def test_its_queries_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind, schema in (("recognition", RECOGNITION), ("recall", RECALL)):
+        for name, labels in (("a", {"list": "mine"}), ("b", {"list": "mine", "experiment": 1})):
+            items = pa.Table.from_pylist([{"item": 0, "target_nll": 1.0, "foil_nll": 2.0}], schema=schema)
+            settings = {field.name: None for field in SETTINGS} | {"model": "gpt2"}
+            made_with = {field.name: None for field in MADE_WITH}
+            Store("results").commit(kind, name, rows_for(items, settings, labels, made_with))
+    module: dict[str, object] = {"duckdb": duckdb, "pandas": pandas, "polars": polars}
+    for line in PYTHON[1].replace("(\n", "(").split("\n\n"):
+        exec(line, module)
+    assert "1.0" in capsys.readouterr().out
+    scan = re.search(r"^polars\..*$", PYTHON[1], re.MULTILINE)
+    assert scan is not None
+    assert eval(scan[0], module).collect().height == 2
+    assert len(pandas.read_parquet("results/recall")) == 2
+
+
+def test_what_it_names_exists() -> None:
+    for path in re.findall(r"\]\(([^):]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for script in re.findall(r"sweeps/\w+\.py", README):
+        assert (ROOT / script).exists(), script
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?make (demo|test|help|[a-z]+)`", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_commands_it_lists_are_the_commands_there_are() -> None:
+    from memexp.cli import _parser
+
+    listed = set(re.findall(r"\| `memexp (\w+)", README))
+    actions = [action for action in _parser()._actions if action.dest == "command" or action.choices]
+    assert listed == set(next(action.choices for action in actions if action.choices))  # type: ignore[arg-type]
