@@ -1,8 +1,9 @@
-"""The published few-shot memory grid (Orhan 2023, arXiv 2303.17557): six experiments, 0 to 3 exposures, many models.
+r"""The published few-shot memory grid (Orhan 2023, arXiv 2303.17557): six experiments, 0 to 3 exposures, many models.
 
 On a laptop, with small models drawn at random, one replication of two experiments:
 
-    memexp run sweeps/recognition_recall.py -- --data llm-memory --models random-small --experiments 1 3 --replications 0
+    memexp run sweeps/recognition_recall.py -- --data llm-memory --models random-small --experiments 1 3 \
+        --replications 0 --lrs 1e-3
 
 On a cluster, everything that was published (19 models, four replications, three learning rates, three batch sizes):
 

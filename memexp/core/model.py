@@ -38,7 +38,10 @@ from memexp.spec import Full, LoRA
 
 __all__ = ["REFUSALS", "LanguageModel", "blocks", "load", "load_tokenizer", "random_config", "set_dropout"]
 
-REFUSALS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
+REFUSALS = (
+    *(OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, ZeroDivisionError),
+    *(SafetensorError, StrictDataclassError),
+)
 """What transformers and its readers raise about configurations and files that are not what they should be."""
 
 
