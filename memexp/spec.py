@@ -214,12 +214,14 @@ class ShippedText:
     """A study list that ships with memexp (see `memexp.stimuli`)."""
 
     list_name: Name
-    """Name of the list, such as ``everyday-targets``."""
+    """Name of the list, such as ``sentences-targets``."""
+    first: Positive | None = None
+    """Take only so many of its texts, from the beginning."""
 
     @property
     def name(self) -> str:
         """What the rows call this corpus."""
-        return self.list_name
+        return self.list_name if self.first is None else f"{self.list_name}[:{self.first}]"
 
 
 def _as_corpus(value: Any) -> Any:

@@ -22,7 +22,7 @@ from memexp import (
     counterbalanced,
 )
 
-pair = Pair(ShippedText("everyday-targets"), ShippedText("everyday-foils"), name="everyday")
+pair = Pair(ShippedText("sentences-targets", first=64), ShippedText("sentences-foils", first=64))
 tokenizer = TrainedTokenizer([pair.targets, pair.foils], vocab_size=1024)
 
 

@@ -324,7 +324,7 @@ def set_dropout(lm: PreTrainedModel, probability: float | None) -> None:
 
 def _is_dropout(module: nn.Module, name: str) -> bool:
     named = name == "p" if isinstance(module, nn.Dropout) else ("dropout" in name or "pdrop" in name)
-    value = getattr(module, name)  # an integer in some published configs (GPT-Neo's 0)
+    value = getattr(module, name)  # an integer where a config says 0
     return named and isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -70,11 +70,19 @@ def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[i
     device = lm.world.device.type
     order = [i for i, count in enumerate(counts) if count > 0]
     widths = [len(cues[i]) + counts[i] for i in order]
-    batches = batches_of(widths, RECALL_TOKENS[device], RECALL_ROWS[device])
+    batches: list[list[int]] = []
+    for batch in batches_of(widths, RECALL_TOKENS[device], RECALL_ROWS[device]):
+        padded = max(len(cues[order[i]]) for i in batch) + max(counts[order[i]] for i in batch)
+        # The longest cue with the largest count of another row may be more than the model's context holds.
+        batches += [batch] if padded <= max(widths[i] for i in batch) else [[i] for i in batch]
 
     def complete(batch: list[int], steps: int) -> list[list[int]]:
         chosen = [order[i] for i in batch]
-        new = _greedy_batch(lm, [cues[i] for i in chosen], steps)
+        needed = max(counts[i] for i in chosen)
+        new = _greedy_batch(lm, [cues[i] for i in chosen], needed)
+        for _ in range(steps - needed):  # passes that the other ranks of this round still need
+            nothing = torch.zeros((1, 1), dtype=torch.long, device=lm.world.device)
+            lm.next(nothing, None, nothing)
         return [row[: counts[i]] for row, i in zip(new, chosen, strict=True)]
 
     found: list[list[int]] = [[] for _ in cues]

@@ -53,6 +53,9 @@ def read_texts(corpus: object) -> Texts:
         name, items = _read_hub(corpus)
     elif isinstance(corpus, ShippedText):
         name, items = corpus.name, load_list(corpus.list_name)
+        if corpus.first is not None and corpus.first > len(items):
+            raise DataError(f"{name}: the list has only {len(items)} texts")
+        items = items[: corpus.first]
     else:
         raise TypeError(f"{corpus!r} is not a corpus")
     if not items:

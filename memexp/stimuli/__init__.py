@@ -1,8 +1,12 @@
-"""Study lists that ship with memexp: `ShippedText("everyday-targets")` in a sweep, `load_list(...)` for the texts.
+"""Study lists that ship with memexp: `ShippedText("sentences-targets")` in a sweep, `load_list(...)` for the texts.
 
-`everyday-targets` and `everyday-foils` are 64 English sentences each, written for this project. They were written in
-pairs of like length and register, and a coin decided which of a pair became the target. So the lists are exchangeable:
-what an untrained model prefers about one of them is chance.
+Five lists of 240 English sentences of 12 to 30 words, written for this project; item i of each belongs to target i:
+
+- ``sentences-targets`` and ``sentences-foils``: on other subjects, of like length and register. A coin decided which of
+  a pair became the target, so what an untrained model prefers about one of the lists is chance.
+- ``sentences-paraphrases``: the targets in other words.
+- ``sentences-synonyms``: the targets with one word replaced by a synonym.
+- ``sentences-interference``: unrelated sentences, for training after study.
 """
 
 from __future__ import annotations

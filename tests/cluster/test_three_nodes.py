@@ -43,7 +43,8 @@ def bucket() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def three_nodes(bucket: str) -> Iterator[str]:
     """A head that holds only drivers and two nodes of one CPU; nobody in this process is connected to it."""
-    head = {"num_cpus": 0, "resources": {DRIVER: 10}, "include_dashboard": True}
+    # Port None: the next free one, since another cluster of this machine may have the usual one.
+    head = {"num_cpus": 0, "resources": {DRIVER: 10}, "include_dashboard": True, "dashboard_port": None}
     cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
     try:
         for _ in range(2):

@@ -21,10 +21,25 @@ from memexp.sources import ResolvedModel, Sources
 from memexp.spec import Full, LoRA, Model, RandomInit, ShippedText, TrainedTokenizer
 from memexp.stimuli import load_list
 
-__all__ = ["ARCHITECTURES", "FOILS", "NO_DROPOUT", "TARGETS", "bos_tokenizer", "language_model", "resolved", "varied"]
+__all__ = [
+    "ARCHITECTURES",
+    "CONFIGS",
+    "FOILS",
+    "NO_DROPOUT",
+    "PEAKED",
+    "TARGETS",
+    "TOKENIZER",
+    "bos_tokenizer",
+    "language_model",
+    "resolved",
+    "varied",
+    "weights",
+]
 
-TARGETS, FOILS = load_list("everyday-targets"), load_list("everyday-foils")
-TOKENIZER = TrainedTokenizer((ShippedText("everyday-targets"), ShippedText("everyday-foils")), vocab_size=600)
+TARGETS, FOILS = load_list("sentences-targets")[:64], load_list("sentences-foils")[:64]
+TOKENIZER = TrainedTokenizer(
+    (ShippedText("sentences-targets", first=64), ShippedText("sentences-foils", first=64)), vocab_size=600
+)
 
 _LLAMA = {
     "hidden_size": 32,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing",  # transformers on itself
 )
 
-STUDY = Study(ShippedText("everyday-targets"), exposures=1, lr=1e-2)
+STUDY = Study(ShippedText("sentences-targets", first=64), exposures=1, lr=1e-2)
 
 
 def from_folder(folder: Path | str, **options: Any) -> LanguageModel:
@@ -356,6 +357,24 @@ def test_the_blocks_are_found_in_order(architecture: str, method: Full | LoRA) -
     assert called == [0, 1, 2]
 
 
+class Towers(torch.nn.Module):
+    """Module lists of several lengths."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(num_hidden_layers=depth)
+        self.adapters = torch.nn.ModuleList(torch.nn.Identity() for _ in range(5))
+        self.layers = torch.nn.ModuleList(torch.nn.Identity() for _ in range(3))
+
+
+def test_the_blocks_are_as_many_as_the_config_says() -> None:
+    model: Any = Towers(3)
+    assert blocks(model) is model.layers
+    with pytest.raises(ModelError, match=r"^Towers: found no list of 4 blocks$"):
+        model.config.num_hidden_layers = 4
+        blocks(model)
+
+
 EVERYWHERE = {
     "gpt2": {"attn_pdrop": 0.5, "embd_pdrop": 0.5, "resid_pdrop": 0.5},
     "gpt_neo": {"attention_dropout": 0.5, "embed_dropout": 0.5, "resid_dropout": 0.5},
@@ -395,11 +414,11 @@ def test_dropout_can_be_set_everywhere_and_given_back(architecture: str) -> None
     assert training_loss(configured) == dropped
 
 
-def test_dropout_can_be_set_where_the_config_has_an_integer() -> None:
-    """As the published GPT-Neo configs have: ``"resid_dropout": 0``."""
-    told = language_model("gpt_neo", **dict.fromkeys(EVERYWHERE["gpt_neo"], 0))
+@pytest.mark.parametrize("architecture", ["gpt2", "opt"])
+def test_dropout_can_be_set_where_the_config_has_an_integer(architecture: str) -> None:
+    told = language_model(architecture, **dict.fromkeys(EVERYWHERE[architecture], 0))
     set_dropout(told.lm, 0.5)
-    assert training_loss(told) == training_loss(language_model("gpt_neo", **EVERYWHERE["gpt_neo"]))
+    assert training_loss(told) == training_loss(language_model(architecture, **EVERYWHERE[architecture]))
 
 
 def test_an_adapters_dropout_is_its_own() -> None:

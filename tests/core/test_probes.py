@@ -19,7 +19,7 @@ from memexp.probes import Recall, Recognition
 from memexp.records import RECALL, RECOGNITION, ROUGES
 from memexp.spec import Condition, Model, Pair, ShippedText, Study
 
-PAIR = Pair(ShippedText("everyday-targets"), ShippedText("everyday-foils"))
+PAIR = Pair(ShippedText("sentences-targets", first=64), ShippedText("sentences-foils", first=64))
 STUDY = Study(PAIR.targets, exposures=30, lr=1e-2, batch_size=4, block_size=24)
 ONE = "A"  # a single token
 
@@ -148,6 +148,14 @@ def test_rouge_is_that_of_rouge_score_on_the_whole_and_on_the_completion(session
             assert row[f"completion_{name}"] == rest[name].fmeasure
     assert any(row["completion_rouge1"] < 1 for row in rows)
     assert any(row["completion_rouge2"] == 1 and row["exact"] for row in rows)
+
+
+def test_rouge_compares_words_and_not_their_stems(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, said = session.encode(["the dogs were running", "the dogs was runs"], 64)
+    half = len(target) // 2
+    monkeypatch.setattr(session, "complete", lambda *_: [said[half:]])
+    (row,) = recall(session, ["the dogs were running"])
+    assert row["sentence_rouge1"] == pytest.approx(2 / 4)
 
 
 def test_exact_compares_tokens_and_not_text(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,12 +90,20 @@ def test_rows_too_short_to_predict_anything_have_no_numbers(lm: LanguageModel) -
     assert token_nlls(lm, []) == []
 
 
-def test_the_same_text_has_the_same_numbers_wherever_it_stands() -> None:
-    """To the last bit: a foil that equals its target is a tie, and decides for nobody."""
+def test_the_same_text_has_the_same_numbers_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, whatever batch it would come into: a foil that equals its target is a tie."""
     lm = language_model("gpt2")
-    long = [[i % 600 for i in range(start, start + 100)] for start in range(0, 900, 3)]
-    found = token_nlls(lm, [*long, *long])
-    assert all(np.array_equal(a, b) for a, b in zip(found[:300], found[300:], strict=True))
+    real, batches = LanguageModel.nll, []
+
+    def noisy(self: LanguageModel, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        batches.append(1)
+        return real(self, ids, lengths) + 1e-6 * len(batches)
+
+    monkeypatch.setattr(LanguageModel, "nll", noisy)
+    rows = encode(lm.tokenizer, TARGETS, 64)
+    found = token_nlls(lm, [*rows, *rows])
+    assert len(batches) > 1
+    assert all(np.array_equal(a, b) for a, b in zip(found[:64], found[64:], strict=True))
 
 
 def test_a_bos_that_the_tokenizer_puts_is_scored_from(lm: LanguageModel) -> None:
@@ -115,6 +123,16 @@ def test_completions_are_those_of_generate(lm: LanguageModel) -> None:
     found = complete_greedily(lm, cues, counts)
     assert found == [plain_completion(lm, cue, count) for cue, count in zip(cues, counts, strict=True)]
     assert len(set(map(tuple, found))) > 30, "the models' opinions differ from text to text"
+
+
+def test_short_cues_with_long_completions_stay_within_the_context(lm: LanguageModel) -> None:
+    """Neither alone exceeds 160 positions; side by side, padded to both, they would."""
+    rows = encode(lm.tokenizer, [" ".join(TARGETS[i : i + 12]) for i in range(4)], 100)
+    cues, counts = [rows[0][:90], rows[1][:10], rows[2][:6], rows[3]], [10, 95, 5, 60]
+    assert [len(cue) for cue in cues] == [90, 10, 6, 100]
+    assert complete_greedily(lm, cues, counts) == [
+        plain_completion(lm, *each) for each in zip(cues, counts, strict=True)
+    ]
 
 
 def test_as_many_tokens_are_added_as_asked_for(lm: LanguageModel) -> None:

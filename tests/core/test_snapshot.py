@@ -20,7 +20,9 @@ from memexp.core.snapshot import load, restore, save, take
 from memexp.core.train import Diverged, adamw, study_exposures
 from memexp.spec import Full, LoRA, ShippedText, Study
 
-STUDY = Study(ShippedText("everyday-targets"), exposures=3, lr=3e-3, batch_size=8, weight_decay=0.01, clip_norm=1.0)
+STUDY = Study(
+    ShippedText("sentences-targets", first=64), exposures=3, lr=3e-3, batch_size=8, weight_decay=0.01, clip_norm=1.0
+)
 CASES = [
     pytest.param("gpt2", Full(), 0.2, id="gpt2-full-dropout"),
     pytest.param("gpt2", LoRA(r=4), 0.0, id="gpt2-lora"),
@@ -154,7 +156,7 @@ def test_a_model_that_diverged_is_brought_back() -> None:
 
 def test_a_snapshot_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Subject("gpt2", LoRA(r=2), 0.0)
-    subject.learn(1, 1)
+    subject.learn(1, 1, lr=1e-3)  # not the rate that a fresh optimizer has
     assert subject.optimizer is not None
 
     def killed(*_: object) -> None:

@@ -18,7 +18,7 @@ from memexp.spec import LoRA, ShippedText, Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # transformers on itself
 
-STUDY = Study(ShippedText("everyday-targets"), exposures=1, lr=1e-3, batch_size=8)
+STUDY = Study(ShippedText("sentences-targets", first=64), exposures=1, lr=1e-3, batch_size=8)
 
 
 def subject(architecture: str = "gpt2", seed: int = 0) -> LanguageModel:

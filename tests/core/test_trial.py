@@ -14,8 +14,9 @@ import torch
 
 import memexp.trial
 from memexp.attempt import Attempt, Progress
-from memexp.core.model import LanguageModel
+from memexp.core.model import LanguageModel, load
 from memexp.core.session import Session
+from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World
 from memexp.errors import StoreError
 from memexp.plan import Trial, grow, missing
@@ -140,6 +141,24 @@ def test_a_shared_forest_equals_every_condition_trained_alone(
     assert len(together["recognition"]) == 7 * 12
     learned = {row["target_nll"] for row in together["recognition"] if row["exposures"] and row["item"] == 0}
     assert len(learned) == 5, "every trained condition has numbers of its own"
+
+
+def test_a_trajectory_is_the_cores_in_one_go(grid: Grid, store: Store) -> None:
+    """Orders by seed and exposure, one optimizer from the first to the last."""
+    (condition,) = grid((3,), seeds=(5,), dropout=0.1)
+    executed([condition], store)
+    trial = trial_of([condition])
+    lm = load(trial.base.model, condition.method, "float32", World.current())
+    session, study = Session(lm), condition.study
+    texts = trial.texts[trial.stages[0].corpus or ""].items
+    rows_ = session.encode(texts, study.block_size)
+    steps = study_exposures(lm, adamw(lm, study), study, rows_, seed=5, first=1, last=3)
+    kept = sorted(rows(store, "training"), key=lambda row: row["step"])
+    assert [(row["exposure"], row["step"], row["loss"], row["lr"], row["tokens"]) for row in kept] == [
+        (step.exposure, step.step, step.loss, step.lr, step.tokens) for step in steps
+    ]
+    nlls = [float(nll.astype("float64").mean()) for nll in session.token_nlls(rows_)]
+    assert [row["target_nll"] for row in rows(store, "recognition")] == pytest.approx(nlls, abs=1e-5)
 
 
 def test_probing_between_exposures_changes_nothing(grid: Grid, tmp_path: Path) -> None:

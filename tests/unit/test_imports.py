@@ -177,7 +177,7 @@ print(json.dumps({"status": status, "modules": sorted(names), "children": len(ch
 SWEEP = """
 from memexp import Condition, Model, Pair, Recall, Recognition, ShippedText, Study, Sweep
 
-pair = Pair(ShippedText("everyday-targets"), ShippedText("everyday-foils"))
+pair = Pair(ShippedText("sentences-targets", first=64), ShippedText("sentences-foils", first=64))
 study = Study(pair.targets, exposures=2, lr=1e-3)
 sweep = Sweep(name="local", conditions=[Condition(Model("model"), study, probes=[Recognition(pair), Recall()])])
 """

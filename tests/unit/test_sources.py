@@ -82,7 +82,7 @@ def test_order_and_duplicates_stay(tmp_path: Path) -> None:
 
 
 def test_a_shipped_list_needs_no_file() -> None:
-    assert read_texts(ShippedText("everyday-foils")).items == tuple(load_list("everyday-foils"))
+    assert read_texts(ShippedText("sentences-foils", first=64)).items == tuple(load_list("sentences-foils")[:64])
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         read_texts(TextFile(tmp_path / "missing.jsonl"))
     with pytest.raises(DataError, match=r"folder\.jsonl: is not a file$"):
         read_texts(TextFile(tmp_path / "folder.jsonl"))
-    with pytest.raises(DataError, match="no shipped list has this name; there are everyday-foils, everyday-targets"):
-        read_texts(ShippedText("everyday"))
+    with pytest.raises(
+        DataError, match="no shipped list has this name; there are sentences-foils, sentences-interference"
+    ):
+        read_texts(ShippedText("sentences"))
 
 
 def test_each_corpus_is_read_once(tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_the_twin_studies_the_foils() -> None:
 
 
 def test_a_condition_without_foils_has_no_twin() -> None:
-    other = Recognition(Pair(ShippedText("everyday-targets"), "unseen.jsonl"))
+    other = Recognition(Pair(ShippedText("sentences-targets", first=64), "unseen.jsonl"))
     for probes in ([Recall()], [other]):
         with pytest.raises(SpecError, match="needs a probe with a pair whose targets are the condition's study list"):
             counterbalanced(condition(probes=probes))
