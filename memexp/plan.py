@@ -7,13 +7,14 @@ would be computed twice with the same result.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from memexp.errors import SpecError
-from memexp.identity import NUMERICS, canonical, identity
+from memexp.identity import NUMERICS, canonical, identity, texts_identity
 from memexp.records import check_labels
 from memexp.sources import ResolvedModel, Sources, Texts
 from memexp.spec import (
@@ -198,6 +199,7 @@ def grow(
     label_types: dict[str, type] = {}
     asks: dict[tuple[str, str], Ask] = {}
     seen: set[str] = set()
+    kinds = {"recognition": "Recognition", "recall": "Recall"}
     for condition in conditions:
         model = sources.model(condition.model)
         path = _path(condition, model, _remember(forest, sources.texts(condition.study.corpus)))
@@ -212,6 +214,10 @@ def grow(
             seen.add(settings["condition_id"])
             forest.steps_unshared += sum(stage.steps for stage in path)
         for probe in condition.probes:
+            if kinds.setdefault(probe.kind, type(probe).__qualname__) != type(probe).__qualname__:
+                raise SpecError(
+                    f"{type(probe).__qualname__}.kind: {probe.kind!r} is the table of {kinds[probe.kind]}; name another"
+                )
             ask = _ask(forest, sources, condition, probe.bind(condition), settings)
             asks[ask.kind, ask.name] = ask
     forest.asks = list(asks.values())
@@ -314,7 +320,7 @@ def _ask(forest: Forest, sources: Sources, condition: Condition, probe: Probe, s
             return [content(value.targets), content(value.foils)]
         return sources.texts(value).id if _is_corpus(value) else None
 
-    probe_id = identity({"probe": canonical(probe, content)})
+    probe_id = identity({"probe": canonical(probe, content), **_source(probe)})
     return Ask(
         stage=settings["stage_id"],
         probe=probe,
@@ -324,6 +330,19 @@ def _ask(forest: Forest, sources: Sources, condition: Condition, probe: Probe, s
         labels=dict(condition.labels),
         corpora={name: texts.id for name, texts in corpora.items()},
     )
+
+
+def _source(probe: Probe) -> dict[str, str]:
+    """The hash of the class's source, for probes that do not come with memexp: who edits one wants new numbers.
+
+    What the class calls elsewhere is not seen. memexp's own probes change their numbers with `NUMERICS` only.
+    """
+    if type(probe).__module__.partition(".")[0] == "memexp":
+        return {}
+    try:
+        return {"source": texts_identity([inspect.getsource(type(probe))])}
+    except (OSError, TypeError):  # typed into an interpreter that keeps no source
+        return {}
 
 
 def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus]]:

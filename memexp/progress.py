@@ -13,7 +13,6 @@ from rich.progress import (
     MofNCompleteColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import (
     Progress as Bars,
@@ -40,20 +39,20 @@ class Display:
         self.conditions, self.steps = len(self.open), steps
         self.complete = self.made = 0
         self.console = console
-        self.began = self.last = time.monotonic()
+        self.last = time.monotonic()
+        self.first: tuple[float, int] | None = None  # when work was first seen, and how much of it
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             disable=not console.is_terminal,
         )
         self.rows = [
-            self.bars.add_task("conditions", total=self.conditions),
-            self.bars.add_task("steps", total=steps or 1),
+            self.bars.add_task("conditions", total=self.conditions, left=""),
+            self.bars.add_task("steps", total=steps or 1, left=""),
         ]
 
     def __enter__(self) -> Display:
@@ -74,16 +73,21 @@ class Display:
                 self.complete += self.open[condition] == 0
         self.made += progress.steps
         self.bars.update(self.rows[0], completed=self.complete)
-        self.bars.update(self.rows[1], completed=min(self.made, self.steps) if self.steps else 1)
         now = time.monotonic()
+        left = self._left(now)
+        self.bars.update(self.rows[1], completed=min(self.made, self.steps) if self.steps else 1, left=left)
         if not self.console.is_terminal and now - self.last > PLAIN_EVERY:
             self.last = now
             line = f"{self.complete} of {self.conditions} conditions, {self.made} of {self.steps} steps"
-            self.console.print(f"{line}, {self._left(now)}", highlight=False, soft_wrap=True)
+            self.console.print(f"{line}, {left}", highlight=False, soft_wrap=True)
 
     def _left(self, now: float) -> str:
-        share = self.made / self.steps if self.steps else self.complete / self.conditions
-        if not share:
-            return "time left unknown"
-        seconds = (now - self.began) * (1 - min(share, 1.0)) / share
+        """Time left at the pace since the first sign of work: before it, the cluster and torch were starting."""
+        done, whole = (self.made, self.steps) if self.steps else (self.complete, self.conditions)
+        if self.first is None:
+            self.first = (now, done)
+        since, before = self.first
+        if done - before < whole / 20:
+            return "time left not known yet"
+        seconds = (now - since) * max(0, whole - done) / (done - before)
         return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"

@@ -98,6 +98,13 @@ def _first_complaint(cls: type, error: ValidationError) -> str:
         return f"{where} is required"
     given = problem.get("input")
     shown = repr(given)
+    choices = [p["ctx"] for p in problems if p["loc"][:1] == (first,) and "class_name" in p.get("ctx", {})]
+    if choices:
+        message = "must be " + " or ".join(dict.fromkeys(f"{choice['class_name']}(...)" for choice in choices))
+    elif problem["type"] == "tuple_type":
+        message = "must be a list"
+    elif problem["type"] == "too_short":
+        message = "must not be empty"
     if dataclasses.is_dataclass(given) or isinstance(given, Mapping) or len(shown) > 60:
         return f"{where}: {message}"
     return f"{where}: {message}, got {shown}"
@@ -436,7 +443,8 @@ class Condition:
             raise SpecError("Condition.probes is empty: without a probe there is nothing to measure")
         for probe in self.probes:
             if not isinstance(probe, Probe) or not dataclasses.is_dataclass(probe):
-                raise SpecError(f"Condition.probes: {probe!r} is not a probe such as Recall()")
+                hint = "its class needs @spec" if isinstance(probe, Probe) else "give probes such as Recall()"
+                raise SpecError(f"Condition.probes: {probe!r} is no probe; {hint}")
             kind = getattr(probe, "kind", "")
             if not _NAME.fullmatch(kind) or kind in ("training", "stages", "sweeps"):
                 raise SpecError(f"{type(probe).__name__}.kind: {kind!r} cannot name a table of results")

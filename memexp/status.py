@@ -11,7 +11,7 @@ from rich.console import Console
 
 from memexp.store import Store
 
-__all__ = ["print_status"]
+__all__ = ["latest_manifests", "print_status"]
 
 SILENT_AFTER = 60.0
 """Seconds after which a sweep without a sign of life is taken for dead."""
@@ -20,8 +20,8 @@ SILENT_AFTER = 60.0
 def print_status(store: Store) -> int:
     """Print a line per sweep and the reasons of its failures; 0 if every sweep is complete, else 1."""
     console = Console(markup=False, highlight=False, soft_wrap=True)  # paths and reasons stay as they are
-    wanted = store.scan("sweeps")
-    if wanted is None:
+    sweeps = latest_manifests(store)
+    if not sweeps:
         console.print(f"{store.location} holds no sweep")
         return 0
     have = {kind: store.names(kind) for kind in store.kinds()}
@@ -29,10 +29,7 @@ def print_status(store: Store) -> int:
     ends = _last_attempts(attempts.to_pylist() if attempts is not None else [])
     running = _running(store)
     whole = True
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in wanted.to_pylist():
-        rows.setdefault(row["sweep"], []).append(row)
-    for sweep, asks in sorted(rows.items()):
+    for sweep, asks in sorted(sweeps.items()):
         lacking = [ask for ask in asks if ask["name"] not in have.get(ask["kind"], set())]
         conditions = {ask["condition_id"] for ask in asks}
         open_conditions = {ask["condition_id"] for ask in lacking}
@@ -44,6 +41,18 @@ def print_status(store: Store) -> int:
         for (status, error), count in _reasons(ends, sweep, {ask["stage_id"] for ask in lacking}).most_common(10):
             console.print(f"  {count} {status}: {error}")
     return 0 if whole else 1
+
+
+def latest_manifests(store: Store) -> dict[str, list[dict[str, Any]]]:
+    """The rows of ``sweeps/`` by name of the sweep: those it was last started with, since scripts get edited."""
+    table = store.scan("sweeps")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(table.to_pylist() if table is not None else [], key=lambda row: row["started"]):
+        rows = found.setdefault(row["sweep"], [])
+        if rows and rows[0]["started"] != row["started"]:
+            rows.clear()
+        rows.append(row)
+    return found
 
 
 def _last_attempts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

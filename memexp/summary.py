@@ -23,8 +23,8 @@ MOST_FILES = 2_000
 MOST_ROWS = 30
 
 
-def print_summary(store: Store, forest: Forest, console: Console) -> None:
-    """Print the sweep's means, and the query that gives them. Prints nothing for sweeps too large for a terminal."""
+def print_summary(store: Store, sweep: str, forest: Forest, console: Console) -> None:
+    """Print the means of `sweep` and the query that gives them, or nothing where a terminal could not hold them."""
     kinds = [kind for kind in MEASURES if any(ask.kind == kind for ask in forest.asks)]
     if not kinds or len(forest.asks) > MOST_FILES:
         return
@@ -50,7 +50,10 @@ def print_summary(store: Store, forest: Forest, console: Console) -> None:
         console.print(table)
     columns = ", ".join([*varied, "exposures"])
     source = f"read_parquet('{store.path(kinds[0])}', union_by_name=true)"
-    query = f"SELECT {columns}, {MEASURES[kinds[0]][1]} AS {kinds[0]} FROM {source} GROUP BY ALL ORDER BY ALL"
+    others = any(not name.startswith(f"{sweep}-") for name in store.names("sweeps"))
+    its = f"(SELECT condition_id FROM read_parquet('{store.path('sweeps')}') WHERE sweep = '{sweep}')"
+    where = f" WHERE condition_id IN {its}" if others else ""
+    query = f"SELECT {columns}, {MEASURES[kinds[0]][1]} AS {kinds[0]} FROM {source}{where} GROUP BY ALL ORDER BY ALL"
     console.print("\nOne row per item is in the store. For more, in DuckDB:", highlight=False, soft_wrap=True)
     console.print(f"  {query}\n", highlight=False, markup=False, soft_wrap=True)
 

@@ -33,12 +33,13 @@ from rich.console import Console
 from memexp import plan as planning
 from memexp.attempt import Attempt, stage_row
 from memexp.errors import MemexpError
-from memexp.identity import NUMERICS, identity
+from memexp.identity import NUMERICS
 from memexp.inspection import check_models, memory_per_worker, sizes
 from memexp.plan import Ask, Forest, Missing, Trial
 from memexp.progress import Display
 from memexp.records import MADE_WITH, STAGES, SWEEPS, rows_for
 from memexp.spec import Condition, Model, Name, Resources, spec
+from memexp.status import latest_manifests
 from memexp.store import Store
 from memexp.summary import print_summary
 
@@ -173,18 +174,20 @@ class Sweep:
         Raises:
             MemexpError: the sweep could not be started, or its store could not be written.
         """
+        results = console or Console()  # tables are the answer; what happens on the way goes to stderr
         console = console or Console(stderr=True)
         place = Store(store or default_store())
         place.check_writable()
         forest = self.grow()
         missing = planning.missing(forest, place, retry_diverged)
         _copy(missing, place)
-        self._record(forest, place)
         _say(
             console,
             f"{self.name}: {_complete(forest, missing)} of {forest.conditions} conditions are in {place.location}",
         )
-        if missing.asks:
+        if not missing.asks:
+            self._record(forest, place)
+        else:
             attempt = Attempt(self.name, uuid.uuid4().hex[:12], _commit())
             try:
                 with _heartbeat(place, attempt, len(missing.asks)):
@@ -193,6 +196,7 @@ class Sweep:
                 done = _complete(forest, planning.missing(forest, place))
                 _say(console, f"stopped: {done} of {forest.conditions} conditions complete; the same command goes on")
                 raise
+        print_summary(place, self.name, forest, results)
         return self._conclude(forest, place, console)
 
     def _execute(
@@ -204,6 +208,7 @@ class Sweep:
 
         needs = {forest.resources[forest.path(ask.stage)[0].id] for ask in missing.asks}
         with connected(address, needs, store) as cluster:
+            self._record(forest, store)
             trials = planning.bundle(forest, missing.asks, cluster.slots)
             steps = sum(trial.steps for trial in trials)
             _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(missing.asks)} results")
@@ -212,9 +217,12 @@ class Sweep:
         _record_lost(trials, outcome, store, attempt)
         for line in [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]:
             _say(console, line, "red")
+        if outcome.failures:
+            _say(console, "tracebacks: memexp query \"SELECT error FROM stages WHERE status = 'failed'\"")
 
     def _record(self, forest: Forest, store: Store) -> None:
-        """Say in ``sweeps/`` which files hold this sweep's results, once for each set of conditions."""
+        """Say in ``sweeps/`` which files hold this sweep's results, unless that is what it said last."""
+        now = datetime.now(UTC)
         rows = [
             {
                 "sweep": self.name,
@@ -223,13 +231,13 @@ class Sweep:
                 "condition_id": ask.condition_id,
                 "stage_id": ask.stage,
                 "probe_id": ask.probe_id,
-                "started": datetime.now(UTC),
+                "started": now,
             }
             for ask in forest.asks
         ]
-        what = identity(sorted(f"{ask.kind}/{ask.name}" for ask in forest.asks))
-        name = f"{self.name}-{what}"
-        if not store.exists("sweeps", name):
+        said = latest_manifests(store).get(self.name, [])
+        if {(row["kind"], row["name"]) for row in rows} != {(row["kind"], row["name"]) for row in said}:
+            name = f"{self.name}-{uuid.uuid4().hex[:12]}"
             store.commit("sweeps", name, pa.Table.from_pylist(rows, schema=SWEEPS))
 
     def _conclude(self, forest: Forest, store: Store, console: Console) -> bool:
@@ -237,7 +245,6 @@ class Sweep:
         left = planning.missing(forest, store)
         lacking = {ask.condition_id for ask in _open(left)}
         diverged = {ask.condition_id for ask in left.diverged}
-        print_summary(store, forest, console)
         line = f"{forest.conditions - len(lacking)} of {forest.conditions} conditions complete"
         if diverged:
             line += f", {len(diverged)} diverged (an outcome; --retry-diverged repeats them)"

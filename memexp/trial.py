@@ -6,8 +6,10 @@ Knows neither Ray nor where it is: the same `execute` runs in a test, in a Tune 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -225,7 +227,7 @@ class _Walk:
         if self.world.blames_peer(error):
             raise error
         status = "diverged" if isinstance(error, Diverged) else "failed"
-        text = what + (str(error) if isinstance(error, MemexpError) else f"{type(error).__name__}: {error}")
+        text = what + (str(error) if isinstance(error, MemexpError) else _told(error))
         self._note(stage, status, began, error=text)
         self.failures.append(f"{stage.model.name}, {stage.kind} {stage.id} {status}: {text.strip().splitlines()[0]}")
         if self.world.size > 1 and status == "failed":
@@ -235,7 +237,9 @@ class _Walk:
     def _skip(self, stage: Stage) -> None:
         """Record that the descendants of a failed stage were not reached."""
         for child in self.children.get(stage.id, []):
-            self.rows.append(stage_row(child, self.attempt, self.made_with, "skipped", f"stage {stage.id} failed"))
+            self.rows.append(
+                stage_row(child, self.attempt, self.made_with, "skipped", f"stage {stage.id} did not complete")
+            )
             self._skip(child)
 
     def _note(
@@ -265,6 +269,14 @@ def _made_with(world: World, trial: Trial) -> dict[str, Any]:
         "threads": trial.resources.threads,
         "workers": world.size,
     }
+
+
+def _told(error: Exception) -> str:
+    """A line with what happened and where, then the traceback."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    first = (str(error).splitlines() or [""])[0]
+    line = f"{type(error).__name__}: {first} ({Path(where.filename).name}, line {where.lineno})"
+    return f"{line}\n{''.join(traceback.format_exception(error))}"
 
 
 def _training(stage: Stage, trial: Trial, steps: Sequence[Step]) -> pa.Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ DRIVERS = 1_000
 
 BOOTSTRAPPED = "~/ray_bootstrap_config.yaml"
 """What ``ray up`` leaves on a head node."""
+
+MOUNTS = "/proc/mounts"
 
 # File systems that every node of a cluster sees alike; anything else is taken for a node's own disk.
 SHARED_FILE_SYSTEMS = (
@@ -133,6 +136,13 @@ def _init(address: str, sharded: bool) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     # Threads that spin while they wait cost other trials on the same cores up to four times their speed.
     environment = {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}}
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        # Ray itself would knock for minutes where nobody answers.
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise ClusterError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
     try:
         if address == "local":
             # Where Tune may stop a nested Train trial its cleaner asks the dashboard; without one the next trial hangs.
@@ -176,7 +186,7 @@ def _is_shared(path: Path) -> bool:
     path = path.resolve()
     found, best = "", -1
     try:
-        table = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+        table = Path(MOUNTS).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
     for line in table.splitlines():

@@ -102,7 +102,8 @@ def _recorded(store: Store, attempt: Attempt) -> dict[str, str]:
         if attempt.id in name:
             for row in store.read("stages", name).to_pylist():
                 if row["status"] == "failed":
-                    found[row["stage_id"]] = f"{row['model']}, {row['kind']} {row['stage_id']} failed: {row['error']}"
+                    why = row["error"].splitlines()[0]
+                    found[row["stage_id"]] = f"{row['model']}, {row['kind']} {row['stage_id']} failed: {why}"
     return found
 
 

@@ -9,9 +9,10 @@ given tokens and logits of the next one. Being the root of the sharding it gathe
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from memexp.core.world import World
 from memexp.errors import ModelError, SpecError
@@ -149,6 +151,15 @@ def _head_is_plain(lm: PreTrainedModel) -> bool:
     return torch.equal(plain, lm(input_ids=ids, use_cache=False).logits)
 
 
+@torch.no_grad()
+def _refuse_two_way_attention(lm: PreTrainedModel, name: str) -> None:
+    """A model that sees later tokens would score them with their own answer at hand."""
+    lm.eval()
+    first, second = (lm(input_ids=torch.tensor([[0, last]]), use_cache=False).logits[0, 0] for last in (0, 1))
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+        raise ModelError(f"model {name!r} is not causal: its predictions depend on the tokens that come after")
+
+
 def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) -> LanguageModel:
     """The model in float32 with its tokenizer, ready to learn by `method`, on the world's device.
 
@@ -167,6 +178,7 @@ def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) ->
     lm.config.use_cache = False
     if isinstance(method, LoRA):
         lm = _with_adapter(lm, method)
+    _refuse_two_way_attention(lm, model.name)
     if world.size == 1:
         lm.to(device=world.device)  # type: ignore[call-arg] # the decorator around it loses the keyword
     wrapped = LanguageModel(lm, tokenizer, world, dtype)
@@ -226,10 +238,18 @@ def random_config(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> P
         name: value for name, value in model.config.items() if name not in ("architectures", "dtype", "torch_dtype")
     }
     model_type = given.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        near = _near(model_type, CONFIG_MAPPING)
+        raise ModelError(f"model {model.name!r}: transformers does not know model_type {model_type!r}{near}")
     try:
+        known = {*CONFIG_MAPPING[model_type]().to_dict(), *CONFIG_MAPPING[model_type].attribute_map}
         config: PreTrainedConfig = AutoConfig.for_model(model_type, **given)
     except REFUSALS as error:
         raise ModelError(f"model {model.name!r}: {_one_line(error)}") from error
+    for name in given:
+        # transformers keeps any name it is given; one that is nearly right would silently leave a default in place.
+        if name not in known and (near := _near(name, known)):
+            raise ModelError(f"model {model.name!r}: {model_type} has no setting {name!r}{near}")
     if config.vocab_size < len(tokenizer):
         raise ModelError(
             f"model {model.name!r}: vocab_size {config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens"
@@ -326,6 +346,11 @@ def _is_dropout(module: nn.Module, name: str) -> bool:
     named = name == "p" if isinstance(module, nn.Dropout) else ("dropout" in name or "pdrop" in name)
     value = getattr(module, name)  # an integer where a config says 0
     return named and isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.85)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from memexp.errors import DataError, MemexpError, ModelError
 
-__all__ = ["hub_dataset", "hub_file", "resolve_commit"]
+__all__ = ["hub_dataset", "hub_file", "network_error", "resolve_commit"]
 
 Kind = Literal["model", "dataset"]
 
@@ -27,7 +27,7 @@ def resolve_commit(repo: str, revision: str | None, kind: Kind) -> str | None:
         return revision
     cached = _cached_commit(repo, revision or "main", kind)
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     failure: type[MemexpError] = ModelError if kind == "model" else DataError
     if constants.HF_HUB_OFFLINE:
@@ -41,7 +41,7 @@ def resolve_commit(repo: str, revision: str | None, kind: Kind) -> str | None:
         commit = info(repo, revision=revision, timeout=10).sha
     except HFValidationError as error:
         raise failure(_unknown(repo, revision, kind, str(error).splitlines()[0])) from error
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (network_error(), OfflineModeIsEnabled, OSError) as error:
         # No answer from the hub: what the cache calls by this revision is what from_pretrained would take as well.
         status = getattr(getattr(error, "response", None), "status_code", None)
         if cached is None or status in (401, 403, 404):
@@ -56,7 +56,7 @@ def hub_file(repo: str, name: str, commit: str | None) -> Path | None:
     if commit is None:
         return folder / name if (folder / name).is_file() else None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, name, revision=commit))
@@ -64,7 +64,7 @@ def hub_file(repo: str, name: str, commit: str | None) -> Path | None:
         return None
     except EntryNotFoundError:
         return None
-    except (HfHubHTTPError, OSError) as error:
+    except (network_error(), OSError) as error:
         raise ModelError(f"model {repo!r}: {name} cannot be fetched: {str(error).splitlines()[0][:200]}") from error
 
 
@@ -94,6 +94,13 @@ def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:
         return ref.read_text(encoding="ascii").strip() or None
     except (OSError, ValueError):
         return None
+
+
+def network_error() -> type[Exception]:
+    """What the hub's client raises where the hub does not answer: the base error of its HTTP library."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
 
 
 def _unknown(repo: str, revision: str | None, kind: Kind, why: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from memexp.cache import recall_answer, remember_answer
 from memexp.errors import ModelError
 from memexp.identity import identity
-from memexp.sources.hub import hub_file, resolve_commit
+from memexp.sources.hub import hub_file, network_error, resolve_commit
 from memexp.sources.texts import Texts
 from memexp.spec import Model, TrainedTokenizer
 
@@ -190,7 +190,7 @@ def parameters_from_headers(model: ResolvedModel) -> int | None:
         files = sorted(model.folder.glob("model*.safetensors"))  # not another format's copy beside them
         return sum(_count(_header(file)) for file in files) if files else None
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled
+    from huggingface_hub.errors import NotASafetensorsRepoError, OfflineModeIsEnabled
 
     cached = try_to_load_from_cache(model.source, "model.safetensors", revision=model.commit)
     if isinstance(cached, str):
@@ -199,7 +199,7 @@ def parameters_from_headers(model: ResolvedModel) -> int | None:
         return None
     try:
         counts = HfApi().get_safetensors_metadata(model.source, revision=model.commit).parameter_count
-    except (HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled, OSError):
+    except (network_error(), NotASafetensorsRepoError, OfflineModeIsEnabled, OSError):
         return None
     return sum(counts.values())
 

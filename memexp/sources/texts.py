@@ -74,7 +74,7 @@ def _read_file(path: Path, field: str | None) -> list[str]:
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     try:
         if suffix == ".txt":
-            return [line.strip() for _, line in _lines(path) if line.strip()]
+            return _read_lines(path)
         return readers[suffix](path, field)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
@@ -90,6 +90,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise DataError(
                     f"{path}, line {number}: not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x})"
                 ) from None
+
+
+def _read_lines(path: Path) -> list[str]:
+    """One text a line. A blank line within would shift everything after it against a list matched by index."""
+    lines = [(number, line.strip()) for number, line in _lines(path)]
+    while lines and not lines[-1][1]:
+        lines.pop()
+    for number, line in lines:
+        if not line:
+            raise DataError(f"{path}, line {number}: is empty")
+    return [line for _, line in lines]
 
 
 def _read_json_lines(path: Path, field: str | None) -> list[str]:
@@ -111,6 +122,9 @@ def _read_csv(path: Path, field: str | None) -> list[str]:
     reader = csv.DictReader((line for _, line in _lines(path)), strict=True)
     rows: list[tuple[int, dict[str, Any]]] = []
     try:
+        names = reader.fieldnames or []
+        if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+            raise DataError(f"{path}, line 1: columns are separated by ',', and this header has none: {names[0]!r}")
         for row in reader:
             if None in row:  # an unquoted comma would cut the text short
                 raise DataError(f"{path}, line {reader.line_num}: more values than columns; quote texts with commas")

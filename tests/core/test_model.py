@@ -441,3 +441,20 @@ def test_an_adapters_dropout_is_its_own() -> None:
 def test_a_model_is_handed_over_in_evaluation_mode() -> None:
     lm = language_model("gpt2")  # whose config drops
     assert not any(module.training for module in lm.modules())
+
+
+def drawn(**config: Any) -> LanguageModel:
+    model = Model("drawn", tokenizer=TOKENIZER, init=RandomInit(config))
+    return load(Sources().model(model), Full(), "float32", World.current())
+
+
+def test_a_setting_that_is_nearly_right_is_refused() -> None:
+    with pytest.raises(ModelError, match="gpt2 has no setting 'n_layers'; did you mean 'n_layer'"):
+        drawn(model_type="gpt2", n_layers=2, n_embd=32, n_head=2)
+    with pytest.raises(ModelError, match="did you mean 'gpt2'"):
+        drawn(model_type="gpt22")
+
+
+def test_a_model_that_sees_later_tokens_is_refused() -> None:
+    with pytest.raises(ModelError, match="is not causal"):
+        drawn(model_type="bert", hidden_size=32, num_hidden_layers=2, num_attention_heads=2)

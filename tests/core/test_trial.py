@@ -317,7 +317,7 @@ def test_a_probe_that_fails_costs_its_own_rows_only(grid: Grid, tmp_path: Path, 
     failed = rows(broken, "stages", status="failed")
     assert len(failed) == 3 and all(row["error"].startswith("broken: ") for row in failed)
     if fault == "raises":
-        assert failed[0]["error"] == "broken: RuntimeError: no such\nthing"
+        assert failed[0]["error"].startswith("broken: RuntimeError: no such")
     assert broken.names("broken") == set()
     assert executed(grid((0, 1, 2)), whole) == []
     for kind in ("recognition", "recall", "training"):
@@ -358,7 +358,7 @@ def test_a_stage_that_crashes_is_recorded_and_leaves_nothing_behind(
 
     monkeypatch.setattr(LanguageModel, "nll", out_of_memory)
     failures = executed(grid((1, 2), lrs=(1e-2, 3e-3)), store)
-    assert [line.split(": ", 1)[1] for line in failures] == ["RuntimeError: out of memory"]
+    assert len(failures) == 1 and "failed: RuntimeError: out of memory" in failures[0]
     assert statuses(store) == {"complete": 1 + 2, "failed": 1, "skipped": 1}
     assert executed(grid((1, 2)), alone) == []
     assert rows(store, "recall") == rows(alone, "recall")

@@ -247,7 +247,7 @@ NOW = datetime.now(UTC)
 LONG = "the loss is nan at step 3" + 20 * " and so on"
 
 
-def wanted(store: Store, sweep: str, stages: str) -> None:
+def wanted(store: Store, sweep: str, stages: str, started: datetime = NOW) -> None:
     """A sweep with a condition for each letter of `stages`, which names the stage it ends at."""
     rows = [
         {
@@ -257,7 +257,7 @@ def wanted(store: Store, sweep: str, stages: str) -> None:
             "condition_id": f"{sweep}-{stage}",
             "stage_id": stage,
             "probe_id": "probe",
-            "started": NOW,
+            "started": started,
         }
         for stage in stages
     ]
@@ -319,6 +319,14 @@ def test_status_forgets_what_has_been_mended(memexp: Command) -> None:
     wanted(store, "part", "a")
     attempt(store, "one", ("a", None, "failed", "no space left"), ("a", None, "complete", None))
     assert memexp("status")[1] == "part: 0 of 1 conditions complete\n"  # its file was deleted since
+
+
+def test_status_asks_for_what_the_sweep_was_last_started_with(memexp: Command) -> None:
+    store = Store("results")
+    wanted(store, "edited", "ab", started=NOW - timedelta(hours=1))
+    wanted(store, "edited", "c")
+    store.commit("recognition", "c-probe-edited", results())
+    assert memexp("status") == (0, "edited: 1 of 1 conditions complete\n", "")
 
 
 def test_status_shows_what_is_being_executed(memexp: Command) -> None:

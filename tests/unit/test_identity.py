@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 from collections.abc import Sequence
@@ -149,10 +150,32 @@ def test_a_probe_with_one_more_field_keeps_its_identity(pair: Pair) -> None:
         beams: int = 1
         tags: tuple[str, ...] = ()
 
-    Longer.__name__ = "Recall"
+    # as memexp itself would add a field
+    Longer.__name__, Longer.__qualname__, Longer.__module__ = "Recall", "Recall", Recall.__module__
     plain, longer, other = (ids(condition(pair, probes=[probe])) for probe in (Recall(), Longer(), Longer(beams=4)))
     assert plain == longer
     assert plain["probes"] != other["probes"] and plain["stages"] == other["stages"]
+
+
+def test_who_edits_a_probe_of_his_own_gets_new_numbers(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+from memexp.probes import Recall
+from memexp.spec import spec
+
+@spec
+class Mine(Recall):
+    kind = "mine"
+    def measure(self, session, texts):
+        return {}
+"""
+    found = []
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, value in enumerate(("1", "1", "2")):
+        (tmp_path / f"mine{number}.py").write_text(source.format(value))
+        found.append(ids(condition(pair, probes=[importlib.import_module(f"mine{number}").Mine()]))["probes"])
+    assert found[0] == found[1] != found[2]
 
 
 def test_defaults_made_by_a_factory_are_left_out(pair: Pair) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
-import duckdb
 import pandas
-import polars
 import pyarrow as pa
 import pytest
 
-from memexp import Store, Sweep
+from memexp import Probe, Store, Sweep, TextFile
 from memexp.records import MADE_WITH, RECALL, RECOGNITION, SETTINGS, rows_for
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +26,14 @@ def test_its_sweep_is_one() -> None:
     assert len(sweep.conditions) == 2 * 4 * 3 * 3
 
 
+def test_its_probe_is_one(targets: TextFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "readme_probe.py").write_text(PYTHON[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    probe = importlib.import_module("readme_probe").Surprise(corpus=targets)
+    assert isinstance(probe, Probe)
+    assert probe.schema().names == ["item", "highest"]
+
+
 def test_its_queries_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -37,14 +44,15 @@ def test_its_queries_answer(
             settings = {field.name: None for field in SETTINGS} | {"model": "gpt2"}
             made_with = {field.name: None for field in MADE_WITH}
             Store("results").commit(kind, name, rows_for(items, settings, labels, made_with))
-    module: dict[str, object] = {"duckdb": duckdb, "pandas": pandas, "polars": polars}
-    for line in PYTHON[1].replace("(\n", "(").split("\n\n"):
-        exec(line, module)
+    module: dict[str, object] = {}
+    exec(PYTHON[2], module)
     assert "1.0" in capsys.readouterr().out
-    scan = re.search(r"^polars\..*$", PYTHON[1], re.MULTILINE)
+    scan = re.search(r"^polars\..*$", PYTHON[2], re.MULTILINE)
     assert scan is not None
     assert eval(scan[0], module).collect().height == 2
-    assert len(pandas.read_parquet("results/recall")) == 2
+    recall = module["recall"]
+    assert isinstance(recall, pandas.DataFrame)
+    assert {"list", "experiment"} <= set(recall.columns)
 
 
 def test_what_it_names_exists() -> None:

@@ -58,7 +58,7 @@ GOOD = {
     "list.json": jsonl(text=TEXTS, source=("a", "b", "c")),
     "list.csv": 'n,sent\n1,The cat sat.\n2,"A ""dog"", ran."\n\n3,Grüße aus Köln.\n',
     "windows.csv": '\ufeffsent\r\nThe cat sat.\r\n"A ""dog"", ran."\r\nGrüße aus Köln.\r\n',
-    "list.txt": '\ufeffThe cat sat.\r\n\n  A "dog", ran. \nGrüße aus Köln.',
+    "list.txt": '\ufeffThe cat sat.\r\n  A "dog", ran. \nGrüße aus Köln.\n\n',
 }
 
 
@@ -482,3 +482,28 @@ def test_offline_a_dataset_is_read_at_the_commit_its_revision_stands_for(
         read = read_texts(HubText("someone/lists", revision=revision))
         assert read.items == (text,)
         assert read.name == f"someone/lists/train@{commit}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("list.txt", "The cat sat.\n\nThe dog ran.\n", "list.txt, line 2: is empty"),
+        ("list.csv", "sent;id\nThe cat sat.;1\n", "list.csv, line 1: columns are separated by ','"),
+    ],
+)
+def test_what_would_shift_or_swallow_texts_is_refused(tmp_path: Path, name: str, content: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        read_texts(TextFile(write(tmp_path / name, content)))
+
+
+@pytest.mark.parametrize("description", [Model("someone/model"), HubText("someone/lists")])
+def test_a_hub_that_does_not_answer_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, description: Model | HubText
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(MemexpError, match="neither a local folder nor to be found on the hub") as error:
+        Sources().model(description) if isinstance(description, Model) else read_texts(description)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,78 @@
+"""What a cluster could hold, and what it could never, known before anything is started on it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from memexp import ClusterError, Resources, Store
+from memexp.cluster import connect
+from memexp.cluster.connect import DRIVER, Cluster, connected
+
+LAPTOP = Cluster(nodes=({"CPU": 2.0, DRIVER: 1000.0},))
+HEAD_ONLY = {
+    "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0, DRIVER: 1000}, "max_workers": 0},
+        "gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 8},
+    },
+}
+
+
+def test_slots_count_trials_side_by_side() -> None:
+    assert LAPTOP.slots(Resources()) == 2
+    assert LAPTOP.slots(Resources(cpus=2)) == 1
+    assert LAPTOP.slots(Resources(cpus=0.5)) == 4
+    assert LAPTOP.slots(Resources(workers=2)) == 1
+
+
+def test_what_can_never_start_is_refused() -> None:
+    LAPTOP.check(Resources(workers=2))
+    with pytest.raises(ClusterError, match="needs 3 CPUs and the cluster can reach 2"):
+        LAPTOP.check(Resources(workers=3))
+    with pytest.raises(ClusterError, match="needs 1 GPUs and the cluster can reach 0"):
+        LAPTOP.check(Resources(gpus=1))
+    two_small = Cluster(nodes=({"CPU": 1.0}, {"CPU": 1.0}))
+    with pytest.raises(ClusterError, match="fits on no node"):
+        two_small.check(Resources(cpus=2))
+    with pytest.raises(ClusterError, match="--resources"):
+        two_small.check(Resources(workers=2))
+
+
+def test_nodes_that_the_autoscaler_may_start_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    file.write_text(json.dumps(HEAD_ONLY))
+    monkeypatch.setattr(connect, "BOOTSTRAPPED", str(file))
+    cluster = Cluster(({"CPU": 0.0, DRIVER: 1000.0},), *connect._autoscaled())
+    assert cluster.spans_machines
+    assert cluster.slots(Resources(gpus=1)) == 8
+    cluster.check(Resources(workers=8, cpus=4, gpus=1))
+    with pytest.raises(ClusterError, match="needs 9 GPUs and the cluster can reach 8"):
+        cluster.check(Resources(workers=9, gpus=1))
+    with pytest.raises(ClusterError, match="fits on no node"):
+        cluster.check(Resources(cpus=8))
+    file.write_text("available_node_types: 3")
+    with pytest.raises(ClusterError, match="not a cluster configuration"):
+        connect._autoscaled()
+
+
+def test_an_address_where_nobody_answers_is_refused_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"),
+        connected("127.0.0.1:9", [Resources()], Store(tmp_path)),
+    ):
+        pass
+    assert time.monotonic() - began < 15
+
+
+def test_a_disk_is_shared_if_its_file_system_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not connect._is_shared(tmp_path)
+    mounts = f"disk / ext4 rw 0 0\nserver:/export {tmp_path}/shared nfs4 rw 0 0\n"
+    (tmp_path / "mounts").write_text(mounts)
+    monkeypatch.setattr(connect, "MOUNTS", str(tmp_path / "mounts"))
+    assert connect._is_shared(tmp_path / "shared" / "results")
+    assert not connect._is_shared(tmp_path / "results")
