@@ -1,0 +1,402 @@
+"""Two gloo ranks that share one model (FSDP2) find what one process finds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from core.small import FOILS, NO_DROPOUT, PEAKED, TARGETS, language_model, varied
+from dist.ranks import on_ranks
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW
+
+import memexp.trial
+from memexp.attempt import Attempt
+from memexp.core import snapshot
+from memexp.core.data import Row, encode, groups, order, right_padded
+from memexp.core.model import LanguageModel
+from memexp.core.scoring import RECALL_ROWS, complete_greedily, token_nlls
+from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS, adamw, study_exposures
+from memexp.core.world import World
+from memexp.plan import Trial, grow
+from memexp.probes import Recall, Recognition
+from memexp.spec import Condition, Full, LoRA, Model, Pair, Resources, ShippedText, Study
+from memexp.store import Store
+from memexp.trial import execute
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:fan_in_fan_out",  # peft sets it right by itself
+    "ignore:.*is_gradient_checkpointing",  # transformers on itself
+    "ignore:torch.distributed is disabled",  # which is what a single process wants
+)
+
+CASES: dict[str, tuple[str, Full | LoRA]] = {
+    "gpt2-full": ("gpt2", Full()),
+    "gpt2-lora": ("gpt2", LoRA(r=4)),
+    "llama-full": ("llama", Full()),
+    "llama-lora": ("llama", LoRA(r=4)),
+}
+BATCHES = (8, 3, 1)
+CLIP = 0.3
+STUDY = Study(ShippedText("sentences-targets", first=64), exposures=2, lr=3e-3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As every rank has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def subject(case: str, spread: float = 0.1) -> LanguageModel:
+    architecture, method = CASES[case]
+    return language_model(architecture, method, initializer_range=spread, **NO_DROPOUT[architecture])
+
+
+def scored(lm: LanguageModel) -> list[Row]:
+    """An odd number of texts, some too short to be scored."""
+    return [[5], *encode(lm.tokenizer, [*varied(30), *TARGETS[:10]], 64), [], [7, 8]]
+
+
+def cues(lm: LanguageModel) -> tuple[list[Row], list[int]]:
+    rows = [row for row in encode(lm.tokenizer, varied(29), 64) if len(row) > 1]
+    return [row[: len(row) // 2] for row in rows], [len(row) - len(row) // 2 for row in rows]
+
+
+def studied(lm: LanguageModel, batch: int) -> list[Row]:
+    """Ten batches, with texts of one token among them."""
+    rows = encode(lm.tokenizer, [*TARGETS, *FOILS], 64)[: 10 * batch]
+    return [[9] if batch > 1 and i % 7 == 6 else row for i, row in enumerate(rows)]
+
+
+# Scoring and training
+
+
+@dataclasses.dataclass
+class Found:
+    """What the ranks of one world find for a case."""
+
+    sharded: bool
+    nlls: list[list[float]]
+    few: list[list[float]]
+    completions: list[list[int]]
+    losses: dict[int, list[float]]
+    tokens: dict[int, list[int]]
+    proportional: dict[float | None, list[float]]
+
+
+def completed(lm: LanguageModel) -> list[list[int]]:
+    """In an odd number of batches: in the last round one rank is left without."""
+    with mock.patch.dict(RECALL_ROWS, cpu=10):
+        return complete_greedily(lm, *cues(lm))
+
+
+def proportional(case: str, clip_norm: float | None) -> list[float]:
+    """Losses where a step is proportional to the gradient: Adam itself forgives a gradient of the wrong length."""
+    lm = subject(case)
+    study = dataclasses.replace(STUDY, batch_size=3, lr=0.5, clip_norm=clip_norm)
+    optimizer = adamw(lm, study)
+    for settings in optimizer.param_groups:
+        settings["eps"] = 1.0
+    return [s.loss for s in study_exposures(lm, optimizer, study, studied(lm, 3), 0, 1, 2) if s.loss is not None]
+
+
+def found(case: str) -> Found:
+    lm = subject(case, PEAKED)
+    rows = scored(lm)
+    losses, tokens = {}, {}
+    for batch in BATCHES:
+        learner = subject(case)
+        study = dataclasses.replace(STUDY, batch_size=batch)
+        steps = study_exposures(learner, adamw(learner, study), study, studied(learner, batch), 0, 1, 2)
+        losses[batch] = [step.loss for step in steps if step.loss is not None]
+        tokens[batch] = [step.tokens for step in steps]
+    return Found(
+        sharded=all(isinstance(parameter, DTensor) for parameter in lm.parameters()),
+        nlls=[nll.tolist() for nll in token_nlls(lm, rows)],
+        few=[nll.tolist() for nll in [*token_nlls(lm, rows[1:2]), *token_nlls(lm, [])]],
+        completions=completed(lm),
+        losses=losses,
+        tokens=tokens,
+        proportional={clip_norm: proportional(case, clip_norm) for clip_norm in (None, CLIP)},
+    )
+
+
+def found_in_all() -> dict[str, Found]:
+    return {case: found(case) for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    """What each of two ranks finds."""
+    return on_ranks(2, tmp_path_factory.mktemp("two"), found_in_all)
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Found]:
+    """What one process finds."""
+    return found_in_all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_model_is_sharded(case: str, one: dict[str, Found], two: list[dict[str, Found]]) -> None:
+    assert not one[case].sharded
+    assert all(rank[case].sharded for rank in two)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_score_every_item_as_one(case: str, one: dict[str, Found], two: list[dict[str, Found]]) -> None:
+    assert [len(nll) for nll in one[case].nlls] == [max(0, len(row) - 1) for row in scored(subject(case))]
+    assert len(one[case].nlls) % 2 == 1
+    for rank in two:
+        for a, b in zip(rank[case].nlls + rank[case].few, one[case].nlls + one[case].few, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    assert two[0][case].nlls == two[1][case].nlls
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_complete_as_one(case: str, one: dict[str, Found], two: list[dict[str, Found]]) -> None:
+    assert [len(new) for new in one[case].completions] == cues(subject(case))[1]
+    assert len(one[case].completions) % 2 == 1
+    for rank in two:
+        assert rank[case].completions == one[case].completions
+
+
+def loss_difference(found: Sequence[float], expected: Sequence[float]) -> float:
+    """The largest relative one."""
+    return max(abs(a - b) / b for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_learn_as_one(case: str, batch: int, one: dict[str, Found], two: list[dict[str, Found]]) -> None:
+    expected = one[case].losses[batch]
+    assert len(one[case].tokens[batch]) == 20 and len(expected) >= 18
+    assert min(expected[10:]) < 0.99 * max(expected[:10]), "something is learned at all"
+    for rank in two:
+        assert loss_difference(rank[case].losses[batch], expected) < 1e-4
+        assert rank[case].tokens[batch] == one[case].tokens[batch]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_of_two_ranks_are_as_long_as_those_of_one_and_clipped_alike(
+    case: str, one: dict[str, Found], two: list[dict[str, Found]]
+) -> None:
+    expected = one[case].proportional
+    for rank in two:
+        for clip_norm, losses in expected.items():
+            assert loss_difference(rank[case].proportional[clip_norm], losses) < 1e-4
+    assert loss_difference(expected[CLIP], expected[None]) > 1e-3, "clipping matters"
+
+
+@pytest.mark.parametrize("batch", [8, 3])
+def test_averaging_the_ranks_own_means_would_be_seen(batch: int, one: dict[str, Found]) -> None:
+    """The negative control of the test above: each rank the mean over its own tokens, gradients averaged."""
+    lm = subject("llama-full")
+    rows, losses = studied(lm, batch), []
+    optimizer = adamw(lm, STUDY)
+    for exposure in (1, 2):
+        shuffled = order(len(rows), 0, "study", exposure)
+        for start in range(0, len(rows), batch):
+            chosen = [rows[i] for i in shuffled[start : start + batch] if len(rows[i]) > 1]
+            split = groups([len(row) for row in chosen], GROUP_OVERHEAD["cpu"], GROUP_TOKENS["cpu"], ranks=2)
+            sums = []
+            for rank in range(2):
+                mine = [chosen[i] for group in split for i in group[rank]]
+                if mine:
+                    ids, lengths = torch.from_numpy(right_padded(mine)), torch.tensor([len(row) for row in mine])
+                    nll = lm.nll(ids, lengths)
+                    (nll.mean() / 2).backward()
+                    sums.append((float(nll.detach().sum()), len(nll)))
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(sum(total for total, _ in sums) / sum(count for _, count in sums))
+    expected = one["llama-full"].losses[batch]
+    assert losses[0] == pytest.approx(expected[0], rel=1e-6), "the first loss is of the same weights"
+    assert loss_difference(losses, expected) > 3e-4
+
+
+# Snapshots
+
+
+def whole(lm: LanguageModel) -> dict[str, torch.Tensor]:
+    """All weights, unsharded, on every rank."""
+    return {
+        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone() for name, p in lm.named_parameters()
+    }
+
+
+def exposure(lm: LanguageModel, optimizer: AdamW, number: int, lr: float = STUDY.lr) -> list[float]:
+    study = dataclasses.replace(STUDY, batch_size=3, lr=lr)
+    steps = study_exposures(lm, optimizer, study, encode(lm.tokenizer, TARGETS[:13], 64), 0, number, number)
+    return [step.loss for step in steps if step.loss is not None]
+
+
+@dataclasses.dataclass
+class Trajectories:
+    """Second exposures after a first one, uninterrupted and taken up again in several ways."""
+
+    first: dict[str, torch.Tensor]
+    straight: tuple[list[float], dict[str, torch.Tensor]]
+    restored: tuple[list[float], dict[str, torch.Tensor]]
+    loaded: tuple[list[float], dict[str, torch.Tensor]]
+    loaded_from_one: list[float]
+
+
+def trajectories(case: str, folder: Path) -> Trajectories:
+    """Two ranks. `folder` has ``one``, saved by one rank; ``two`` is saved there."""
+    lm = subject(case)
+    optimizer = adamw(lm, STUDY)
+    exposure(lm, optimizer, 1)
+    first, fork = whole(lm), snapshot.take(lm, optimizer)
+    snapshot.save(folder / "two", lm, optimizer)
+    straight = exposure(lm, optimizer, 2), whole(lm)
+    exposure(lm, optimizer, 3, lr=0.1)
+    again = snapshot.restore(lm, fork, STUDY)
+    assert again is not None
+    restored = exposure(lm, again, 2), whole(lm)
+    fresh = subject(case)
+    loaded = exposure(fresh, snapshot.load(folder / "two", fresh, STUDY), 2), whole(fresh)
+    other = subject(case)
+    from_one = exposure(other, snapshot.load(folder / "one", other, STUDY), 2)
+    return Trajectories(first, straight, restored, loaded, from_one)
+
+
+def all_trajectories(cases: Sequence[str], folder: Path) -> dict[str, Trajectories]:
+    return {case: trajectories(case, folder / case) for case in cases}
+
+
+SAVED = ("gpt2-full", "llama-lora")
+
+
+@pytest.fixture(scope="module")
+def saved(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, list[float]], list[Any]]:
+    """Where snapshots of both worlds lie, the losses of one rank's second exposure, and what two ranks found."""
+    folder, losses = tmp_path_factory.mktemp("saved"), {}
+    for case in SAVED:
+        lm = subject(case)
+        optimizer = adamw(lm, STUDY)
+        exposure(lm, optimizer, 1)
+        (folder / case).mkdir()
+        snapshot.save(folder / case / "one", lm, optimizer)
+        losses[case] = exposure(lm, optimizer, 2)
+    return folder, losses, on_ranks(2, folder / "ranks", all_trajectories, SAVED, folder)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("case", SAVED)
+def test_two_ranks_take_up_a_trajectory_to_the_last_bit(case: str, saved: Any) -> None:
+    for rank in saved[2]:
+        ways: Trajectories = rank[case]
+        assert not same(ways.first, ways.straight[1])
+        for losses, weights in (ways.restored, ways.loaded):
+            assert losses == ways.straight[0]
+            assert same(weights, ways.straight[1])
+
+
+@pytest.mark.parametrize("case", SAVED)
+def test_what_two_ranks_saved_one_rank_loads(case: str, saved: Any) -> None:
+    folder, _, ranks = saved
+    lm = subject(case)
+    optimizer = snapshot.load(folder / case / "two", lm, STUDY)
+    assert same(whole(lm), ranks[0][case].first)
+    assert loss_difference(exposure(lm, optimizer, 2), ranks[0][case].straight[0]) < 1e-4
+
+
+@pytest.mark.parametrize("case", SAVED)
+def test_what_one_rank_saved_two_ranks_load(case: str, saved: Any) -> None:
+    _, losses, ranks = saved
+    for rank in ranks:
+        assert loss_difference(rank[case].loaded_from_one, losses[case]) < 1e-4
+
+
+# Whole trials
+
+
+def executed(trials: Sequence[Trial], location: str) -> list[str]:
+    store = Store(location)
+    return [
+        line
+        for trial in trials
+        for line in execute(trial, store, World.current(), Attempt("test", f"by{World.current().size}"))
+    ]
+
+
+def trials_of(conditions: Sequence[Condition]) -> list[Trial]:
+    """One trial for each base."""
+    forest = grow(conditions)
+    bases = [stage for stage in forest.stages.values() if stage.parent is None]
+    found = []
+    for base in bases:
+        asks = [ask for ask in forest.asks if forest.path(ask.stage)[0] is base]
+        under = [s for s in forest.stages.values() if s.parent is not None and forest.path(s.id)[0] is base]
+        found.append(Trial(base, under, asks, Resources(), forest.texts))
+    return found
+
+
+@pytest.fixture(scope="module")
+def stores(
+    tiny_model: Model, pair: Pair, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[list[str]], Store, Store]:
+    """The failures and the stores of one rank and of two after the same conditions."""
+    probes = [Recognition(pair), Recall()]
+    conditions = [
+        Condition(tiny_model, Study(pair.targets, n, lr, batch_size=5, block_size=64), method, probes=probes)
+        for method in (Full(), LoRA(r=2))
+        for lr in (3e-3, 1e30)
+        for n in (0, 1, 2)
+    ]
+    folder = tmp_path_factory.mktemp("stores")
+    trials = trials_of(conditions)
+    memexp.trial._warm = None
+    failures = executed(trials, str(folder / "one"))
+    memexp.trial._warm = None
+    ranks = on_ranks(2, folder / "ranks", executed, trials, str(folder / "two"))
+    return [failures, *ranks], Store(folder / "one"), Store(folder / "two")
+
+
+def table(store: Store, kind: str, *keys: str) -> list[dict[str, Any]]:
+    found = store.scan(kind)
+    assert found is not None
+    return found.sort_by([(key, "ascending") for key in keys]).to_pylist()
+
+
+def test_two_ranks_leave_the_files_that_one_leaves(stores: tuple[list[list[str]], Store, Store]) -> None:
+    failures, one, two = stores
+    assert one.kinds() == two.kinds() == ["recall", "recognition", "stages", "training"]
+    for kind in ("recall", "recognition", "training"):
+        assert one.names(kind) == two.names(kind)
+    statuses = [sorted((row["stage_id"], row["status"]) for row in table(s, "stages", "stage_id")) for s in (one, two)]
+    assert statuses[0] == statuses[1]
+    assert [status for _, status in statuses[0]].count("diverged") == 2
+    assert len(failures[0]) == 2 and all("diverged" in line for line in failures[0])
+    assert failures == [failures[0]] * 3
+
+
+def test_two_ranks_leave_the_rows_that_one_leaves(stores: tuple[list[list[str]], Store, Store]) -> None:
+    _, one, two = stores
+    for kind, keys, near in (
+        ("recognition", ("condition_id", "item"), {"target_nll": 1e-4, "foil_nll": 1e-4}),
+        ("recall", ("condition_id", "item"), {}),
+        ("training", ("stage_id", "step"), {"loss": 1e-4}),
+    ):
+        expected, found = table(one, kind, *keys), table(two, kind, *keys)
+        assert len(found) == len(expected) > 0
+        for a, b in zip(found, expected, strict=True):
+            for name, tolerance in near.items():
+                assert a.pop(name) == pytest.approx(b.pop(name), rel=tolerance)
+            assert (a.pop("workers", 2), b.pop("workers", 1)) == (2, 1)
+            assert a == b
