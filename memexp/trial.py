@@ -29,7 +29,7 @@ from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
 from memexp.identity import NUMERICS
 from memexp.plan import Ask, Stage, Trial
-from memexp.records import STAGES, TRAINING, rows_for
+from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
 from memexp.spec import Full
 
 __all__ = ["Report", "Sink", "execute"]
@@ -218,8 +218,7 @@ class _Walk:
         """Hand over one file. The first commit wins; numbers that differ from it are reported, never merged."""
         if self.sink.commit(kind, name, table):
             return
-        first = self.sink.read(kind, name)
-        if not first.equals(table):
+        if not _same(self.sink.read(kind, name), table):
             self.rows.append(stage_row(stage, self.attempt, self.made_with, "differs", f"{kind}/{name} was first"))
 
     def _fail(self, stage: Stage, error: Exception, began: float, what: str = "") -> None:
@@ -269,6 +268,14 @@ def _made_with(world: World, trial: Trial) -> dict[str, Any]:
         "threads": trial.resources.threads,
         "workers": world.size,
     }
+
+
+def _same(first: pa.Table, second: pa.Table) -> bool:
+    """Whether two tables say the same, whatever they were made with; NaN counts as equal to itself."""
+    first, second = (
+        table.drop_columns([n for n in MADE_WITH.names if n in table.column_names]) for table in (first, second)
+    )
+    return bool(first.equals(second)) or repr(first.to_pydict()) == repr(second.to_pydict())
 
 
 def _told(error: Exception) -> str:

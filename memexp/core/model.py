@@ -175,6 +175,9 @@ def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) ->
         )
     tokenizer = load_tokenizer(model.tokenizer, model.name)
     lm = _drawn(model, tokenizer) if model.config is not None else _pretrained(model)
+    held = getattr(lm.get_input_embeddings(), "num_embeddings", len(tokenizer))
+    if model.tokenizer_name is not None and len(tokenizer) > held:
+        raise ModelError(f"model {model.name!r}: the tokenizer has {len(tokenizer)} tokens, more than its embeddings")
     lm.config.use_cache = False
     if isinstance(method, LoRA):
         lm = _with_adapter(lm, method)

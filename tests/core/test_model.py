@@ -458,3 +458,13 @@ def test_a_setting_that_is_nearly_right_is_refused() -> None:
 def test_a_model_that_sees_later_tokens_is_refused() -> None:
     with pytest.raises(ModelError, match="is not causal"):
         drawn(model_type="bert", hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(saved: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    tokenizer.add_tokens([f"<extra{i}>" for i in range(1000)])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="more than its embeddings"):
+        from_folder(saved, tokenizer=str(tmp_path))
