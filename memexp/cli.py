@@ -89,7 +89,7 @@ def _plan(options: argparse.Namespace) -> int:
     for model in plan.models:
         memory = f"{model['bytes_per_worker'] / 2**30:.2f} GiB and activations on each of {model['workers']} workers"
         table.add_row(f"{model['model']} ({model['method']})", f"{model['parameters'] / 1e6:.1f} M", memory)
-    Console().print(table, highlight=False)
+    Console(markup=False, emoji=False, highlight=False).print(table)
     return 0
 
 
@@ -107,7 +107,7 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
     from pathlib import Path
 
     from memexp.errors import MemexpError, SpecError
-    from memexp.sweep import Sweep
+    from memexp.sweep import Sweep, loading
 
     file = Path(path)
     if not file.is_file():
@@ -120,7 +120,8 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
     sys.argv = [path, *arguments]
     sys.path.insert(0, str(file.resolve().parent))
     try:
-        spec.loader.exec_module(module)
+        with loading(path):
+            spec.loader.exec_module(module)
     except SyntaxError as error:
         raise SpecError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
     except Exception as error:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from memexp.errors import SpecError
 from memexp.identity import NUMERICS, canonical, identity, texts_identity
-from memexp.records import check_labels
+from memexp.records import check_items, check_labels
 from memexp.sources import ResolvedModel, Sources, Texts
 from memexp.spec import (
     Condition,
@@ -312,6 +312,12 @@ def _check_label_types(condition: Condition, known: dict[str, type]) -> None:
 
 def _ask(forest: Forest, sources: Sources, condition: Condition, probe: Probe, settings: dict[str, Any]) -> Ask:
     check_labels(condition.labels, probe.schema())
+    check_items(type(probe).__name__, probe.schema())
+    names = [name for name, _ in probe_corpora(probe)]
+    if len(set(names)) < len(names):
+        raise SpecError(
+            f"{type(probe).__name__}: one Pair and corpora under other names, please; it has {', '.join(names)}"
+        )
     corpora = {name: _remember(forest, sources.texts(corpus)) for name, corpus in probe_corpora(probe)}
     probe.check({name: texts.items for name, texts in corpora.items()}, {n: t.name for n, t in corpora.items()})
 

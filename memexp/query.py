@@ -43,7 +43,7 @@ def print_query(store: Store, sql: str, as_csv: bool) -> int:
             *("" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value) for value in row)
         )
     # A pipe or file has room for every column.
-    console = Console(width=None if sys.stdout.isatty() else 100_000)
+    console = Console(emoji=False, width=None if sys.stdout.isatty() else 100_000)
     console.print(table, markup=False) if rows else print("no rows")
     return 0
 

@@ -26,6 +26,7 @@ __all__ = [
     "STAGES",
     "SWEEPS",
     "TRAINING",
+    "check_items",
     "check_labels",
     "complaint",
     "rows_for",
@@ -150,6 +151,7 @@ STAGES = pa.schema(
         ("stage_id", pa.string()),
         ("parent_id", pa.string()),
         ("kind", pa.string()),
+        ("probe_id", pa.string()),
         ("sweep", pa.string()),
         ("model", pa.string()),
         ("status", pa.string()),
@@ -163,8 +165,9 @@ STAGES = pa.schema(
         *((field.name, field.type) for field in MADE_WITH),
     ]
 )
-"""One row per attempt at a stage. ``status``: complete, failed, diverged (the loss was not finite), skipped (a stage
-before it failed), or differs (a second attempt measured other numbers than the stored ones)."""
+"""One row per attempt at a stage, or where ``probe_id`` is not NULL at measuring it. ``status``: complete, failed,
+diverged (the loss was not finite), skipped (a stage before it failed), or differs (a second attempt measured other
+numbers than the stored ones)."""
 
 SWEEPS = pa.schema(
     [
@@ -181,6 +184,14 @@ SWEEPS = pa.schema(
 
 _KNOWN = {"recognition": RECOGNITION, "recall": RECALL, "training": TRAINING, "stages": STAGES, "sweeps": SWEEPS}
 _BARE = ("training", "stages", "sweeps")
+
+
+def check_items(probe: str, items: pa.Schema) -> None:
+    """Refuse columns of a probe that would hide those of every row. Raises SpecError."""
+    taken = {name.lower() for name in (*SETTINGS.names, *MADE_WITH.names)}
+    for name in items.names:
+        if name.lower() in taken:
+            raise SpecError(f"{probe}.schema: {name!r} is a column of every row already; choose another name")
 
 
 def check_labels(labels: Mapping[str, Any], items: pa.Schema) -> None:

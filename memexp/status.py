@@ -82,7 +82,11 @@ def _running(store: Store) -> dict[str, list[dict[str, Any]]]:
         text = store.get_text(path)
         if text is None:
             continue
-        sign = json.loads(text)
-        if time.time() - sign["time"] < SILENT_AFTER:
-            found.setdefault(sign["sweep"], []).append(sign)
+        try:
+            sign = json.loads(text)
+            alive = time.time() - sign["time"] < SILENT_AFTER
+            if alive:
+                found.setdefault(sign["sweep"], []).append(sign)
+        except (ValueError, TypeError, KeyError):  # not one of ours
+            continue
     return found

@@ -50,9 +50,9 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
         console.print(table)
     columns = ", ".join([*varied, "exposures"])
     source = f"read_parquet('{store.path(kinds[0])}', union_by_name=true)"
-    others = any(not name.startswith(f"{sweep}-") for name in store.names("sweeps"))
-    its = f"(SELECT condition_id FROM read_parquet('{store.path('sweeps')}') WHERE sweep = '{sweep}')"
-    where = f" WHERE condition_id IN {its}" if others else ""
+    keys = "(stage_id, probe_id, condition_id)"
+    its = f"(SELECT {keys[1:-1]} FROM read_parquet('{store.path('sweeps')}') WHERE sweep = '{sweep}')"
+    where = f" WHERE {keys} IN {its}" if len(store.names("sweeps")) > 1 else ""
     query = f"SELECT {columns}, {MEASURES[kinds[0]][1]} AS {kinds[0]} FROM {source}{where} GROUP BY ALL ORDER BY ALL"
     console.print("\nOne row per item is in the store. For more, in DuckDB:", highlight=False, soft_wrap=True)
     console.print(f"  {query}\n", highlight=False, markup=False, soft_wrap=True)

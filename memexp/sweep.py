@@ -32,7 +32,7 @@ from rich.console import Console
 
 from memexp import plan as planning
 from memexp.attempt import Attempt, stage_row
-from memexp.errors import MemexpError
+from memexp.errors import MemexpError, SpecError
 from memexp.identity import NUMERICS
 from memexp.inspection import check_models, memory_per_worker, sizes
 from memexp.plan import Ask, Forest, Missing, Trial
@@ -264,10 +264,32 @@ class Sweep:
         Returns:
             The exit status: 0 if every condition is complete, 1 if not, 2 for bad input, 130 after Ctrl-C.
         """
+        if being_loaded():
+            raise SpecError(
+                "sweep.main() is called while memexp loads the script; put it under if __name__ == '__main__'"
+            )
         options = options or run_options(add_help=True).parse_args()
         return guarded(
             lambda: 0 if self.run(options.store, options.address, options.retry_diverged) else 1, options.debug
         )
+
+
+_loading: list[str] = []
+
+
+@contextlib.contextmanager
+def loading(path: str) -> Iterator[None]:
+    """While the context lasts, a sweep script is executed for what it describes and not to be run."""
+    _loading.append(path)
+    try:
+        yield
+    finally:
+        _loading.pop()
+
+
+def being_loaded() -> bool:
+    """Whether a sweep script is being executed for its description only."""
+    return bool(_loading)
 
 
 def guarded(work: Callable[[], int], debug: bool) -> int:

@@ -206,7 +206,7 @@ class _Walk:
                     items = probe.measure(Session(lm), texts)
                 items = items.select(probe.schema().names).cast(probe.schema())
             except Exception as error:
-                self._fail(stage, error, began, f"{probe.kind}: ")
+                self._fail(stage, error, began, asks[0])
                 continue
             if self.world.leads:
                 for ask in asks:
@@ -221,13 +221,14 @@ class _Walk:
         if not _same(self.sink.read(kind, name), table):
             self.rows.append(stage_row(stage, self.attempt, self.made_with, "differs", f"{kind}/{name} was first"))
 
-    def _fail(self, stage: Stage, error: Exception, began: float, what: str = "") -> None:
+    def _fail(self, stage: Stage, error: Exception, began: float, ask: Ask | None = None) -> None:
         """Record a failure; raised again where other ranks cannot know of it and wait for this one in vain."""
         if self.world.blames_peer(error):
             raise error
         status = "diverged" if isinstance(error, Diverged) else "failed"
-        text = what + (str(error) if isinstance(error, MemexpError) else _told(error))
+        text = (f"{ask.kind}: " if ask else "") + (str(error) if isinstance(error, MemexpError) else _told(error))
         self._note(stage, status, began, error=text)
+        self.rows[-1]["probe_id"] = ask.probe_id if ask else None
         self.failures.append(f"{stage.model.name}, {stage.kind} {stage.id} {status}: {text.strip().splitlines()[0]}")
         if self.world.size > 1 and status == "failed":
             self._commit_rows(stage)

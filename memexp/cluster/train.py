@@ -8,13 +8,15 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
+import pyarrow as pa
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from memexp.attempt import Attempt, Progress
+from memexp.attempt import Attempt, Progress, stage_row
 from memexp.plan import Trial
+from memexp.records import STAGES
 from memexp.store import Store
 
 __all__ = ["drive"]
@@ -51,7 +53,7 @@ def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
                 raise
             crashed = crashed or not failed
             failures += failed.values()
-            trial = _without(trial, failed)
+            trial = _without(trial, failed, store, this)
     return failures
 
 
@@ -95,28 +97,38 @@ def _work(config: dict[str, Any]) -> list[str]:
     return execute(trial, config["store"], world, config["attempt"], report)
 
 
-def _recorded(store: Store, attempt: Attempt) -> dict[str, str]:
-    """Failed stages of an attempt and a line for each."""
-    found = {}
+Failed = tuple[str, str | None]
+"""A stage that failed, or with the identity of a probe its measurement by that probe."""
+
+
+def _recorded(store: Store, attempt: Attempt) -> dict[Failed, str]:
+    """What of an attempt failed, and a line for each."""
+    found: dict[Failed, str] = {}
     for name in store.names("stages"):
         if attempt.id in name:
             for row in store.read("stages", name).to_pylist():
                 if row["status"] == "failed":
                     why = row["error"].splitlines()[0]
-                    found[row["stage_id"]] = f"{row['model']}, {row['kind']} {row['stage_id']} failed: {why}"
+                    found[row["stage_id"], row["probe_id"]] = (
+                        f"{row['model']}, {row['kind']} {row['stage_id']} failed: {why}"
+                    )
     return found
 
 
-def _without(trial: Trial, stages: Collection[str]) -> Trial:
-    """`trial` less everything at and below `stages`."""
+def _without(trial: Trial, failed: Collection[Failed], store: Store, attempt: Attempt) -> Trial:
+    """`trial` less what failed and everything below failed stages, which is recorded as skipped."""
     parents = {stage.id: stage.parent for stage in trial.stages}
 
     def lost(at: str | None) -> bool:
         while at is not None:
-            if at in stages:
+            if (at, None) in failed:
                 return True
             at = parents.get(at)
         return False
 
-    asks = [ask for ask in trial.asks if not lost(ask.stage)]
+    skipped = [stage for stage in trial.stages if lost(stage.parent)]
+    if skipped:
+        rows = [stage_row(stage, attempt, {}, "skipped", "a stage before it did not complete") for stage in skipped]
+        store.commit("stages", f"{trial.base.id}-{attempt.id}skipped", pa.Table.from_pylist(rows, schema=STAGES))
+    asks = [ask for ask in trial.asks if not lost(ask.stage) and (ask.stage, ask.probe_id) not in failed]
     return dataclasses.replace(trial, asks=asks, stages=[stage for stage in trial.stages if not lost(stage.id)])

@@ -14,6 +14,8 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ray
@@ -85,18 +87,26 @@ def execute_trials(
             ),
         ).fit()
     outcome = Outcome(failures=listener.failures)
-    for result in results:
+    for index, result in enumerate(results):  # in the order of the grid; one that never started has no config
         if result.error is not None:
             lines = [line for line in str(result.error).splitlines() if line.strip()] or [type(result.error).__name__]
-            outcome.lost[result.config["trial"]] = lines[-1].strip()
+            outcome.lost[index] = lines[-1].strip()
     return outcome
 
 
 def _send_probes(trials: Sequence[Trial]) -> None:
-    """Have a user's own probes travel with the trials: the file they are written in is not on the workers' path."""
-    for name in {type(ask.probe).__module__ for trial in trials for ask in trial.asks}:
-        if name.partition(".")[0] != "memexp":
-            cloudpickle.register_pickle_by_value(sys.modules[name])
+    """Have a user's own probes travel with the trials, with the modules beside them: workers could not import these."""
+    names = {type(ask.probe).__module__ for trial in trials for ask in trial.asks}
+    own = {name for name in names if name.partition(".")[0] != "memexp"}
+    folders = {_folder(sys.modules[name]) for name in own} - {None}
+    own |= {name for name, module in list(sys.modules.items()) if _folder(module) in folders}
+    for name in own:
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+def _folder(module: ModuleType) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve().parent if file else None
 
 
 def _bundle(resources: Resources, cluster: Cluster) -> PlacementGroupFactory:

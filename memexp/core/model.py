@@ -12,7 +12,7 @@ import contextlib
 import difflib
 import inspect
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -38,7 +39,7 @@ from memexp.errors import ModelError, SpecError
 from memexp.sources import ResolvedModel, ResolvedTokenizer
 from memexp.spec import Full, LoRA
 
-__all__ = ["REFUSALS", "LanguageModel", "blocks", "load", "load_tokenizer", "random_config", "set_dropout"]
+__all__ = ["REFUSALS", "LanguageModel", "blocks", "load", "load_tokenizer", "local", "random_config", "set_dropout"]
 
 REFUSALS = (
     *(OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, ZeroDivisionError),
@@ -58,6 +59,9 @@ class LanguageModel(nn.Module):
         self.dtype = dtype
         self._plain_head = _head_is_plain(lm)
         self._takes_positions = "position_ids" in inspect.signature(lm.base_model.forward).parameters
+        self.pads_left = _pads_left(lm, self._next)
+        """Whether rows of other lengths may be completed together; else each needs company of its own length."""
+        self._takes_positions = self._takes_positions and self.pads_left  # otherwise it counts them its own way
         self.eval()  # as transformers hands models over; a new module would be in training mode
 
     def forward(self, operation: str, *args: Any, **kwargs: Any) -> Any:
@@ -149,6 +153,27 @@ def _head_is_plain(lm: PreTrainedModel) -> bool:
         return False
     # To the last bit: a cap hardly shows on the small logits of an untrained model, and would after training.
     return torch.equal(plain, lm(input_ids=ids, use_cache=False).logits)
+
+
+@torch.no_grad()
+def _pads_left(lm: PreTrainedModel, step: Callable[..., tuple[Tensor, Any]]) -> bool:
+    """Whether a left-padded row with a mask and positions predicts what the row predicts by itself, cache included.
+
+    Asked of the model, as with the head: some count positions from elsewhere, or take none and see the padding.
+    """
+    lm.eval()
+    device = next(lm.parameters()).device
+    long, short = [0, 1, 0, 1], [1, 0, 1]
+    ids, mask = torch.tensor([long, [0, *short]], device=device), torch.tensor([[1] * 4, [0, 1, 1, 1]], device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    alone = lm(input_ids=torch.tensor([short], device=device), use_cache=False).logits[0].float()
+    try:
+        first, past = step(ids[:, :3], mask[:, :3], positions[:, :3], None)
+        second, _ = step(ids[:, 3:], mask, positions[:, 3:], past)
+    except (AttributeError, ValueError, TypeError, RuntimeError, IndexError):  # no cache of the usual kind
+        return False
+    room = 1e-4 * float(alone.abs().max())
+    return bool(((first[1] - alone[1]).abs().max() <= room) and ((second[1] - alone[2]).abs().max() <= room))
 
 
 @torch.no_grad()
@@ -331,23 +356,29 @@ def blocks(lm: PreTrainedModel) -> nn.ModuleList:
     raise ModelError(f"{type(lm).__name__}: found no list of {depth} blocks")
 
 
+def local(parameter: Tensor) -> Tensor:
+    """This rank's part of a parameter: its shard, or all of it where nothing is sharded."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
 def set_dropout(lm: PreTrainedModel, probability: float | None) -> None:
     """Set every dropout of the model but the adapters' own to `probability`; None brings back what the model came with.
 
-    Architectures keep dropout in `nn.Dropout` modules, in float attributes used by functional calls, or both.
+    Architectures keep dropout in `nn.Dropout` modules, in attributes used by functional calls, or read it from their
+    configuration at every pass.
     """
-    for path, module in lm.named_modules():
-        if ".lora_dropout" in path:
-            continue
-        for name in [name for name in vars(module) if _is_dropout(module, name)]:
-            kept = vars(module).setdefault("_memexp_dropout", {})
-            kept.setdefault(name, getattr(module, name))
-            setattr(module, name, kept[name] if probability is None else probability)
+    configs = {id(module.config): module.config for module in lm.modules() if hasattr(module, "config")}
+    modules = [module for path, module in lm.named_modules() if ".lora_dropout" not in path]
+    for holder in (*modules, *configs.values()):
+        for name in [name for name in vars(holder) if _is_dropout(holder, name)]:
+            kept = vars(holder).setdefault("_memexp_dropout", {})
+            kept.setdefault(name, getattr(holder, name))
+            setattr(holder, name, kept[name] if probability is None else probability)
 
 
-def _is_dropout(module: nn.Module, name: str) -> bool:
-    named = name == "p" if isinstance(module, nn.Dropout) else ("dropout" in name or "pdrop" in name)
-    value = getattr(module, name)  # an integer where a config says 0
+def _is_dropout(holder: nn.Module | PreTrainedConfig, name: str) -> bool:
+    named = name == "p" if isinstance(holder, nn.Dropout) else ("dropout" in name or "pdrop" in name)
+    value = getattr(holder, name)  # an integer where a config says 0
     return named and isinstance(value, int | float) and not isinstance(value, bool)
 
 

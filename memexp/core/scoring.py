@@ -17,7 +17,7 @@ from memexp.core.data import Row, batches_of, left_padded, right_padded
 from memexp.core.model import LanguageModel
 from memexp.core.world import World
 
-__all__ = ["complete_greedily", "token_nlls"]
+__all__ = ["complete_greedily", "end_tokens", "token_nlls"]
 
 # Padded tokens in a batch. Small on a CPU, where larger ones fall out of the cache (8,192 was 3 times slower).
 SCORING_TOKENS = {"cpu": 1_024, "cuda": 16_384}
@@ -68,10 +68,16 @@ def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[i
         The new token ids for each cue, on every rank.
     """
     device = lm.world.device.type
+    rows = RECALL_ROWS[device]
     order = [i for i, count in enumerate(counts) if count > 0]
     widths = [len(cues[i]) + counts[i] for i in order]
     batches: list[list[int]] = []
-    for batch in batches_of(widths, RECALL_TOKENS[device], RECALL_ROWS[device]):
+    if not lm.pads_left:
+        by_cue: dict[int, list[int]] = {}
+        for i, index in enumerate(order):
+            by_cue.setdefault(len(cues[index]), []).append(i)
+        batches = [group[at : at + rows] for _, group in sorted(by_cue.items()) for at in range(0, len(group), rows)]
+    for batch in batches_of(widths, RECALL_TOKENS[device], rows) if lm.pads_left else []:
         padded = max(len(cues[order[i]]) for i in batch) + max(counts[order[i]] for i in batch)
         # The longest cue with the largest count of another row may be more than the model's context holds.
         batches += [batch] if padded <= max(widths[i] for i in batch) else [[i] for i in batch]
@@ -100,7 +106,7 @@ def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> list[li
     ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(real).to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     is_padded = not real.all()
-    banned = _end_tokens(lm)
+    banned = end_tokens(lm)
     past = None
     new: list[torch.Tensor] = []
     for step in range(steps):
@@ -117,7 +123,7 @@ def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> list[li
     return rows
 
 
-def _end_tokens(lm: LanguageModel) -> list[int]:
+def end_tokens(lm: LanguageModel) -> list[int]:
     """The ids that would end a text: the generation config's, else the model's, else the tokenizer's."""
     for source in (lm.lm.generation_config, lm.lm.config, lm.tokenizer):
         ends = getattr(source, "eos_token_id", None)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from memexp.core.data import Row, encode
 from memexp.core.model import LanguageModel
-from memexp.core.scoring import complete_greedily, token_nlls
+from memexp.core.scoring import complete_greedily, end_tokens, token_nlls
 
 __all__ = ["Session"]
 
@@ -25,6 +25,11 @@ class Session:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
         return self.lm.tokenizer
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """The ids that end a text, which `complete` never gives."""
+        return end_tokens(self.lm)
 
     def encode(self, texts: Sequence[str], block_size: int) -> list[list[int]]:
         """Token ids of each text, truncated to `block_size`."""

@@ -23,10 +23,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
-from memexp.core.model import LanguageModel
+from memexp.core.model import LanguageModel, local
 from memexp.core.train import adamw
 from memexp.spec import Study
 
@@ -47,7 +46,7 @@ class Snapshot:
 
 def take(lm: LanguageModel, optimizer: AdamW | None) -> Snapshot:
     """Copy what `lm` and `optimizer` have learned so far."""
-    weights = {name: _local(parameter).detach().to("cpu", copy=True) for name, parameter in lm.learning().items()}
+    weights = {name: local(parameter).detach().to("cpu", copy=True) for name, parameter in lm.learning().items()}
     return Snapshot(weights, None if optimizer is None else _copied(optimizer.state_dict()))
 
 
@@ -59,7 +58,7 @@ def restore(lm: LanguageModel, snapshot: Snapshot, study: Study | None) -> AdamW
     """
     with torch.no_grad():
         for name, parameter in lm.learning().items():
-            _local(parameter).copy_(snapshot.weights[name])
+            local(parameter).copy_(snapshot.weights[name])
     if snapshot.optimizer is None or study is None:
         return None
     optimizer = adamw(lm, study)
@@ -102,10 +101,6 @@ def load(folder: Path, lm: LanguageModel, study: Study) -> AdamW:
     set_model_state_dict(lm, state["model"], options=StateDictOptions(strict=False))
     set_optimizer_state_dict(lm, optimizer, optim_state_dict=state["optimizer"], options=_LEARNED)
     return optimizer
-
-
-def _local(parameter: Tensor) -> Tensor:
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def _copied(value: Any) -> Any:

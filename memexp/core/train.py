@@ -14,7 +14,7 @@ import torch
 from torch.optim import AdamW
 
 from memexp.core.data import Row, groups, key_seed, order, right_padded
-from memexp.core.model import LanguageModel, set_dropout
+from memexp.core.model import LanguageModel, local, set_dropout
 from memexp.errors import MemexpError
 from memexp.spec import Study
 
@@ -107,6 +107,9 @@ def study_exposures(
                 raise Diverged(f"the loss is {loss} at step {number} (exposure {exposure}, lr {study.lr:g})")
             steps.append(Step(exposure, number, loss, lr, tokens))
     lm.eval()
+    broken = sum(int(not torch.isfinite(parameter.detach()).all()) for parameter in map(local, lm.learning().values()))
+    if lm.world.sum(broken):  # the last step's loss was taken before its update
+        raise Diverged(f"weights are not finite after step {steps[-1].step} (exposure {last}, lr {study.lr:g})")
     return steps
 
 

@@ -13,6 +13,7 @@ from ray.cluster_utils import Cluster
 from support import command, data, sweep_script
 
 from memexp.cluster.connect import DRIVER
+from memexp.store import Store
 
 pytestmark = pytest.mark.cluster
 
@@ -101,3 +102,42 @@ def test_local_corpora_travel_with_the_trials(three_nodes: str, bucket: str, tmp
     assert rows["recognition"].num_rows == 4 * 12
     assert set(rows["recall"].column("workers").to_pylist()) == {workers}
     assert os.environ["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1")
+
+
+HELPED = """
+from typing import ClassVar
+import pyarrow as pa
+from memexp.spec import Corpus, Probe, spec
+from helper_of_the_script import answer
+
+
+@spec
+class Helped(Probe):
+    kind: ClassVar[str] = "helped"
+    corpus: Corpus
+
+    @classmethod
+    def schema(cls):
+        return pa.schema([("item", pa.int64())])
+
+    def measure(self, session, texts):
+        return pa.table({"item": [answer()]}, schema=self.schema())
+
+
+conditions = [
+    Condition(model, Study(pair.targets, exposures=0, lr=1e-3, block_size=64), probes=[Helped(pair.targets)])
+]
+sweep = Sweep(name="helped", conditions=conditions)
+"""
+
+
+def test_a_probe_travels_with_the_modules_beside_its_script(three_nodes: str, bucket: str, tmp_path: Path) -> None:
+    script = sweep_script(tmp_path / "sweep")
+    (tmp_path / "sweep" / "helper_of_the_script.py").write_text("def answer():\n    return 42\n")
+    script.write_text(script.read_text().split("if __name__")[0] + HELPED)
+    process = command("run", script, "--store", f"{bucket}/helped", "--address", three_nodes)
+    page, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, page
+    table = Store(f"{bucket}/helped").scan("helped")
+    assert table is not None
+    assert table.column("item").to_pylist() == [42]

@@ -41,16 +41,18 @@ def test_two_workers_leave_the_rows_that_one_leaves(tmp_path: Path, pair: Pair, 
     assert set(two["recognition"].column("workers").to_pylist()) == {2}
 
 
-def test_an_error_on_the_workers_costs_its_own_tree_only(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
+def test_a_probe_that_fails_on_workers_costs_its_own_rows_only(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
     from test_sweep import Fragile
 
     sweep = Sweep(
         name="fragile",
         conditions=[
             Condition(
-                tiny_model, Study(pair.targets, exposures=1, lr=lr, batch_size=4), probes=[Fragile(allowed=allowed)]
+                tiny_model,
+                Study(pair.targets, exposures=exposures, lr=1e-3, batch_size=4),
+                probes=[Fragile(allowed=allowed), Recognition(pair)],
             )
-            for lr, allowed in ((1e-3, 0.0), (2e-3, 1e9))
+            for exposures, allowed in ((0, 0.0), (1, 1e9))
         ],
         resources=Resources(workers=2),
     )
@@ -59,3 +61,4 @@ def test_an_error_on_the_workers_costs_its_own_tree_only(tmp_path: Path, pair: P
     assert "ZeroDivisionError" in page.getvalue()
     assert "1 of 2 conditions complete" in page.getvalue()
     assert len(Store(tmp_path).names("fragile")) == 1
+    assert len(Store(tmp_path).names("recognition")) == 2

@@ -385,10 +385,14 @@ EVERYWHERE = {
 }
 
 
-@torch.no_grad()
 def training_loss(lm: LanguageModel) -> float:
+    return seeded(0, lm)
+
+
+@torch.no_grad()
+def seeded(seed: int, lm: LanguageModel) -> float:
     lm.train()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     rows = encode(lm.tokenizer, TARGETS[:4], 64)
     return float(lm.nll(torch.from_numpy(right_padded(rows)), torch.tensor([len(row) for row in rows])).mean())
 
@@ -468,3 +472,13 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(saved: Path, tmp
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="more than its embeddings"):
         from_folder(saved, tokenizer=str(tmp_path))
+
+
+def test_dropout_that_is_read_from_the_configuration_is_set_too() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    lm = drawn(model_type="falcon", **sizes, hidden_dropout=0.5, attention_dropout=0.5, parallel_attn=False)
+    assert len({training_loss(lm), seeded(1, lm)}) == 2
+    set_dropout(lm.lm, 0.0)
+    assert len({training_loss(lm), seeded(1, lm)}) == 1
+    set_dropout(lm.lm, None)
+    assert len({training_loss(lm), seeded(1, lm)}) == 2

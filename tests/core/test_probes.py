@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 import torch
 from core.small import FOILS, PEAKED, TARGETS, language_model
 from rouge_score.rouge_scorer import RougeScorer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from memexp.core.model import LanguageModel
 from memexp.core.session import Session
@@ -206,3 +210,19 @@ def test_probes_take_the_block_size_and_the_study_list_from_the_condition() -> N
     assert recall.bind(condition) == Recall(PAIR.targets, 24)
     assert recognition.bind(condition) == Recognition(PAIR, 24)
     assert Recall(PAIR.foils, 9).bind(condition) == Recall(PAIR.foils, 9)
+
+
+def test_a_closing_token_that_no_completion_may_give_is_not_asked_for(tmp_path: Path) -> None:
+    tokenizer = language_model("gpt2").tokenizer
+    bpe = tokenizer.backend_tokenizer  # type: ignore[union-attr]
+    end = tokenizer.eos_token
+    bpe.post_processor = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)])
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=end).save_pretrained(tmp_path)
+    lm = language_model("llama", tokenizer=str(tmp_path), initializer_range=0.1, hidden_size=64)
+    rows = Session(lm).encode(TARGETS[:4], 24)
+    assert all(row[-1] == tokenizer.eos_token_id for row in rows)
+    study = dataclasses.replace(STUDY, exposures=60)
+    study_exposures(lm, adamw(lm, study), study, rows, 0, 1, 60)
+    found = recall(Session(lm), TARGETS[:4])
+    assert [row["tokens"] for row in found] == [len(row) - 1 for row in rows]
+    assert sum(row["exact"] for row in found) >= 3

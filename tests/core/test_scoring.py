@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from core.small import ARCHITECTURES, FOILS, PEAKED, TARGETS, bos_tokenizer, language_model, varied, weights
+from core.small import ARCHITECTURES, CONFIGS, FOILS, PEAKED, TARGETS, bos_tokenizer, language_model, varied, weights
 from numpy.typing import NDArray
 
 from memexp.core.data import encode
 from memexp.core.model import LanguageModel
-from memexp.core.scoring import complete_greedily, token_nlls
+from memexp.core.scoring import complete_greedily, end_tokens, token_nlls
 from memexp.core.session import Session
 
 NEAR = 1e-5
@@ -232,3 +232,44 @@ def test_a_text_scores_the_same_alone_and_in_company(lm: LanguageModel) -> None:
     together = token_nlls(lm, rows)
     for row, nll in zip(rows, together, strict=True):
         np.testing.assert_allclose(token_nlls(lm, [row])[0], nll, rtol=0, atol=NEAR)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("roberta", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}),
+        (
+            "bart",
+            {
+                "d_model": 32,
+                **{f"{side}_layers": 2 for side in ("encoder", "decoder")},
+                **{f"{side}_attention_heads": 2 for side in ("encoder", "decoder")},
+                **{f"{side}_ffn_dim": 64 for side in ("encoder", "decoder")},
+                "is_encoder_decoder": False,
+            },
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_padded_on_the_left_completes_equally_long_cues_together(
+    architecture: str, config: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RoBERTa counts positions from elsewhere; BART takes none and sees the padding."""
+    spread = {"init_std" if architecture == "bart" else "initializer_range": PEAKED}
+    monkeypatch.setitem(CONFIGS, architecture, {**config, "is_decoder": True, "max_position_embeddings": 160})
+    lm = language_model(architecture, **spread)
+    assert not lm.pads_left
+    rows = encode(lm.tokenizer, TARGETS[:24], 64)
+    cues = [row[: len(row) // 2] for row in rows]
+    counts = [len(row) - len(cue) for row, cue in zip(rows, cues, strict=True)]
+    alone = [complete_greedily(lm, [cue], [count])[0] for cue, count in zip(cues, counts, strict=True)]
+    assert complete_greedily(lm, cues, counts) == alone
+    for cue, new in zip(cues[:4], alone[:4], strict=True):
+        row = list(cue)
+        for token in new:
+            with torch.no_grad():
+                logits = lm.lm(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1]
+            logits[[i for i in end_tokens(lm) if i < len(logits)]] = -torch.inf
+            assert int(logits.argmax()) == token
+            row.append(token)
+    lm.pads_left = True  # the negative control: padded all the same, some completions change
+    assert complete_greedily(lm, cues, counts) != alone

@@ -261,3 +261,11 @@ def test_bfloat16_trains_and_is_used() -> None:
     assert all(parameter.dtype == torch.float32 for parameter in coarse.parameters())
     assert found == pytest.approx(exact, rel=1e-2)
     assert found != pytest.approx(exact, rel=1e-6)
+
+
+def test_weights_that_the_last_update_broke_are_no_result() -> None:
+    lm = language_model("gpt2")
+    study = dataclasses.replace(STUDY, lr=1e38, batch_size=1000)
+    rows = encode(lm.tokenizer, TARGETS[:8], 64)
+    with pytest.raises(Diverged, match="weights are not finite after step 1"):
+        study_exposures(lm, adamw(lm, study), study, rows, seed=0, first=1, last=1)

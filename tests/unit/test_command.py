@@ -487,3 +487,13 @@ def test_verify_names_what_is_broken(memexp: Command, filled: Store) -> None:
 def test_a_misspelt_store_is_no_empty_answer(memexp: Command, filled: Store, verb: str) -> None:
     status, _, err = memexp(verb, "--store", "result")
     assert status == 2 and "there is no store at" in err
+
+
+def test_a_script_that_would_execute_its_sweep_while_it_is_loaded_is_refused(memexp: Command, script: str) -> None:
+    source = Path(script).read_text()
+    Path(script).write_text(source + "\nimport sys\nsys.exit(sweep.main())\n")
+    for verb in ("plan", "run"):
+        status, _, told = memexp(verb, script)
+        assert status == 2
+        assert "put it under if __name__ == '__main__'" in told
+    assert not Path("results").exists()
