@@ -214,10 +214,9 @@ def grow(
             seen.add(settings["condition_id"])
             forest.steps_unshared += sum(stage.steps for stage in path)
         for probe in condition.probes:
-            if kinds.setdefault(probe.kind, type(probe).__qualname__) != type(probe).__qualname__:
-                raise SpecError(
-                    f"{type(probe).__qualname__}.kind: {probe.kind!r} is the table of {kinds[probe.kind]}; name another"
-                )
+            table, name = probe.kind.lower(), type(probe).__qualname__  # SQL ignores case
+            if kinds.setdefault(table, name) != name:
+                raise SpecError(f"{name}.kind: {probe.kind!r} is the table of {kinds[table]}; name another")
             ask = _ask(forest, sources, condition, probe.bind(condition), settings)
             asks[ask.kind, ask.name] = ask
     forest.asks = list(asks.values())
@@ -302,7 +301,7 @@ def _settings(condition: Condition, path: Sequence[Stage], texts: Texts) -> dict
 
 def _check_label_types(condition: Condition, known: dict[str, type]) -> None:
     for name, value in condition.labels.items():
-        expected = known.setdefault(name, type(value))
+        expected = known.setdefault(name.lower(), type(value))
         if type(value) is not expected:
             raise SpecError(
                 f"Condition.labels: {name!r} is {expected.__name__} in one condition and "

@@ -199,7 +199,8 @@ def check_labels(labels: Mapping[str, Any], items: pa.Schema) -> None:
     taken = {name.lower() for name in (*SETTINGS.names, *MADE_WITH.names, *items.names)}  # SQL ignores case
     for name in labels:
         if name.lower() in taken:
-            raise SpecError(f"Condition.labels: {name!r} is a column of every row already; choose another name")
+            raise SpecError(f"Condition.labels: {name!r} is a column already; choose another name")
+        taken.add(name.lower())
 
 
 def rows_for(

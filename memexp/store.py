@@ -77,6 +77,8 @@ class Store:
         if not text or (separator and (scheme not in ("file", "s3", "gs") or not parts)):
             raise StoreError(f"store {text!r}: give a path, s3://bucket/prefix or gs://bucket/prefix")
         self.is_local = not separator or scheme == "file"
+        if any(mark in text for mark in "*?["):
+            raise StoreError(f"store {text!r}: readers would take '*', '?' or '[' for a pattern; name it otherwise")
         if self.is_local:
             self.location = os.path.abspath(unquote(rest) if separator else os.path.expanduser(text))
         else:

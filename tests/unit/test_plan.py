@@ -253,8 +253,15 @@ def test_a_label_has_one_type(grid: Grid) -> None:
 
 @pytest.mark.parametrize("name", ["lr", "LR", "condition_id", "torch", "completion"])
 def test_a_label_cannot_hide_a_column(grid: Grid, name: str) -> None:
-    with pytest.raises(SpecError, match=rf"Condition\.labels: '{name}' is a column of every row already"):
+    with pytest.raises(SpecError, match=rf"Condition\.labels: '{name}' is a column already"):
         grow([grid(labels={name: 1})])
+
+
+def test_labels_that_differ_in_case_only_are_one_column(grid: Grid) -> None:
+    with pytest.raises(SpecError, match="is a column already"):
+        grow([grid(labels={"list": 1, "List": 2})])
+    with pytest.raises(SpecError, match="is int in one condition and str in another"):
+        grow([grid(labels={"list": 1}), grid(labels={"List": "two"})])
 
 
 # What is missing

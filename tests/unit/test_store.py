@@ -433,3 +433,9 @@ def test_side_files_stay_off_results_and_inside_the_store(store: Store, path: st
         with pytest.raises(StoreError, match="hidden folder"):
             attempt()
     assert not Path(store.location).exists()
+
+
+@pytest.mark.parametrize("name", ["st*", "st?", "st [v2]"])
+def test_a_location_that_readers_take_for_a_pattern_is_refused(name: str) -> None:
+    with pytest.raises(StoreError, match="for a pattern"):
+        Store(name)
