@@ -124,7 +124,7 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
             spec.loader.exec_module(module)
     except SyntaxError as error:
         raise SpecError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:
+    except Exception as error:  # the script is the user's and may raise anything; what it raised is told with its line
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
         kind = "" if isinstance(error, MemexpError) else f"{type(error).__name__}: "

@@ -352,7 +352,7 @@ def _source(probe: Probe) -> dict[str, str]:
 
 def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus]]:
     """Name and description of every corpus among a probe's fields; a `Pair` gives ``targets`` and ``foils``."""
-    for item in fields(probe):  # type: ignore[arg-type]
+    for item in fields(probe):  # type: ignore[arg-type] # Condition has checked that it is a dataclass
         value = getattr(probe, item.name)
         if isinstance(value, Pair):
             yield "targets", value.targets

@@ -74,7 +74,7 @@ def spec(cls: type[T]) -> type[T]:
             raise SpecError(_first_complaint(made, error)) from None
 
     made.__init__ = __init__
-    return made  # type: ignore[no-any-return]
+    return made  # type: ignore[no-any-return] # the same class, as pydantic has rebuilt it
 
 
 def _first_complaint(cls: type, error: ValidationError) -> str:

@@ -142,7 +142,7 @@ class _Walk:
         began = time.monotonic()
         try:
             warm = _base(base, self.world)
-        except Exception as error:
+        except Exception as error:  # recorded, never swallowed: `_fail` writes it to stages/ and to the outcome
             self._fail(base, error, began)
             self._skip(base)
             self._commit_rows(base)
@@ -169,7 +169,7 @@ class _Walk:
                 optimizer = self._train(child, lm, optimizer)
             except StoreError:
                 raise  # nothing could be recorded any more
-            except Exception as error:
+            except Exception as error:  # whatever it is, it is this child's and not its siblings'
                 self._fail(child, error, began)
                 self._skip(child)
             else:
@@ -205,7 +205,7 @@ class _Walk:
                 with torch.random.fork_rng(devices=_cuda(self.world)):
                     items = probe.measure(Session(lm), texts)
                 items = items.select(probe.schema().names).cast(probe.schema())
-            except Exception as error:
+            except Exception as error:  # a user's own code may raise anything
                 self._fail(stage, error, began, asks[0])
                 continue
             if self.world.leads:

@@ -80,7 +80,7 @@ class LanguageModel(nn.Module):
         Returns:
             (sum of lengths - 1,) float32 nats, row after row.
         """
-        return self("nll", ids, lengths)  # type: ignore[no-any-return]
+        return self("nll", ids, lengths)  # type: ignore[no-any-return] # a module's call is untyped
 
     def next(self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: Any = None) -> tuple[Tensor, Any]:
         """Logits of the token after the last of each row.
@@ -94,7 +94,7 @@ class LanguageModel(nn.Module):
         Returns:
             (rows, vocabulary) float32 logits, and the cache.
         """
-        return self("next", ids, mask, positions, past)  # type: ignore[no-any-return]
+        return self("next", ids, mask, positions, past)  # type: ignore[no-any-return] # as above
 
     def _nll(self, ids: Tensor, lengths: Tensor) -> Tensor:
         keep = torch.arange(ids.shape[1] - 1, device=ids.device)[None] < (lengths - 1)[:, None]

@@ -54,7 +54,7 @@ class World:
             return value
         box: list[Any] = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]  # type: ignore[no-any-return]
+        return box[0]  # type: ignore[no-any-return] # unpickled from what rank 0 put in, a T
 
     def gather(self, value: T) -> Sequence[T]:
         """Every rank's `value` in rank order, on every rank (pickled)."""
