@@ -101,6 +101,7 @@ EDGES = [
     "Grüße aus Köln.",
     "1987 - 1978",
     "two  spaces\nand",
+    "half a \ud83d pair",
 ]
 
 
