@@ -9,6 +9,7 @@
 PYTHON ?= python3
 MEMEXP_STORE ?= results
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +19,7 @@ STAMP := $(VENV)/.installed
 OFFLINE := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test drills lint clean
+.PHONY: help setup demo test drills bench lint clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -33,6 +34,9 @@ test: lint  ## Lint, types and all tests but the drills
 
 drills: $(STAMP)  ## Tests that kill processes and break disks on purpose
 	@$(OFFLINE) $(BIN)/python -m pytest tests/drills $(PYTEST_ARGS)
+
+bench: $(STAMP)  ## Speed beside other ways, hours, into benchmarks/RESULTS.md (BENCH_ARGS="--parts recall")
+	@$(OFFLINE) $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(STAMP)  ## Style, formatting and types
 	@$(BIN)/ruff check --quiet --output-format=concise .

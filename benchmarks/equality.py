@@ -1,0 +1,103 @@
+"""What "the same results" means here. Whatever is timed is compared first, and after every timing again.
+
+    compare("recall", {"published": ..., "careful": ..., "memexp": ...})
+
+Study: the loss of every step, each way with its own optimizer and padding. Recognition and recall: on the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from memexp.records import MADE_WITH, ROUGES
+from memexp.store import Store
+
+__all__ = ["Unequal", "compare", "compare_stores"]
+
+LOSS = 1e-4
+"""Largest relative difference of a step's loss: splitting a batch drifts by up to 1e-5 over 20 steps, and so does a
+fused optimizer."""
+NLL = 1e-5
+"""Largest difference of a text's mean NLL, in nats, on the same weights."""
+ROUGE = 1e-12
+"""Largest difference of a ROUGE F-measure: completions being the same, only the sum's order could differ."""
+
+
+class Unequal(Exception):
+    """Two ways gave different results: their times say nothing."""
+
+
+def compare(part: str, results: Mapping[str, Sequence[Any]], reference: str = "published") -> dict[str, Any]:
+    """Compare every way's result of a part with the published one's.
+
+    Returns:
+        What was compared, and the largest differences seen.
+
+    Raises:
+        Unequal: a tolerance is exceeded, a decision flipped or a completion differs.
+    """
+    checks = {"study": _study, "recognition": _recognition, "recall": _recall}
+    expected = results[reference]
+    found: dict[str, Any] = {}
+    for way, result in results.items():
+        if len(result) != len(expected):
+            raise Unequal(f"{part}: {way} has {len(result)} results, {reference} {len(expected)}")
+        if way != reference:
+            found[way] = checks[part](f"{part}, {way} and {reference}", result, expected)
+    return found
+
+
+def _study(which: str, losses: Sequence[float], expected: Sequence[float]) -> dict[str, Any]:
+    worst = max(abs(a - b) / abs(b) for a, b in zip(losses, expected, strict=True))
+    if not worst <= LOSS:
+        raise Unequal(f"{which}: losses differ by {worst:.1e} of their size, more than {LOSS:g}")
+    return {"steps": len(losses), "loss_relative": worst}
+
+
+def _recognition(which: str, nlls: Sequence[float], expected: Sequence[float]) -> dict[str, Any]:
+    worst = max(abs(a - b) for a, b in zip(nlls, expected, strict=True))
+    half = len(nlls) // 2
+    flipped = sum(
+        (nlls[i] < nlls[half + i]) != (expected[i] < expected[half + i])
+        for i in range(half)  # targets, then foils
+    )
+    if not worst <= NLL:
+        raise Unequal(f"{which}: NLLs differ by {worst:.1e}, more than {NLL:g}")
+    if flipped:
+        raise Unequal(f"{which}: {flipped} of {half} decisions flipped")
+    return {"texts": len(nlls), "nll": worst, "decisions_flipped": flipped}
+
+
+def _recall(which: str, items: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    differ = sum(a["completion"] != b["completion"] for a, b in zip(items, expected, strict=True))
+    if differ:
+        raise Unequal(f"{which}: {differ} of {len(items)} completions differ")
+    scored = [(a, b) for a, b in zip(items, expected, strict=True) if b["completion"] is not None]
+    worst = max((abs(a[name] - b[name]) for a, b in scored for name in ROUGES), default=0.0)
+    if not worst <= ROUGE:
+        raise Unequal(f"{which}: ROUGE differs by {worst:.1e}, more than {ROUGE:g}")
+    return {"texts": len(items), "completions_differing": differ, "rouge": worst}
+
+
+def compare_stores(first: Store, second: Store) -> dict[str, int]:
+    """Rows per kind, where two stores hold the same results to the last bit. Raises Unequal where they do not."""
+    rows = {}
+    for kind in ("recognition", "recall", "training"):
+        one, two = _sorted(first, kind), _sorted(second, kind)
+        if one is None or two is None or not one.equals(two):
+            raise Unequal(f"{kind}: the two stores differ")
+        rows[kind] = one.num_rows
+    return rows
+
+
+def _sorted(store: Store, kind: str) -> pa.Table | None:
+    """All rows of a kind in an order that does not depend on who wrote them; None where there are none."""
+    table = store.scan(kind)
+    if table is None:
+        return None
+    keys = ("stage_id", "step") if kind == "training" else ("condition_id", "probe_id", "item")
+    table = table.drop_columns([name for name in MADE_WITH.names if name in table.column_names])
+    return table.sort_by([(key, "ascending") for key in keys])

@@ -1,0 +1,245 @@
+"""The parts of the benchmark: each checks that results are equal, then times alternately, and returns what it found.
+
+found = PARTS["recall"](Bench(material, scratch, pairs=5, grid_pairs=5))
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import grid
+from benchmarks.child import execute, python
+from benchmarks.equality import compare, compare_stores
+from benchmarks.executed import TINY_TRIALS
+from benchmarks.material import Material
+from memexp.store import Store
+
+__all__ = ["PARTS", "Bench", "finding", "profile"]
+
+Found = dict[str, Any]
+"""What a part found, as it stands in RESULTS.json."""
+
+
+@dataclass
+class Bench:
+    """One call of the benchmark."""
+
+    material: Material
+    scratch: Path
+    """A folder for what children write."""
+    pairs: int
+    grid_pairs: int
+    count: int = 0
+    """Folders handed out so far."""
+
+    def fresh(self) -> Path:
+        """An empty folder."""
+        self.count += 1
+        folder = self.scratch / str(self.count)
+        folder.mkdir()
+        return folder
+
+    def measure(self, way: str, part: str) -> Found:
+        """One way of one part in a process of its own: cpu, wall and result."""
+        out = self.scratch / "measured.json"
+        execute(python("-m", "benchmarks.timed", way, part, self.material.folder, out))
+        found: Found = json.loads(out.read_text())
+        return found
+
+    def train(self) -> None:
+        """Make the model that all ways are probed on, unless it is there."""
+        if not self.material.trained.exists():
+            arguments = ["--model", self.material.model, "--data", self.material.file("targets"), "--lr", 1e-3]
+            arguments += ["--epochs", 1, "--order", self.material.file("order"), "--out", self.material.trained]
+            execute(python("benchmarks/published/study.py", *arguments))
+
+
+def finding(
+    what: str,
+    values: Sequence[float],
+    at_least: float | None = None,
+    aim: float | None = None,
+    at_most: float | None = None,
+) -> Found:
+    """A number of interest, once per pair, beside what is asked of its median."""
+    median = statistics.median(values)
+    verdict = ""
+    if at_most is not None:
+        verdict = "held" if median <= at_most else "missed"
+    elif at_least is not None:
+        verdict = "floor held" if median >= at_least else "floor missed"
+        if aim is not None:
+            verdict = "aim reached" if median >= aim else f"{verdict}, aim missed"
+    asked = {"at_least": at_least, "aim": aim, "at_most": at_most}
+    spread = {"median": median, "min": min(values), "max": max(values), "values": list(values)}
+    return {"what": what, **spread, **{k: v for k, v in asked.items() if v is not None}, "verdict": verdict}
+
+
+def equal_first(bench: Bench, part: str) -> Found:
+    """Every way once, untimed, and how far the results are apart. Raises Unequal."""
+    if part != "study":
+        bench.train()
+    results = {way: bench.measure(way, part)["result"] for way in ("published", "careful", "memexp")}
+    return compare(part, results)
+
+
+def against_scripts(bench: Bench, part: str, floor: float, aim: float, careful_floor: float) -> Found:
+    """Study, recognition or recall by all three ways."""
+    equality = equal_first(bench, part)
+    ways = ("published", "memexp", "careful")
+    cpu: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(bench.pairs):
+        round_ = {way: bench.measure(way, part) for way in ways}
+        compare(part, {way: measured["result"] for way, measured in round_.items()})
+        for way in ways:
+            cpu[way].append(round_[way]["cpu"])
+    return {
+        "equality": equality,
+        "unit": "CPU seconds, without importing and loading",
+        "series": cpu,
+        "findings": [
+            finding("(a) published / memexp", _ratios(cpu["published"], cpu["memexp"]), at_least=floor, aim=aim),
+            finding("(b) careful / memexp", _ratios(cpu["careful"], cpu["memexp"]), at_least=careful_floor),
+        ],
+    }
+
+
+def the_grid(bench: Bench) -> Found:
+    """The whole grid against the published scripts."""
+    equality = {part: equal_first(bench, part) for part in ("study", "recognition", "recall")}
+    found = _grid(bench, "grid", at_least=6.0, aim=9.0)
+    return {"equality": equality, **found}
+
+
+def the_grid_in_bf16(bench: Bench) -> Found:
+    """The same with bfloat16 as memexp's declared dtype, where the CPU has it."""
+    if not grid.has_bf16():
+        return {"skipped": "this CPU has no bfloat16 arithmetic (AVX512-BF16, AMX or Arm's bf16)"}
+    found = _grid(bench, "grid-bf16", at_least=9.0)
+    return {"equality": "none: bfloat16 is declared since it changes numbers", **found}
+
+
+def _grid(bench: Bench, sweep: str, at_least: float, aim: float | None = None) -> Found:
+    cpu: dict[str, list[float]] = {"published": [], "memexp": []}
+    apart = []
+    for _ in range(bench.grid_pairs):
+        theirs, ours = bench.fresh(), bench.fresh()
+        seconds, expected = grid.published(bench.material, theirs)
+        cpu["published"].append(seconds)
+        seconds, cells = grid.ours(bench.material, ours, sweep)
+        cpu["memexp"].append(seconds)
+        apart.append(grid.worst(cells, expected))
+        shutil.rmtree(theirs)
+        shutil.rmtree(ours)
+    ratios = _ratios(cpu["published"], cpu["memexp"])
+    return {
+        "unit": "CPU seconds, starting of all processes included",
+        "series": cpu,
+        "findings": [
+            finding("(a) published / memexp", ratios, at_least=at_least, aim=aim),
+            finding("largest difference of a cell's mean (trained apart)", apart),
+        ],
+    }
+
+
+def with_ray(bench: Bench) -> Found:
+    """Four equal trials on a cluster of two CPUs and in two plain processes."""
+    times = _both(bench, "seeds")
+    rest = _ratios(times["Ray, after start-up"], times["plain, after start-up"])
+    return times.pop("report") | {
+        "series": times,
+        "findings": [
+            finding("(c) Ray / plain, after start-up", rest, at_most=1.10),
+            finding("seconds until the first trial begins, with Ray", times["Ray, start-up"], at_most=15.0),
+        ],
+    }
+
+
+def many_trials(bench: Bench) -> Found:
+    """200 trials of a tiny condition on a cluster of two CPUs and in two plain processes."""
+    times = _both(bench, "tiny")
+    report = times.pop("report")
+    if report["equality"]["recall"] != TINY_TRIALS * 8:
+        raise ValueError("not every trial is there")
+    ray, plain = times["Ray, after start-up"], times["plain, after start-up"]
+    added = [(one - other) / TINY_TRIALS for one, other in zip(ray, plain, strict=True)]
+    return report | {
+        "series": times,
+        "findings": [
+            finding("(c) seconds that Ray adds to a trial", added, at_most=0.5),
+            finding("seconds a trial with Ray, start-up left out", [seconds / TINY_TRIALS for seconds in ray]),
+        ],
+    }
+
+
+def _both(bench: Bench, sweep: str) -> dict[str, Any]:
+    """Start-up and rest of a sweep with Ray and in plain processes, in pairs, and what is reported with them."""
+    names = [f"{how}, {what}" for how in ("Ray", "plain") for what in ("start-up", "after start-up")]
+    times: dict[str, Any] = {name: [] for name in names}
+    cache = {"XDG_CACHE_HOME": str(bench.fresh())}
+    equality: Found = {}
+    for pair in range(bench.pairs + 1):  # the first is for equality, and fills the cache of model sizes
+        stores = {}
+        for how, name in (("plain", "plain"), ("ray", "Ray")):
+            stores[how] = Store(bench.fresh())
+            command = python("-m", "benchmarks.executed", how, sweep, bench.material.folder, stores[how].location)
+            cost = execute([*command, "--processes", "2"], cache)
+            start = _first_stage(stores[how]) - cost.began
+            if pair:
+                times[f"{name}, start-up"].append(start)
+                times[f"{name}, after start-up"].append(cost.wall - start)
+        equality = compare_stores(stores["plain"], stores["ray"])
+        for store in stores.values():
+            shutil.rmtree(store.location)
+    unit = "wall seconds; start-up ends when the first trial begins, the rest when the process has ended"
+    return times | {"report": {"equality": equality, "unit": unit}}
+
+
+def _first_stage(store: Store) -> float:
+    """When the first stage of all began, in seconds since the epoch."""
+    rows = store.scan("stages")
+    assert rows is not None  # every trial leaves its stages
+    return min(row["finished"].timestamp() - row["seconds"] for row in rows.to_pylist())
+
+
+def profile(bench: Bench, part: str) -> Found:
+    """Where memexp's time goes in study, recognition or recall."""
+    if part != "study":
+        bench.train()
+    out = bench.scratch / "profile.json"
+    execute(python("-m", "benchmarks.profiled", part, bench.material.folder, out))
+    found: Found = json.loads(out.read_text())
+    return found
+
+
+def sizes(bench: Bench) -> Found:
+    """CPU seconds of the careful way with other numbers of texts in a batch, once each."""
+    bench.train()
+    series = {}
+    for part in ("recognition", "recall"):
+        for rows in (4, 8, 16, 32, 64):
+            series[f"{part}, {rows} texts"] = [bench.measure(f"careful@{rows}", part)["cpu"]]
+    return {"unit": "CPU seconds of the careful way by texts in a batch", "series": series, "findings": []}
+
+
+def _ratios(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
+    return [one / other for one, other in zip(theirs, ours, strict=True)]
+
+
+PARTS: dict[str, Callable[[Bench], Found]] = {
+    "sizes": sizes,
+    "study": lambda bench: against_scripts(bench, "study", floor=2.4, aim=3.0, careful_floor=1.2),
+    "recognition": lambda bench: against_scripts(bench, "recognition", floor=4.0, aim=5.0, careful_floor=1.2),
+    "recall": lambda bench: against_scripts(bench, "recall", floor=8.0, aim=12.0, careful_floor=1.3),
+    "grid": the_grid,
+    "grid-bf16": the_grid_in_bf16,
+    "ray": with_ray,
+    "trials": many_trials,
+}
+"""By name, in the order they are executed."""

@@ -1,0 +1,1 @@
+"""The published scripts' way: each of the three scripts runs by itself."""

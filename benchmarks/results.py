@@ -1,0 +1,167 @@
+"""RESULTS.json, to which every part is added when it is done, and RESULTS.md, which says the same for people.
+
+add(folder, "parts", "recall", found | made(command, sentences, pairs))
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add", "made", "render"]
+
+PACKAGES = ("memexp", "torch", "transformers", "accelerate", "ray", "pyarrow", "rouge-score")
+
+TITLES = {
+    "study": "Study, one exposure",
+    "recognition": "Recognition, all targets and foils",
+    "recall": "Recall, all targets",
+    "grid": "Grid of 3 exposures × 3 learning rates",
+    "grid-bf16": "The grid in bfloat16",
+    "ray": "What Ray costs: four equal trials on two CPUs",
+    "trials": "What Ray costs: 200 tiny trials",
+    "sizes": "Batch sizes of the careful way",
+}
+
+PREFACE = """\
+# How fast memexp is
+
+Written by `make bench` (see `python -m benchmarks --help`); RESULTS.json holds the same, with every single value.
+
+A GPT-2 of 4.2 million parameters made from its configuration, study lists with the lengths of experiment 1 (arXiv
+2303.17557), batch 16, float32, no dropout, one thread.
+
+- (a) is the published scripts' way: a process each for study, recognition and recall, padding to 128 tokens, one text
+  at a time in both probes, a training of its own for every number of exposures, models through the disk.
+- (b) is a careful user's: Trainer with dynamic padding, batched scoring, batched `generate`.
+- (c) is memexp's own trials in plain processes.
+
+Each number is the median over alternated pairs, beside the smallest and the largest; in (a) and (b) memexp is the
+faster one above 1. Results were compared before anything was timed, and after each timing.
+"""
+
+
+def made(command: str, sentences: int, pairs: int) -> dict[str, Any]:
+    """When, where and by what a part was made. Nothing in it names the machine."""
+    return {
+        "made": {
+            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "command": command,
+            "sentences": sentences,
+            "pairs": pairs,
+            "commit": _commit(),
+            "machine": _machine(),
+            "python": platform.python_version(),
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        }
+    }
+
+
+def add(folder: Path, section: str, name: str, found: Mapping[str, Any]) -> None:
+    """Put `found` in its place in RESULTS.json, keeping everything else, and write RESULTS.md anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "RESULTS.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    results.setdefault(section, {})[name] = found
+    for path, text in ((file, json.dumps(results, indent=1) + "\n"), (folder / "RESULTS.md", render(results))):
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """RESULTS.md."""
+    parts, profiles = results.get("parts", {}), results.get("profiles", {})
+    known = [name for name in TITLES if name in parts]
+    lines = [PREFACE, *_summary({name: parts[name] for name in known})]
+    for name in known:
+        lines += _part(TITLES[name], parts[name])
+    for name, profile in profiles.items():
+        lines += _profile(name, profile)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _summary(parts: Mapping[str, Any]) -> list[str]:
+    lines = ["| | median | smallest to largest | asked | |", "|---|---|---|---|---|"]
+    for name, part in parts.items():
+        if "skipped" in part:
+            lines.append(f"| {TITLES[name]} | | | | skipped: {part['skipped']} |")
+        for found in part.get("findings", []):
+            asked = ", ".join(
+                f"{word} {found[key]:g}"
+                for key, word in (("at_least", "at least"), ("aim", "aim"), ("at_most", "at most"))
+                if key in found
+            )
+            spread = f"{found['min']:.3g} to {found['max']:.3g}"
+            what = f"{TITLES[name]}: {found['what']}"
+            lines.append(f"| {what} | {found['median']:.3g} | {spread} | {asked} | {found['verdict']} |")
+    return [*lines, ""]
+
+
+def _part(title: str, part: Mapping[str, Any]) -> list[str]:
+    lines = [f"## {title}", "", *_made(part["made"]), ""]
+    if "skipped" in part:
+        return [*lines, f"Skipped: {part['skipped']}.", ""]
+    if "equality" in part:
+        lines += ["Equality:", "", *(f"- {line}" for line in _flat(part["equality"])), ""]
+    lines += [f"{part['unit'][0].upper()}{part['unit'][1:]}:", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {', '.join(f'{v:.2f}' for v in values)} |" for name, values in part["series"].items()]
+    return [*lines, ""]
+
+
+def _made(made: Mapping[str, Any]) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    return [
+        f"`{made['command']}`",
+        "",
+        f"{made['date']}, {made['sentences']} sentences, pairs: {made['pairs']}, commit {made['commit']}. "
+        f"{made['machine']}, Python {made['python']}, {versions}.",
+    ]
+
+
+def _flat(value: Any, name: str = "") -> list[str]:
+    """Nested numbers as lines."""
+    if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
+        return [line for key, inner in value.items() for line in _flat(inner, f"{name} {key}".strip())]
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{key} {number:.2g}" if isinstance(number, float) else f"{key} {number}"
+                          for key, number in value.items())  # fmt: skip
+        return [f"{name}: {inner}" if name else inner]
+    return [str(value)]
+
+
+def _profile(name: str, profile: Mapping[str, Any]) -> list[str]:
+    lines = [f"## Where memexp's time goes: {name}", "", *_made(profile["made"]), ""]
+    lines += [f"{profile['cpu']:.2f} CPU seconds without a profiler."]
+    for key, title in (("lines", "Line of memexp"), ("functions", "Innermost Python function")):
+        lines += ["", f"| {title} | share |", "|---|---|"]
+        lines += [f"| `{where.replace('|', chr(92) + '|')}` | {share:.1%} |" for where, share in profile[key]]
+    lines += ["", "| torch operation | share of all operations | calls |", "|---|---|---|"]
+    lines += [f"| `{where}` | {share:.1%} | {calls} |" for where, share, calls in profile["operations"]]
+    return [*lines, ""]
+
+
+def _machine() -> str:
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{name}, {os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.system()}"
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return told.stdout.strip() or "unknown"
