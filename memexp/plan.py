@@ -22,6 +22,7 @@ from memexp.spec import (
     Corpus,
     Full,
     HubText,
+    InlineText,
     LoRA,
     Pair,
     Probe,
@@ -228,7 +229,7 @@ def _remember(forest: Forest, texts: Texts) -> Texts:
 
 
 def _is_corpus(value: object) -> bool:
-    return isinstance(value, TextFile | HubText | ShippedText)
+    return isinstance(value, TextFile | HubText | ShippedText | InlineText)
 
 
 def _path(condition: Condition, model: ResolvedModel, texts: Texts) -> list[Stage]:

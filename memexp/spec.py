@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import hashlib
 import json
 import math
 import os
@@ -35,6 +36,7 @@ __all__ = [
     "Corpus",
     "Full",
     "HubText",
+    "InlineText",
     "LoRA",
     "Method",
     "Model",
@@ -231,11 +233,32 @@ class ShippedText:
         return self.list_name if self.first is None else f"{self.list_name}[:{self.first}]"
 
 
+@spec
+class InlineText:
+    """Texts given in Python, such as those of `memexp.stimuli.random_words` or of code of your own.
+
+    Known by its texts as every corpus is: the same list in a file is the same study.
+    """
+
+    name: Text
+    """What the rows call this corpus. Recorded, never part of an identity."""
+    texts: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    """The texts, in order; none may be empty."""
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(repr(self.texts).encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        """One short line; no two lists have the same, on which `memexp.sources.Sources` counts."""
+        return f"InlineText({self.name!r}, {len(self.texts)} texts, {self._digest})"
+
+
 def _as_corpus(value: Any) -> Any:
     return TextFile(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
 
 
-Corpus = Annotated[TextFile | HubText | ShippedText, BeforeValidator(_as_corpus)]
+Corpus = Annotated[TextFile | HubText | ShippedText | InlineText, BeforeValidator(_as_corpus)]
 """Texts to study or to be probed with; a plain string or path stands for a `TextFile`."""
 
 

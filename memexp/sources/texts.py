@@ -1,4 +1,4 @@
-"""Corpora: from a file, a hub dataset or a shipped list to a list of texts.
+"""Corpora: from a file, a hub dataset, a shipped list or one given in Python to a list of texts.
 
 Everything that can be wrong with a corpus is found here, in the driver, before anything is trained; what is read
 travels with the trials, so no worker ever needs the file.
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from memexp.errors import DataError
 from memexp.identity import texts_identity
 from memexp.sources.hub import hub_dataset, resolve_commit
-from memexp.spec import HubText, ShippedText, TextFile
+from memexp.spec import HubText, InlineText, ShippedText, TextFile
 from memexp.stimuli import load_list
 
 __all__ = ["Texts", "read_texts"]
@@ -42,10 +42,10 @@ class Texts:
 
 
 def read_texts(corpus: object) -> Texts:
-    """Read a `TextFile`, `HubText` or `ShippedText`.
+    """Read a `TextFile`, `HubText`, `ShippedText` or `InlineText`.
 
     Raises:
-        DataError: the source is missing, empty or broken; the message names file and line.
+        DataError: the source is missing, empty or broken; the message names file and line, or the item.
     """
     if isinstance(corpus, TextFile):
         name, items = corpus.name, _read_file(Path(corpus.path).expanduser(), corpus.field)
@@ -56,6 +56,10 @@ def read_texts(corpus: object) -> Texts:
         if corpus.first is not None and corpus.first > len(items):
             raise DataError(f"{name}: the list has only {len(items)} texts")
         items = items[: corpus.first]
+    elif isinstance(corpus, InlineText):
+        name, items = corpus.name, list(corpus.texts)
+        for place, text in enumerate(items):
+            _check_text(f"{name}, texts[{place}]:", text)
     else:
         raise TypeError(f"{corpus!r} is not a corpus")
     if not items:
@@ -170,12 +174,17 @@ def _column(source: object, unit: str, rows: Sequence[tuple[int, dict[str, Any]]
             known = f"field {field!r} is {'empty' if text is None else 'no string'}"
             problem = known if field in row else f"no field {field!r} (it has {has})"
             raise DataError(f"{source}, {unit} {number}: {problem}")
-        if not text.strip():
-            raise DataError(f"{source}, {unit} {number}: field {field!r} is empty")
-        if not text.isascii() and _LONE_SURROGATE.search(text):  # JSON can write one; no file or tokenizer takes it
-            raise DataError(f"{source}, {unit} {number}: field {field!r} holds half of a surrogate pair")
+        _check_text(f"{source}, {unit} {number}: field {field!r}", text)
         texts.append(text)
     return texts
+
+
+def _check_text(where: str, text: str) -> None:
+    """Raise a DataError that begins with `where` for a text that cannot be studied."""
+    if not text.strip():
+        raise DataError(f"{where} is empty")
+    if not text.isascii() and _LONE_SURROGATE.search(text):  # JSON can write one; no file or tokenizer takes it
+        raise DataError(f"{where} holds half of a surrogate pair")
 
 
 def _guess_field(source: object, row: dict[str, Any]) -> str:

@@ -14,16 +14,24 @@ import pytest
 from huggingface_hub import constants
 
 from memexp import (
+    Condition,
     DataError,
     HubText,
+    InlineText,
     MemexpError,
     Model,
     ModelError,
+    Pair,
     RandomInit,
+    Recall,
+    Recognition,
     ShippedText,
+    Study,
     TextFile,
     TrainedTokenizer,
 )
+from memexp.identity import texts_identity
+from memexp.plan import grow
 from memexp.sources import ResolvedModel, Sources, parameters_from_headers, read_texts, resolve_model
 from memexp.stimuli import load_list
 
@@ -188,6 +196,57 @@ def test_each_corpus_is_read_once(tmp_path: Path) -> None:
     file = write(tmp_path / "list.txt", "One.\n")
     sources = Sources()
     assert sources.texts(TextFile(file)) is sources.texts(TextFile(str(file)))
+
+
+# Texts given in Python
+
+
+def test_texts_given_in_python_are_read_as_they_are() -> None:
+    found = read_texts(InlineText("mine", [*TEXTS, TEXTS[0]]))
+    assert (found.name, found.items) == ("mine", (*TEXTS, TEXTS[0]))
+    assert found.id == texts_identity([*TEXTS, TEXTS[0]])
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["A.", ""], "mine, texts[1]: is empty"),
+        (["A.", "B.", " \n"], "mine, texts[2]: is empty"),
+        (["\ud83d", "A."], "mine, texts[0]: holds half of a surrogate pair"),
+    ],
+)
+def test_a_bad_text_given_in_python_is_named_by_its_place(texts: list[str], expected: str) -> None:
+    with pytest.raises(DataError) as error:
+        read_texts(InlineText("mine", texts))
+    assert complaint(error) == expected
+
+
+def test_lists_of_one_name_are_not_confused() -> None:
+    sources = Sources()
+    first, second = InlineText("mine", TEXTS), InlineText("mine", TEXTS[::-1])
+    assert sources.texts(first).items == TEXTS
+    assert sources.texts(second).items == TEXTS[::-1]
+    assert sources.texts(InlineText("mine", list(TEXTS))) is sources.texts(first)
+    assert sources.texts(InlineText("other", TEXTS)).name == "other"
+    # what is no text is not taken for the one it would make if it were joined
+    assert sources.texts(InlineText("mine", ["\U0001f600"])).items == ("\U0001f600",)
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        sources.texts(InlineText("mine", ["\ud83d\ude00"]))
+
+
+def test_a_list_given_in_python_is_the_same_study_as_in_a_file(tmp_path: Path) -> None:
+    foils = ("The hen sat.", "A fox ran.", "Birds sing.")
+    files = [TextFile(write(tmp_path / f"{n}.jsonl", jsonl(sent=texts))) for n, texts in enumerate((TEXTS, foils))]
+    given = [InlineText("mine", TEXTS), InlineText("others", foils)]
+
+    def names(targets: TextFile | InlineText, foils: TextFile | InlineText) -> list[str]:
+        tokenizer = TrainedTokenizer([targets, foils], vocab_size=300)
+        model = Model("new", tokenizer=tokenizer, init=RandomInit({"model_type": "gpt2"}))
+        probes = [Recognition(Pair(targets, foils)), Recall(), Recall(corpus=foils)]
+        return [ask.name for ask in grow([Condition(model, Study(targets, 2, 1e-3), probes=probes)]).asks]
+
+    assert names(*given) == names(*files)
+    assert not set(names(*given)) & set(names(InlineText("mine", TEXTS[::-1]), given[1]))
 
 
 # Datasets

@@ -18,6 +18,7 @@ from memexp import (
     Condition,
     Full,
     HubText,
+    InlineText,
     LoRA,
     Model,
     Pair,
@@ -65,6 +66,10 @@ def recall(**fields: Any) -> Recall:
 
 def pair(**fields: Any) -> Pair:
     return Pair(**({"targets": "seen.txt", "foils": "unseen.txt"} | fields))
+
+
+def inline(**fields: Any) -> InlineText:
+    return InlineText(**({"name": "mine", "texts": ["One.", "Two."]} | fields))
 
 
 def model(**fields: Any) -> Model:
@@ -120,6 +125,14 @@ BAD: list[tuple[Callable[..., Any], str, Any]] = [
     (sweep, "conditions", condition()),
     (sweep, "conditions", [3]),
     (sweep, "resources", 2),
+    (inline, "name", " "),
+    (inline, "name", 3),
+    (inline, "texts", []),
+    (inline, "texts", "One."),
+    (inline, "texts", ["One.", 2]),
+    (inline, "texts", ["One.", b"Two."]),
+    (inline, "texts", None),
+    (inline, "texts", {"One.", "Two."}),
     (model, "name", " "),
     (model, "init", "random"),
     (random_init, "config", 3),
@@ -174,6 +187,12 @@ def test_what_the_bad_values_are_put_into_is_good() -> None:
         (lambda: Recall(blocksize=3), "Recall has no field 'blocksize'; did you mean 'block_size'?"),
         (lambda: sweep(resource=Resources()), "Sweep has no field 'resource'; did you mean 'resources'?"),
         (lambda: LoRA(rank=8), "LoRA has no field 'rank'; it has r, alpha, rslora, dropout, targets, seed"),
+        (lambda: InlineText("mine"), "InlineText.texts is required"),
+        (lambda: InlineText("mine", text=["One."]), "InlineText has no field 'text'; did you mean 'texts'?"),
+        (
+            lambda: study(corpus=["One."]),
+            "Study.corpus: must be TextFile(...) or HubText(...) or ShippedText(...) or InlineText(...), got ['One.']",
+        ),
         (lambda: Full(r=8), "Full has no field 'r'; it has none"),
         (lambda: Study("seen.txt", lr=1), "Study.exposures is required"),
         (lambda: Pair("a", "b", "c", "d"), "Pair takes at most 3 values: targets, foils, name"),
@@ -229,7 +248,7 @@ def test_whole_numbers_may_stand_for_floats_and_paths_for_files() -> None:
 
 
 def test_descriptions_are_frozen() -> None:
-    for made in (study(), condition(), Model("gpt2"), LoRA(), Resources(), Recall(), PAIR, sweep()):
+    for made in (study(), condition(), Model("gpt2"), LoRA(), Resources(), Recall(), PAIR, inline(), sweep()):
         field = dataclasses.fields(made)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, field, getattr(made, field))
@@ -239,11 +258,32 @@ def test_descriptions_travel_pickled() -> None:
     made = condition(
         model=Model("new", tokenizer=tokenizer(), init=random_init()),
         method=LoRA(targets=["c_attn"]),
-        probes=[Recognition(PAIR), Recall(HubText("org/lists", subset="one"))],
+        probes=[Recognition(Pair(inline(), "unseen.jsonl")), Recall(HubText("org/lists", subset="one"))],
         labels={"experiment": 1},
     )
     assert pickle.loads(pickle.dumps(made)) == made
     assert made != dataclasses.replace(made, labels={"experiment": 2})
+
+
+def test_a_description_of_many_texts_is_short_and_tells_them_apart() -> None:
+    texts = [f"Text {number}." for number in range(1000)]
+    made = inline(texts=texts)
+    assert len(repr(made)) < 60 and "1000 texts" in repr(made)
+    assert len(repr(condition(study=study(corpus=made)))) < 1000
+    assert repr(made) == repr(inline(texts=tuple(texts))) == repr(pickle.loads(pickle.dumps(made)))
+    others = [
+        inline(texts=texts, name="other"),
+        inline(texts=texts[::-1]),
+        inline(texts=[*texts[:-1], "Text 999"]),
+        inline(texts=["One.Two."]),
+        inline(texts=["One.", "Two."]),
+        inline(texts=["One.', 'Two."]),
+        inline(texts=["\U0001f600"]),
+        inline(texts=["\ud83d\ude00"]),
+        inline(texts=["'"]),
+        inline(texts=['"']),
+    ]
+    assert len({repr(one) for one in [made, *others]}) == 1 + len(others)
 
 
 # Counterbalancing
