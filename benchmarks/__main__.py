@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.child import Failed
+from benchmarks.child import ENVIRONMENT, Failed
 from benchmarks.equality import Unequal
 from benchmarks.material import make
 from benchmarks.parts import PARTS, Bench, Found, profile
@@ -30,6 +31,7 @@ PROFILES = ("study", "recognition", "recall")
 def main() -> int:
     """The command."""
     options = _options().parse_args()
+    os.environ.update(ENVIRONMENT)  # torch is not imported yet
     parts = [part for part in options.parts.split(",") if part] if not options.profile else []
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
@@ -42,13 +44,15 @@ def main() -> int:
         bench = Bench(material, Path(scratch), pairs, options.grid_pairs or pairs)
         try:
             if options.profile:
-                found = profile(bench, options.profile) | made(command, options.sentences, 0)
+                stamp = made(command, options.sentences, 0)
+                found = profile(bench, options.profile) | stamp
                 add(options.out, "profiles", options.profile, found)
                 _tell(options.profile, found)
             for part in parts:
-                found = PARTS[part](bench)
                 used = bench.grid_pairs if part.startswith("grid") else 1 if part == "sizes" else pairs
-                add(options.out, "parts", part, found | made(command, options.sentences, used))
+                stamp = made(command, options.sentences, used)
+                found = PARTS[part](bench) | stamp
+                add(options.out, "parts", part, found)
                 _tell(part, found)
         except (Unequal, Failed) as error:
             print(f"benchmarks: {error}", file=sys.stderr)
@@ -61,12 +65,19 @@ def _options() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", default=",".join(DEFAULT), help=f"of {', '.join(PARTS)} (default: all but sizes)")
-    parser.add_argument("--pairs", type=int, default=5, help="alternated pairs")
-    parser.add_argument("--grid-pairs", type=int, help="of the two grids (default: as many)")
-    parser.add_argument("--sentences", type=int, default=600, help="targets, and as many foils")
+    parser.add_argument("--pairs", type=_positive, default=5, help="alternated pairs")
+    parser.add_argument("--grid-pairs", type=_positive, help="of the two grids (default: as many)")
+    parser.add_argument("--sentences", type=_positive, default=600, help="targets, and as many foils")
     parser.add_argument("--profile", choices=PROFILES, help="instead of timing, profile memexp's side of a part")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for RESULTS.md and .json")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _public(arguments: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Cost", "Failed", "execute", "python"]
+__all__ = ["ENVIRONMENT", "Cost", "Failed", "execute", "python"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,11 +24,11 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""The same for every way."""
+"""The same for every way, and for the process that prepares what they work on."""
 
 
 class Failed(Exception):

@@ -12,6 +12,7 @@ import json
 import linecache
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -32,17 +33,23 @@ OWN = str(Path(memexp.__file__).parent)
 def sampled(work: Callable[[], Any]) -> dict[str, Any]:
     """Shares of CPU time while `work` goes on: by the memexp line that is being executed, and by innermost function."""
     lines, functions = Counter[str](), Counter[str]()
+    last = time.process_time()
 
     def look(_: int, frame: FrameType | None) -> None:
+        nonlocal last
+        # Signals that come during one long call, a backward pass say, arrive as one when it is over.
+        now = time.process_time()
+        weight, last = int((now - last) * 1e9), now
         if frame is None:
             return
-        functions[f"{_short(frame.f_code.co_filename)}: {frame.f_code.co_name}"] += 1
+        functions[f"{_short(frame.f_code.co_filename)}: {frame.f_code.co_name}"] += weight
         at: FrameType | None = frame
         while at is not None and not at.f_code.co_filename.startswith(OWN):
             at = at.f_back
         if at is not None:
-            text = linecache.getline(at.f_code.co_filename, at.f_lineno).strip()
-            lines[f"{_short(at.f_code.co_filename)}: {text}"] += 1
+            # Between two lines there may be none.
+            text = linecache.getline(at.f_code.co_filename, at.f_lineno or at.f_code.co_firstlineno).strip()
+            lines[f"{_short(at.f_code.co_filename)}: {text}"] += weight
 
     signal.signal(signal.SIGPROF, look)
     signal.setitimer(signal.ITIMER_PROF, INTERVAL, INTERVAL)
@@ -52,7 +59,7 @@ def sampled(work: Callable[[], Any]) -> dict[str, Any]:
         signal.setitimer(signal.ITIMER_PROF, 0)
     total = max(1, functions.total())
     return {
-        name: [[where, count / total] for where, count in counter.most_common(SHOWN)]
+        name: [[where, spent / total] for where, spent in counter.most_common(SHOWN)]
         for name, counter in (("lines", lines), ("functions", functions))
     }
 

@@ -49,7 +49,7 @@ faster one above 1. Results were compared before anything was timed, and after e
 
 
 def made(command: str, sentences: int, pairs: int) -> dict[str, Any]:
-    """When, where and by what a part was made. Nothing in it names the machine."""
+    """When, where and by what a part is about to be made. Nothing in it names the machine."""
     return {
         "made": {
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -58,6 +58,7 @@ def made(command: str, sentences: int, pairs: int) -> dict[str, Any]:
             "pairs": pairs,
             "commit": _commit(),
             "machine": _machine(),
+            "load": round(os.getloadavg()[0], 1),  # of others: wall seconds say nothing on a busy machine
             "python": platform.python_version(),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
@@ -122,7 +123,7 @@ def _made(made: Mapping[str, Any]) -> list[str]:
         f"`{made['command']}`",
         "",
         f"{made['date']}, {made['sentences']} sentences, pairs: {made['pairs']}, commit {made['commit']}. "
-        f"{made['machine']}, Python {made['python']}, {versions}.",
+        f"{made['machine']}, load average {made['load']} before it began, Python {made['python']}, {versions}.",
     ]
 
 
