@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["NUMERICS", "canonical", "identity", "texts_identity"]
 
-NUMERICS = 1
+NUMERICS = 2
 """Bumped by hand whenever the same description would give other numbers; part of every base stage's identity."""
 
 DIGITS = 16

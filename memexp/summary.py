@@ -14,7 +14,7 @@ from memexp.store import Store
 __all__ = ["print_summary"]
 
 MEASURES = {
-    "recognition": ("recognition: share of pairs told apart", "avg((target_nll < foil_nll)::int)"),
+    "recognition": ("recognition: share of pairs told apart (chance is 0.50)", "avg((target_nll < foil_nll)::int)"),
     "recall": ("recall: mean ROUGE-2 of the completion", "avg(completion_rouge2)"),
 }
 GROUPS = ("model", "method", "lr", "batch_size")
@@ -48,6 +48,8 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
             cells = [f"{found[kind, at]:.2f}" if found.get((kind, at)) is not None else "" for at in exposures]
             table.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in group), *cells)
         console.print(table)
+        if line := _in_a_line([[found.get((kind, at)) for at in exposures] for found in means.values()], exposures):
+            console.print(line, highlight=False, soft_wrap=True)
     columns = ", ".join([*varied, "exposures"])
     source = f"read_parquet('{store.path(kinds[0])}', union_by_name=true)"
     keys = "(stage_id, probe_id, condition_id)"
@@ -56,6 +58,19 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
     query = f"SELECT {columns}, {MEASURES[kinds[0]][1]} AS {kinds[0]} FROM {source}{where} GROUP BY ALL ORDER BY ALL"
     console.print("\nOne row per item is in the store. For more, in DuckDB:", highlight=False, soft_wrap=True)
     console.print(f"  {query}\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def _in_a_line(rows: list[list[float | None]], exposures: list[int]) -> str | None:
+    """What a table shows, in words; None where there is nothing to compare."""
+    ends = [(row[0], row[-1]) for row in rows if row[0] is not None and row[-1] is not None]
+    if not ends or len(exposures) < 2:
+        return None
+    rising = sum(last > first for first, last in ends)
+    before, after = (sum(values) / len(ends) for values in zip(*ends, strict=True))
+    return (
+        f"From {exposures[0]} to {exposures[-1]} exposures it rises in {rising} of {len(ends)} "
+        f"{'row' if len(ends) == 1 else 'rows'}, on average from {before:.2f} to {after:.2f}."
+    )
 
 
 def _means(store: Store, forest: Forest, kind: str, varied: list[str]) -> list[tuple[Any, ...]]:

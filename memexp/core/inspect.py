@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from memexp.core.model import REFUSALS, load_tokenizer, random_config
 from memexp.errors import MemexpError, ModelError
 from memexp.sources import ResolvedModel
-from memexp.sources.models import read_config
+from memexp.sources.models import location, read_config
 
 __all__ = ["inspect"]
 
@@ -60,7 +60,7 @@ def _config(model: ResolvedModel) -> PreTrainedConfig:
         raise ModelError(f"model {model.name!r}: transformers does not know the architecture {kind!r}")
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
-            model.source, revision=model.commit or "main", trust_remote_code=False
+            location(model.source), revision=model.commit or "main", trust_remote_code=False
         )
     except REFUSALS as error:
         raise ModelError(

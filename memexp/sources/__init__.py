@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from memexp.sources.models import ResolvedModel, ResolvedTokenizer, parameters_from_headers, resolve_model
+from memexp.sources.models import (
+    ResolvedModel,
+    ResolvedTokenizer,
+    location,
+    parameters_from_headers,
+    resolve_model,
+)
 from memexp.sources.texts import Texts, read_texts
 from memexp.spec import Model
 
@@ -11,6 +17,7 @@ __all__ = [
     "ResolvedTokenizer",
     "Sources",
     "Texts",
+    "location",
     "parameters_from_headers",
     "read_texts",
     "resolve_model",

@@ -19,11 +19,14 @@ from memexp.identity import identity
 from memexp.sources.hub import hub_file, network_error, resolve_commit
 from memexp.sources.texts import Texts
 from memexp.spec import Model, TrainedTokenizer
+from memexp.stimuli.models import SHIPPED_MODELS, model_folder
 
-__all__ = ["ResolvedModel", "ResolvedTokenizer", "parameters_from_headers", "resolve_model"]
+__all__ = ["ResolvedModel", "ResolvedTokenizer", "location", "parameters_from_headers", "resolve_model"]
 
 _WEIGHTS = (".safetensors", ".bin")
 _CONTENT = (*_WEIGHTS, ".json", ".model", ".txt", ".jinja")
+_SHIPPED = "memexp:"
+"""Begins the source of what ships with memexp: found in the package, wherever a node has it installed."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class ResolvedTokenizer:
     """A tokenizer, pinned."""
 
     source: str | None
-    """Hub id or folder; None for one to be trained."""
+    """Hub id, folder or shipped model; None for one to be trained. See `location`."""
     commit: str | None
     """The commit of a hub id."""
     texts: tuple[str, ...] = ()
@@ -49,7 +52,7 @@ class ResolvedModel:
     key: dict[str, Any]
     """What identifies weights and tokenizer: content hash, hub id with commit, or config with seed."""
     source: str | None
-    """Hub id or absolute folder of the weights; None for random ones."""
+    """Hub id, absolute folder or shipped model of the weights; None for random ones. See `location`."""
     commit: str | None
     """The commit of a hub id."""
     config: dict[str, Any] | None
@@ -68,8 +71,22 @@ class ResolvedModel:
 
     @property
     def folder(self) -> Path | None:
-        """The folder of a local model, which every node has to see."""
-        return Path(self.source) if self.source is not None and self.commit is None else None
+        """The folder of a local or shipped model, which every node has to see."""
+        return Path(location(self.source)) if self.source is not None and self.commit is None else None
+
+    def check_shipped(self) -> None:
+        """Refuse a node whose memexp ships other files under the names that this model uses. Raises ModelError."""
+        uses = [(self.source, "model", self.key), (self.tokenizer.source, "tokenizer", self.key.get("tokenizer"))]
+        for source, of, key in uses:
+            if source is not None and source.startswith(_SHIPPED) and key is not None:
+                name = self.name if of == "model" else SHIPPED_MODELS[0]  # they have one tokenizer together
+                if _locate(name, None, of)[2] != {"files": key["files"]}:
+                    raise ModelError(f"model {self.name!r}: this node has another version of memexp, with another {of}")
+
+
+def location(source: str) -> str:
+    """What to load `source` from on this node: a hub id, or a folder."""
+    return str(model_folder(source.removeprefix(_SHIPPED))) if source.startswith(_SHIPPED) else source
 
 
 def resolve_model(model: Model, read: Callable[[object], Texts]) -> ResolvedModel:
@@ -93,7 +110,7 @@ def resolve_model(model: Model, read: Callable[[object], Texts]) -> ResolvedMode
         read_config(source, commit)  # refuses a model without one here, before anything is planned
     if tokenizer_key is not None:
         key["tokenizer"] = tokenizer_key
-    local = model.init is None and commit is None
+    local = source is not None and commit is None and not source.startswith(_SHIPPED)
     return ResolvedModel(
         name=Path(source).name if local and source else model.name,
         key=key,
@@ -101,7 +118,7 @@ def resolve_model(model: Model, read: Callable[[object], Texts]) -> ResolvedMode
         commit=commit,
         config=config,
         seed=model.init.seed if model.init else 0,
-        tokenizer=tokenizer or ResolvedTokenizer(source, commit),
+        tokenizer=tokenizer or ResolvedTokenizer(_tokenizer_of(source), commit),
         tokenizer_name=tokenizer_name,
     )
 
@@ -119,14 +136,25 @@ def _resolve_tokenizer(
     if model.tokenizer is None:
         return None, None, None
     source, commit, key = _locate(model.tokenizer, None, of="tokenizer")
-    return key, ResolvedTokenizer(source, commit), Path(source).name if commit is None else model.tokenizer
+    folder = commit is None and not source.startswith(_SHIPPED)
+    return key, ResolvedTokenizer(_tokenizer_of(source), commit), Path(source).name if folder else model.tokenizer
+
+
+def _tokenizer_of(source: str | None) -> str | None:
+    """Where the tokenizer of a model lies: beside the weights, but for the shipped ones, which have one together."""
+    return f"{_SHIPPED}tokenizer" if source is not None and source.startswith(_SHIPPED) else source
 
 
 def _locate(name: str, revision: str | None, of: str = "model") -> tuple[str, str | None, dict[str, Any]]:
-    """Absolute folder or hub id, commit (None for a folder) and identifying key."""
+    """Absolute folder, hub id or shipped model, commit (None for the others) and identifying key."""
+    if name in SHIPPED_MODELS:  # a folder of this name is ./tiny-s
+        if revision is not None:
+            raise ModelError(f"{of} {name!r} ships with memexp and has no revisions")
+        files = _content(model_folder("tokenizer")) + (_content(model_folder(name)) if of == "model" else [])
+        return f"{_SHIPPED}{name}", None, {"files": _digest(files)}
     folder = Path(name).expanduser()
     if folder.is_dir():
-        files = sorted(path for path in folder.iterdir() if path.suffix in _CONTENT and path.is_file())
+        files = _content(folder)
         if of == "tokenizer":  # may lie beside weights it has nothing to do with
             files = [path for path in files if path.suffix not in _WEIGHTS]
         if not (folder / "config.json").is_file() and of == "model":
@@ -136,6 +164,11 @@ def _locate(name: str, revision: str | None, of: str = "model") -> tuple[str, st
         raise ModelError(f"{of} {name!r}: no such folder")
     commit = resolve_commit(name, revision, "model")
     return name, commit, {"hub": name, "commit": commit}
+
+
+def _content(folder: Path) -> list[Path]:
+    """The files that make a model what it is."""
+    return sorted(path for path in folder.iterdir() if path.suffix in _CONTENT and path.is_file())
 
 
 def _digest(files: Iterable[Path]) -> str:
@@ -160,8 +193,9 @@ def _random_config(config: dict[str, Any] | str) -> dict[str, Any]:
         where = "RandomInit.config"
     else:
         where = f"RandomInit.config {config!r}"
-        commit = resolve_commit(config, None, "model")
-        found = read_config(config, commit)
+        shipped = config in SHIPPED_MODELS
+        commit = None if shipped else resolve_commit(config, None, "model")
+        found = read_config(f"{_SHIPPED}{config}" if shipped else config, commit)
     if not isinstance(found.get("model_type"), str):
         raise ModelError(f"{where}: no model_type, so the architecture is unknown")
     return found
@@ -169,7 +203,7 @@ def _random_config(config: dict[str, Any] | str) -> dict[str, Any]:
 
 def read_config(source: str, commit: str | None) -> dict[str, Any]:
     """The ``config.json`` of a model. Raises ModelError where there is none or it is no JSON object."""
-    file = hub_file(source, "config.json", commit)
+    file = hub_file(location(source), "config.json", commit)
     if file is None:
         where = f" at {commit}, or it is not in the cache and the hub does not answer" if commit else ""
         raise ModelError(f"model {source!r} has no config.json{where}")

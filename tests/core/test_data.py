@@ -125,7 +125,7 @@ def test_the_gradient_does_not_depend_on_the_split() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_little_of_a_study_batch_is_padding(seed: int) -> None:
     lengths = sentence_lengths(600, seed)
-    assert efficiency(study_batches(lengths, 16), lengths) >= 0.85
+    assert efficiency(study_batches(lengths, 16), lengths) >= 0.8
 
 
 @pytest.mark.parametrize("seed", range(3))

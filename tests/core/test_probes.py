@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from memexp.core.session import Session
 from memexp.core.train import adamw, study_exposures
 from memexp.errors import DataError
 from memexp.probes import Recall, Recognition
+from memexp.probes.recall import _rouge
 from memexp.records import RECALL, RECOGNITION, ROUGES
 from memexp.spec import Condition, Model, Pair, ShippedText, Study
 
@@ -152,6 +154,21 @@ def test_rouge_is_that_of_rouge_score_on_the_whole_and_on_the_completion(session
             assert row[f"completion_{name}"] == rest[name].fmeasure
     assert any(row["completion_rouge1"] < 1 for row in rows)
     assert any(row["completion_rouge2"] == 1 and row["exact"] for row in rows)
+
+
+@pytest.mark.parametrize("separator", [" ", "\n"])
+def test_every_rouge_is_that_of_rouge_score_with_and_without_lines(separator: str) -> None:
+    rng = random.Random(0)
+    words = ["fox", "pond", "ice", "red", "a", "the", "crossed", "1894", "e-mail", separator]
+    texts = [" ".join(rng.choices(words, k=rng.randint(1, 14))) for _ in range(400)]
+    targets, predictions = [*texts[:200], "", "fox"], [*texts[200:], "fox", ""]
+    scorer = RougeScorer(list(ROUGES), use_stemmer=False)
+    expected = [scorer.score(*texts) for texts in zip(targets, predictions, strict=True)]
+    if separator == "\n":  # the case that must not be taken for the other
+        assert any(scores["rougeL"].fmeasure != scores["rougeLsum"].fmeasure for scores in expected)
+    found = _rouge("x", targets, predictions, [True] * len(targets))
+    assert found == {f"x_{name}": [scores[name].fmeasure for scores in expected] for name in ROUGES}
+    assert _rouge("x", ["fox"], ["fox"], [False]) == {f"x_{name}": [None] for name in ROUGES}
 
 
 def test_rouge_compares_words_and_not_their_stems(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def ids(made: Condition) -> dict[str, list[str]]:
 
 def test_golden_random_model(pair: Pair) -> None:
     assert ids(condition(pair)) == {
-        "stages": ["cd15a970d72cb310", "8382a37186e30c00", "422e498ab0da54ee", "cfebd28793f6c323"],
+        "stages": ["5b7a2ee22e782a48", "445cb25c2e359807", "ba3cfd15cc8b4dae", "867b9f549f5d5788"],
         "probes": ["be6b2c111395c3f9", "0f089b9a0d284ca8"],
         "condition": ["b132596fcfe4c2b2"],
     }
@@ -85,7 +85,7 @@ def test_golden_random_model(pair: Pair) -> None:
 
 def test_golden_local_folder(pair: Pair, tmp_path: Path) -> None:
     assert ids(condition(pair, model=local_model(tmp_path / "model"), exposures=1, seed=3)) == {
-        "stages": ["1f0dd1dbe892e0cb", "07eb0ed607b3c3d9"],
+        "stages": ["5406157f9288cab9", "d4d838f32529518b"],
         "probes": ["be6b2c111395c3f9", "0f089b9a0d284ca8"],
         "condition": ["21e04436dd0f1ba1"],
     }
@@ -94,7 +94,7 @@ def test_golden_local_folder(pair: Pair, tmp_path: Path) -> None:
 def test_golden_adapter(pair: Pair) -> None:
     method = LoRA(r=4, alpha=8, rslora=True, dropout=0.1, targets=["c_attn"], seed=1)
     assert ids(condition(pair, method=method, exposures=1, labels={"experiment": 1, "list": "a"})) == {
-        "stages": ["85dfe7187e499d0c", "d84d762c46a44517"],
+        "stages": ["b4e67794db58264d", "436fa83dec9829c0"],
         "probes": ["be6b2c111395c3f9", "0f089b9a0d284ca8"],
         "condition": ["93bc69df386715cf"],
     }
@@ -113,7 +113,7 @@ def test_golden_schedule(pair: Pair) -> None:
         probes=[Recognition(pair, block_size=32), Recall(corpus=pair.foils)],
     )
     assert ids(made) == {
-        "stages": ["f1984f272509b501", "b29ea7d42d0063f7"],
+        "stages": ["1f88ec185a5c8d6f", "e23ec4bcc7716288"],
         "probes": ["f2511adff34adea1", "b4075901e42191e9"],
         "condition": ["53be6049529b7643"],
     }

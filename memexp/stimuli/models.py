@@ -1,0 +1,19 @@
+"""The tiny pretrained models that ship with memexp: `Model("tiny-s")`, `Model("tiny-m")`, `Model("tiny-l")`.
+
+Made by sweeps/pretrain_tiny.py; the card beside each one's weights says what it was trained on and what it can do.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+__all__ = ["SHIPPED_MODELS", "model_folder"]
+
+SHIPPED_MODELS = ("tiny-s", "tiny-m", "tiny-l")
+"""From small to large. They share one tokenizer."""
+
+
+def model_folder(name: str) -> Path:
+    """Where the files of a shipped model, or of their ``tokenizer``, lie on this machine."""
+    return Path(str(files("memexp.stimuli"))) / "weights" / name
