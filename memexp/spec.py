@@ -309,11 +309,12 @@ class Model:
     """A causal language model and its tokenizer."""
 
     name: Text
-    """Hub id, path of a local folder, or, with `init`, the name that the ``model`` column is to show."""
+    """Hub id, path of a local folder, ``tiny-s``, ``tiny-m`` or ``tiny-l`` (they ship with memexp), or, with `init`, the
+    name that the ``model`` column is to show."""
     revision: Text | None = None
     """Branch, tag or commit of a hub model; resolved to a commit once, before anything is hashed."""
     tokenizer: TrainedTokenizer | Text | None = None
-    """Hub id, local folder, or a tokenizer to train; by default the model's own."""
+    """Hub id, local folder, shipped model, or a tokenizer to train; by default the model's own."""
     init: RandomInit | None = None
     """Draw the weights at random instead of loading them; needs `tokenizer`."""
 

@@ -168,6 +168,8 @@ def _locate(name: str, revision: str | None, of: str = "model") -> tuple[str, st
 
 def _content(folder: Path) -> list[Path]:
     """The files that make a model what it is."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: missing from this installation of memexp")
     return sorted(path for path in folder.iterdir() if path.suffix in _CONTENT and path.is_file())
 
 
