@@ -309,8 +309,8 @@ class Model:
     """A causal language model and its tokenizer."""
 
     name: Text
-    """Hub id, path of a local folder, ``tiny-s``, ``tiny-m`` or ``tiny-l`` (they ship with memexp), or, with `init`, the
-    name that the ``model`` column is to show."""
+    """Hub id, path of a local folder, ``tiny-s``, ``tiny-m`` or ``tiny-l`` (which ship with memexp), or, with `init`,
+    the name that the ``model`` column is to show."""
     revision: Text | None = None
     """Branch, tag or commit of a hub model; resolved to a commit once, before anything is hashed."""
     tokenizer: TrainedTokenizer | Text | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -36,6 +37,8 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
             means.setdefault(row[:-2], {})[kind, row[-2]] = row[-1]
     if not means or len(means) > MOST_ROWS:
         return
+    listed = {group: i for i, group in enumerate(dict.fromkeys(_group(ask.settings, varied) for ask in forest.asks))}
+    means = {group: means[group] for group in sorted(means, key=lambda group: listed.get(group, len(listed)))}
     exposures = sorted({at for found in means.values() for _, at in found})
     for kind in kinds:
         console.print(f"\n{MEASURES[kind][0]}, by exposures", highlight=False, soft_wrap=True)
@@ -44,7 +47,7 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
             table.add_column(name)
         for at in exposures:
             table.add_column(str(at), justify="right")
-        for group, found in sorted(means.items()):
+        for group, found in means.items():
             cells = [f"{found[kind, at]:.2f}" if found.get((kind, at)) is not None else "" for at in exposures]
             table.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in group), *cells)
         console.print(table)
@@ -58,6 +61,11 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
     query = f"SELECT {columns}, {MEASURES[kinds[0]][1]} AS {kinds[0]} FROM {source}{where} GROUP BY ALL ORDER BY ALL"
     console.print("\nOne row per item is in the store. For more, in DuckDB:", highlight=False, soft_wrap=True)
     console.print(f"  {query}\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def _group(settings: Mapping[str, Any], varied: list[str]) -> tuple[Any, ...]:
+    """The row of a table that a condition belongs to."""
+    return tuple(settings[name] for name in varied)
 
 
 def _in_a_line(rows: list[list[float | None]], exposures: list[int]) -> str | None:

@@ -63,6 +63,16 @@ def test_the_table_holds_the_means(store: Store, forest: Forest) -> None:
     assert max(map(len, tables)) < 80
 
 
+def test_rows_stand_in_the_order_of_the_sweep(store: Store, tiny_model: Model, pair: Pair) -> None:
+    """tiny-s before tiny-l, where the alphabet would have it the other way round."""
+    forest = grow(
+        Condition(tiny_model, Study(pair.targets, exposures=n, lr=lr), probes=[Recognition(pair)])
+        for lr, n in reversed(RIGHT)
+    )
+    rows = [line for line in printed(store, forest).splitlines() if line.startswith("│")]
+    assert [row.split()[1] for row in rows] == ["0.003", "0.001"]
+
+
 def test_a_line_says_what_it_shows(store: Store, forest: Forest) -> None:
     lines = [line for line in printed(store, forest).splitlines() if line.startswith("From")]
     assert lines == [
