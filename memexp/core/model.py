@@ -131,7 +131,8 @@ class LanguageModel(nn.Module):
         was = self.training
         self.eval()
         try:
-            with torch.no_grad():  # inference mode would freeze what sharding gathers
+            # Inference mode does less beside the work, but would freeze what sharding gathers.
+            with torch.inference_mode() if self.world.size == 1 else torch.no_grad():
                 yield
         finally:
             self.train(was)

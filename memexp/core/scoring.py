@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from memexp.core.data import Row, batches_of, left_padded, right_padded
+from memexp.core.kv import with_room
 from memexp.core.model import LanguageModel
 from memexp.core.world import World
 
@@ -115,6 +116,8 @@ def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> list[li
         logits[:, [i for i in banned if 0 <= i < logits.shape[1]]] = -torch.inf
         chosen = logits.argmax(-1)
         new.append(chosen)
+        if step == 0:
+            past = with_room(past, steps)
         if step + 1 < steps:
             ids = chosen[:, None]
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)

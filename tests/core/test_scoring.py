@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from core.small import ARCHITECTURES, CONFIGS, FOILS, PEAKED, TARGETS, bos_tokenizer, language_model, varied, weights
 from numpy.typing import NDArray
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 from memexp.core.data import encode
+from memexp.core.kv import with_room
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import complete_greedily, end_tokens, token_nlls
 from memexp.core.session import Session
@@ -273,3 +275,35 @@ def test_a_model_that_cannot_be_padded_on_the_left_completes_equally_long_cues_t
             row.append(token)
     lm.pads_left = True  # the negative control: padded all the same, some completions change
     assert complete_greedily(lm, cues, counts) != alone
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_cache_with_room_holds_what_the_plain_one_holds(grouped: bool) -> None:
+    lm = language_model("llama", num_key_value_heads=1 if grouped else 2, num_attention_heads=2).lm
+    ids = torch.randint(3, 60, (3, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain, roomy = (lm(input_ids=ids[:, :4], use_cache=True).past_key_values for _ in range(2))
+        assert type(plain) is DynamicCache
+        roomy = with_room(roomy, 5)
+        for at in range(4, 9):
+            held = [layer.keys.data_ptr() for layer in roomy.layers]
+            first, second = (
+                lm(input_ids=ids[:, at : at + 1], past_key_values=past, use_cache=True).logits
+                for past in (plain, roomy)
+            )
+            assert torch.allclose(first, second, atol=1e-6)
+            for one, other in zip(plain.layers, roomy.layers, strict=True):
+                assert other.get_seq_length() == at + 1
+                assert torch.allclose(one.keys, other.keys, atol=1e-6)
+                assert torch.allclose(one.values, other.values, atol=1e-6)
+            if at > 4:  # nothing was copied
+                assert held == [layer.keys.data_ptr() for layer in roomy.layers]
+
+
+def test_another_kind_of_cache_stays_as_it_is() -> None:
+    sliding = DynamicCache()
+    sliding.layers = [DynamicSlidingWindowLayer(sliding_window=4)]
+    for past in (None, (1, 2), DynamicCache(), sliding):
+        before = list(past.layers) if isinstance(past, DynamicCache) else None
+        assert with_room(past, 3) is past
+        assert before is None or past.layers == before
