@@ -15,10 +15,11 @@ __all__ = ["with_room"]
 
 def with_room(past: Any, steps: int) -> Any:
     """`past` with room for `steps` more tokens, or `past` as it is where it is not of the plain kind."""
-    if type(past) is DynamicCache and all(
-        type(layer) is DynamicLayer and layer.is_initialized for layer in past.layers
-    ):
-        past.layers = [_Roomy(layer, steps) for layer in past.layers]
+    if type(past) is DynamicCache:
+        layers = [layer for layer in past.layers if isinstance(layer, DynamicLayer) and layer.is_initialized]
+        plain = [layer for layer in layers if type(layer) is DynamicLayer]  # others drop what slides out of sight
+        if len(plain) == len(past.layers):
+            past.layers = [_Roomy(layer, steps) for layer in plain]
     return past
 
 
