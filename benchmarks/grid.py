@@ -14,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.child import execute, python
+from benchmarks.equality import largest
 from benchmarks.executed import EXPOSURES, LRS
 from benchmarks.material import Material
 from memexp.store import Store
@@ -75,7 +76,7 @@ def worst(one: Cells, other: Cells) -> float:
     """Largest difference of any mean of any cell; infinite where cells are missing."""
     if one.keys() != other.keys():
         return float("inf")
-    return max(abs(one[cell][name] - other[cell][name]) for cell in one for name in one[cell])
+    return largest(abs(one[cell][name] - other[cell][name]) for cell in one for name in one[cell])
 
 
 def has_bf16() -> bool:

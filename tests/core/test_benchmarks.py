@@ -69,6 +69,8 @@ def test_other_weights_are_noticed(material: Material, part: str, message: str) 
     [
         ("study", lambda losses: losses[:-1]),
         ("study", lambda losses: [float("nan"), *losses[1:]]),
+        ("study", lambda losses: [*losses[:-1], float("nan")]),
+        ("recognition", lambda nlls: [*nlls[:-1], float("nan")]),
         ("recognition", lambda nlls: [nlls[0] + 2e-5, *nlls[1:]]),
         ("recall", lambda items: [{**items[0], "completion": [7]}, *items[1:]]),
         ("recall", lambda items: [{**items[0], "rouge2": items[0]["rouge2"] + 1e-6}, *items[1:]]),
@@ -128,6 +130,14 @@ def test_a_sweep_in_a_plain_process_and_its_cells(
     executed.plain(executed.tiny(material, 1), second, processes=1)
     with pytest.raises(Unequal, match="recognition: the two stores differ"):
         compare_stores(first, second)
+
+
+def test_cells_that_lack_or_are_no_number_are_infinitely_far() -> None:
+    cells = {"a": {"recognition": 0.5, "rouge1": 0.2}, "b": {"recognition": 1.0, "rouge1": 0.3}}
+    near = {**cells, "b": {"recognition": 0.98, "rouge1": 0.3}}
+    assert grid.worst(cells, cells) == 0 and grid.worst(near, cells) == pytest.approx(0.02)
+    assert grid.worst({"a": cells["a"]}, cells) == float("inf")
+    assert grid.worst({**cells, "b": {"recognition": 1.0, "rouge1": float("nan")}}, cells) == float("inf")
 
 
 def test_verdicts() -> None:
