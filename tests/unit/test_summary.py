@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from memexp.plan import Forest, grow
 from memexp.probes import Recall, Recognition
-from memexp.records import MADE_WITH, RECALL, RECOGNITION, rows_for
+from memexp.records import MADE_WITH, RECALL, RECOGNITION, SWEEPS, rows_for
 from memexp.spec import Condition, Model, Pair, Study
 from memexp.store import Store
 from memexp.summary import print_summary
@@ -85,6 +88,64 @@ def test_one_exposure_count_shows_no_rise(store: Store, tiny_model: Model, pair:
     forest = grow([Condition(tiny_model, Study(pair.targets, exposures=3, lr=1e-3), probes=[Recognition(pair)])])
     page = printed(store, forest)
     assert "1.00" in page and "rises" not in page
+
+
+def committed(forest: Forest, store: Store, right: dict[object, int], key: str) -> Store:
+    """Recognition of four pairs for each ask, as many right as `right` says for its label or setting `key`."""
+    made_with = {field.name: None for field in MADE_WITH}
+    for ask in forest.asks:
+        count = right[ask.labels.get(key, ask.settings.get(key))]
+        rows = [{"item": i, "target_nll": 1.0, "foil_nll": 2.0 if i < count else 0.5} for i in range(4)]
+        items = pa.Table.from_pylist(rows, schema=RECOGNITION)
+        store.commit(ask.kind, ask.name, rows_for(items, ask.settings, ask.labels, made_with))
+    return store
+
+
+def test_labels_are_rows_of_their_own_and_seeds_are_not(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    """A mean over experiments would be a number without a meaning; what it is over is said."""
+    forest = grow(
+        Condition(
+            tiny_model,
+            Study(pair.targets, exposures=1, lr=1e-3),
+            seed=seed,
+            probes=[Recognition(pair)],
+            labels={"experiment": experiment, "counterbalanced": seed == 1},
+        )
+        for experiment in (6, 1)
+        for seed in (0, 1)
+    )
+    page = printed(committed(forest, Store(tmp_path / "it's"), {1: 4, 6: 1}, "experiment"), forest)
+    cells = [re.findall(r"[\d.]+", line) for line in page.splitlines() if line.startswith("│")]
+    assert cells == [["6", "0.25"], ["1", "1.00"]]
+    assert "Means are over seed, counterbalanced." in page
+    query = next(line for line in page.splitlines() if line.startswith("  SELECT"))
+    assert duckdb.sql(query).fetchall() == [(1, 1, 1.0), (6, 1, 0.25)]
+
+
+def test_names_in_brackets_are_names(pair: Pair, tiny_model: Model, tmp_path: Path) -> None:
+    models = [dataclasses.replace(tiny_model, name=name) for name in ("[red]x", "y[/b]")]
+    forest = grow(
+        Condition(model, Study(pair.targets, exposures=1, lr=1e-3), probes=[Recognition(pair)]) for model in models
+    )
+    page = printed(committed(forest, Store(tmp_path), {"[red]x": 1, "y[/b]": 4}, "model"), forest)
+    assert "│ [red]x │ 0.25 │" in page and "│ y[/b]  │ 1.00 │" in page
+
+
+def test_the_query_is_of_the_sweep_as_it_was_last_started(
+    store: Store, forest: Forest, tiny_model: Model, pair: Pair
+) -> None:
+    """An edited sweep leaves the rows of its former self in the store, and so do other sweeps."""
+    later = [ask for ask in forest.asks if ask.settings["lr"] == 3e-3]
+    for started, asks, sweep in ((1, forest.asks, "summary"), (2, later, "summary"), (3, forest.asks, "other")):
+        rows = [
+            {"sweep": sweep, "kind": ask.kind, "name": ask.name, "condition_id": ask.condition_id}
+            | {"stage_id": ask.stage, "probe_id": ask.probe_id, "started": datetime.fromtimestamp(started, UTC)}
+            for ask in asks
+        ]
+        store.commit("sweeps", f"{sweep}-{started}", pa.Table.from_pylist(rows, schema=SWEEPS))
+    edited = dataclasses.replace(forest, asks=later)
+    query = next(line for line in printed(store, edited).splitlines() if line.startswith("  SELECT"))
+    assert duckdb.sql(query).fetchall() == [("tiny", 0, 0.5), ("tiny", 3, 0.25)]
 
 
 def test_an_empty_store_has_no_table(forest: Forest, tmp_path: Path) -> None:
