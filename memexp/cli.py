@@ -171,3 +171,7 @@ def _store(options: argparse.Namespace) -> Any:
     if store.is_local and not os.path.isdir(store.location):
         raise StoreError(f"there is no store at {store.location}; name one with --store")
     return store
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -90,7 +90,11 @@ def _ask_child(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
     unknown = list({model.id: model for model in models if answers[model.id] is None}.values())
     if unknown:
         child = subprocess.run(
-            [sys.executable, "-m", "memexp.core.inspect"], input=pickle.dumps(unknown), capture_output=True, check=False
+            # -P: a six.py in the folder one is in would be imported instead of the library.
+            [sys.executable, "-P", "-m", "memexp.core.inspect"],
+            input=pickle.dumps(unknown),
+            capture_output=True,
+            check=False,
         )
         if child.returncode != 0:
             last = child.stderr.decode(errors="replace").strip().splitlines()[-1:]

@@ -22,6 +22,7 @@ from memexp import Condition, Full, LoRA, Model, ModelError, Pair, RandomInit, R
 from memexp import TrainedTokenizer as Trained
 from memexp.inspection import Inspection, check_models, memory_per_worker, sizes
 from memexp.plan import Forest, grow
+from memexp.sources import Sources
 
 GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 128}
 LLAMA = {
@@ -282,3 +283,15 @@ def test_texts_longer_than_the_context(pair: Pair, in_process: list[str]) -> Non
     assert complaint(pair, model, probes=[Recognition(pair, block_size=4096)]) == expected
     inspect(pair, model, block_size=128)
     inspect(pair, random(pair, BLOOM), block_size=4096)
+
+
+def test_files_of_the_current_folder_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Model
+) -> None:
+    """Somebody's six.py or queue.py beside a sweep."""
+    for name in ("six", "queue", "safetensors"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported by mistake')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing is remembered
+    resolved = Sources().model(tiny_model)
+    assert sizes([resolved])[resolved.id].parameters > 0
