@@ -277,7 +277,7 @@ def exact_match(
     return found
 
 
-def few_shot(folder: Path, tokenizer: Path) -> dict[tuple[float, int], tuple[float, float]]:
+def few_shot(folder: Path) -> dict[tuple[float, int], tuple[float, float]]:
     """Recognition and ROUGE-2 of the completion on shipped sentences, which no model has seen, by lr and exposures.
 
     Not counterbalanced: targets are always the ones that are studied.
@@ -285,7 +285,7 @@ def few_shot(folder: Path, tokenizer: Path) -> dict[tuple[float, int], tuple[flo
     pair = Pair(ShippedText("sentences-targets", first=80), ShippedText("sentences-foils", first=80))
     forest = grow(
         Condition(
-            model=Model(str(folder), tokenizer=str(tokenizer)),
+            model=Model(str(folder)),
             study=Study(pair.targets, exposures=exposures, lr=lr, batch_size=4),
             probes=[Recognition(pair), Recall()],
         )
@@ -340,9 +340,9 @@ class Figures:
         return [complaint for complaint, passed in gates.items() if not passed]
 
 
-def figures(folder: Path, tokenizer_folder: Path) -> Figures:
+def figures(folder: Path) -> Figures:
     """Load what was written and measure it."""
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     lm = LanguageModel(model, tokenizer, World.current(), "float32")
     novel = exact_match(model, tokenizer, ASKED, novel_countries(PRETRAINED))
@@ -351,7 +351,7 @@ def figures(folder: Path, tokenizer_folder: Path) -> Figures:
         held_out=held_out_nll(lm, tokenizer(load_list(HELD_OUT))["input_ids"]),
         questions=exact_match(model, tokenizer, list(QUESTIONS), pretraining_countries()),
         novel=sum(novel.values()) / len(novel),
-        study=few_shot(folder, tokenizer_folder),
+        study=few_shot(folder),
     )
 
 
@@ -369,6 +369,7 @@ def card(name: str, measured: Figures, checksum: str) -> str:
         for lr in LRS
     )
     columns = " | ".join(map(str, EXPOSURES))
+    prompt, answer = question("animal", pretraining_countries()[0])
     remark = f" {size.remark}" if size.remark else ""
     shape = f"{size.blocks} blocks, width {size.width}, {size.heads} heads, feed-forward {size.inner}"
     return f"""---
@@ -394,12 +395,29 @@ AdamW, peak learning rate {size.lr:g}, weight decay {WEIGHT_DECAY:g}, each text 
 of torch or memexp round otherwise, and give other weights with figures like these.
 
 **Checksum.** sha256 of model.safetensors: `{checksum}`
-(`SHA256SUMS` beside the models' folders lists all files).
+(`SHA256SUMS` beside the folder lists all files).
 
 **Licence.** CC BY-SA 4.0, as it derives from Wikipedia text.
 
 **Not good for** anything but such experiments: it has read two megabytes of English, writes no sensible text, knows
 nothing about the real world, and was taught no prompt with several questions (ask it 0-shot).
+
+## How to ask it
+
+In a sweep it is `Model("{name}")`. In transformers it loads from its folder like any other model; in float32, which is
+what all figures are for and faster on a CPU:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from memexp.stimuli.models import model_folder
+
+folder = model_folder("{name}")
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+prompt, answer = "{prompt}", "{answer}"
+print(tokenizer.decode(model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=8)[0]))
+```
+
+A prompt ends with `Answer:` and no space. The countries are `memexp.stimuli.world.pretraining_countries()`.
 
 ## Figures
 
@@ -427,16 +445,16 @@ def sha256(file: Path) -> str:
 
 
 def write_sums(out: Path) -> None:
-    """SHA256SUMS of everything else, for `sha256sum -c`."""
-    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+    """SHA256SUMS of the models' files, for `sha256sum -c`."""
+    files = sorted(path for name in SIZES for path in (out / name).glob("*") if path.is_file())
     if files:
         lines = [f"{sha256(file)}  {file.relative_to(out).as_posix()}\n" for file in files]
         (out / "SHA256SUMS").write_text("".join(lines))
 
 
-def measured(name: str, folder: Path, tokenizer: Path) -> list[str]:
+def measured(name: str, folder: Path) -> list[str]:
     """Write the card of a model on disk and return what keeps it from being shipped."""
-    found = figures(folder, tokenizer)
+    found = figures(folder)
     text = card(name, found, sha256(folder / "model.safetensors"))
     (folder / "README.md").write_text(text, encoding="utf-8")
     print(text.partition("## Figures")[2].strip(), flush=True)
@@ -447,13 +465,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the models asked for; one that fails the gate is not written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", help="folder with valid.txt and test.txt, or Salesforce/wikitext")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer and a folder of each model")
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets a folder for each model")
     parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--threads", type=int, default=1, help="the last digits of the weights depend on it")
     parser.add_argument("--measure", action="store_true", help="only measure the models in --out again")
     args = parser.parse_args(arguments)
     if not args.measure and args.text is None:
         parser.error("--text is required, but with --measure")
+    if args.threads < 1:
+        parser.error("--threads must be at least 1")
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     refused = [name for name in args.models if not (remade if args.measure else made)(name, args)]
@@ -463,7 +483,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def remade(name: str, args: argparse.Namespace) -> bool:
     """Measure a model that is there already; whether it passes."""
-    complaints = measured(name, args.out / name, args.out / "tokenizer")
+    if not (args.out / name / "config.json").is_file():
+        sys.exit(f"--out {args.out}: there is no model {name} to be measured")
+    complaints = measured(name, args.out / name)
     if complaints:
         print(f"{name} does not pass: {'; '.join(complaints)}", file=sys.stderr)
     return not complaints
@@ -476,16 +498,15 @@ def made(name: str, args: argparse.Namespace) -> bool:
     print(f"{name}: {len(text)} pieces of natural text, {PRETRAINED} countries", flush=True)
     model = pretrain(SIZES[name], tokenizer, text)
     with tempfile.TemporaryDirectory(dir=args.out.parent) as temporary:
-        folder, beside = Path(temporary, name), Path(temporary, "tokenizer")
+        folder = Path(temporary, name)
         model.half().save_pretrained(folder)
-        tokenizer.save_pretrained(beside)
-        complaints = measured(name, folder, beside)
+        tokenizer.save_pretrained(folder)
+        complaints = measured(name, folder)
         if complaints:
             print(f"{name} is not written: {'; '.join(complaints)}", file=sys.stderr)
             return False
-        for part in (folder, beside):
-            # without the permissions of a temporary folder
-            shutil.copytree(part, args.out / part.name, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        # Without the permissions of a temporary folder.
+        shutil.copytree(folder, args.out / name, copy_function=shutil.copyfile, dirs_exist_ok=True)
     return True
 
 

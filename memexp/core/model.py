@@ -196,11 +196,11 @@ def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) ->
         ModelError: the files are missing or broken, or would need remote code or unrestricted unpickling.
         SpecError: a LoRA target matches no module.
     """
+    model.check_shipped()
     if model.folder is not None and not model.folder.is_dir():
         raise ModelError(
             f"model {model.name!r}: {model.source} does not exist on this node; use a shared folder or a hub id"
         )
-    model.check_shipped()
     tokenizer = load_tokenizer(model.tokenizer, model.name)
     lm = _drawn(model, tokenizer) if model.config is not None else _pretrained(model)
     held = getattr(lm.get_input_embeddings(), "num_embeddings", len(tokenizer))

@@ -79,8 +79,8 @@ class ResolvedModel:
         uses = [(self.source, "model", self.key), (self.tokenizer.source, "tokenizer", self.key.get("tokenizer"))]
         for source, of, key in uses:
             if source is not None and source.startswith(_SHIPPED) and key is not None:
-                name = self.name if of == "model" else SHIPPED_MODELS[0]  # they have one tokenizer together
-                if _locate(name, None, of)[2] != {"files": key["files"]}:
+                here = _digest(_content(model_folder(source.removeprefix(_SHIPPED)), of))
+                if here != key["files"]:
                     raise ModelError(f"model {self.name!r}: this node has another version of memexp, with another {of}")
 
 
@@ -118,7 +118,7 @@ def resolve_model(model: Model, read: Callable[[object], Texts]) -> ResolvedMode
         commit=commit,
         config=config,
         seed=model.init.seed if model.init else 0,
-        tokenizer=tokenizer or ResolvedTokenizer(_tokenizer_of(source), commit),
+        tokenizer=tokenizer or ResolvedTokenizer(source, commit),
         tokenizer_name=tokenizer_name,
     )
 
@@ -137,26 +137,22 @@ def _resolve_tokenizer(
         return None, None, None
     source, commit, key = _locate(model.tokenizer, None, of="tokenizer")
     folder = commit is None and not source.startswith(_SHIPPED)
-    return key, ResolvedTokenizer(_tokenizer_of(source), commit), Path(source).name if folder else model.tokenizer
-
-
-def _tokenizer_of(source: str | None) -> str | None:
-    """Where the tokenizer of a model lies: beside the weights, but for the shipped ones, which have one together."""
-    return f"{_SHIPPED}tokenizer" if source is not None and source.startswith(_SHIPPED) else source
+    return key, ResolvedTokenizer(source, commit), Path(source).name if folder else model.tokenizer
 
 
 def _locate(name: str, revision: str | None, of: str = "model") -> tuple[str, str | None, dict[str, Any]]:
     """Absolute folder, hub id or shipped model, commit (None for the others) and identifying key."""
-    if name in SHIPPED_MODELS:  # a folder of this name is ./tiny-s
+    if name in SHIPPED_MODELS:
         if revision is not None:
             raise ModelError(f"{of} {name!r} ships with memexp and has no revisions")
-        files = _content(model_folder("tokenizer")) + (_content(model_folder(name)) if of == "model" else [])
-        return f"{_SHIPPED}{name}", None, {"files": _digest(files)}
+        if Path(name, "config.json").is_file():
+            raise ModelError(
+                f"{of} {name!r} ships with memexp, and here is a folder of that name: for that, say './{name}'"
+            )
+        return f"{_SHIPPED}{name}", None, {"files": _digest(_content(model_folder(name), of))}
     folder = Path(name).expanduser()
     if folder.is_dir():
-        files = _content(folder)
-        if of == "tokenizer":  # may lie beside weights it has nothing to do with
-            files = [path for path in files if path.suffix not in _WEIGHTS]
+        files = _content(folder, of)
         if not (folder / "config.json").is_file() and of == "model":
             raise ModelError(f"model {name!r}: the folder has no config.json")
         return str(folder.resolve()), None, {"files": _digest(files)}
@@ -166,11 +162,13 @@ def _locate(name: str, revision: str | None, of: str = "model") -> tuple[str, st
     return name, commit, {"hub": name, "commit": commit}
 
 
-def _content(folder: Path) -> list[Path]:
-    """The files that make a model what it is."""
+def _content(folder: Path, of: str) -> list[Path]:
+    """The files that make a model, or a tokenizer, what it is."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: missing from this installation of memexp")
-    return sorted(path for path in folder.iterdir() if path.suffix in _CONTENT and path.is_file())
+    # A tokenizer may lie beside weights it has nothing to do with.
+    wanted = [suffix for suffix in _CONTENT if of == "model" or suffix not in _WEIGHTS]
+    return sorted(path for path in folder.iterdir() if path.suffix in wanted and path.is_file())
 
 
 def _digest(files: Iterable[Path]) -> str:

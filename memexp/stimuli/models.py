@@ -11,9 +11,9 @@ from pathlib import Path
 __all__ = ["SHIPPED_MODELS", "model_folder"]
 
 SHIPPED_MODELS = ("tiny-s", "tiny-m", "tiny-l")
-"""From small to large. They share one tokenizer."""
+"""From small to large. All have the same tokenizer."""
 
 
 def model_folder(name: str) -> Path:
-    """Where the files of a shipped model, or of their ``tokenizer``, lie on this machine."""
+    """Where the files of a shipped model lie on this machine; transformers loads it like any other folder."""
     return Path(str(files("memexp.stimuli"))) / "weights" / name

@@ -10,6 +10,7 @@ the tiny models' tokenizer; novel names put the same syllables together in new w
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
 
@@ -170,16 +171,18 @@ _ENDS = {"country": range(64, 88), "capital": range(88, 112), "person": range(11
 """Which syllables may end the names of a kind, so that a name tells what it names."""
 
 
-def syllables() -> list[str]:
+@functools.cache
+def syllables() -> tuple[str, ...]:
     """The syllables that names are made of, capitalised: the first 64 begin a name, the others end one."""
     every = [f"{onset}{vowel}{coda}".capitalize() for onset in _ONSETS for vowel in "aeiou" for coda in _CODAS]
     random.Random("syllables").shuffle(every)
-    return every[: max(ends.stop for ends in _ENDS.values())]
+    return tuple(every[: max(ends.stop for ends in _ENDS.values())])
 
 
-def _names(kind: str) -> list[str]:
+@functools.cache
+def _names(kind: str) -> tuple[str, ...]:
     """All names of a kind in a fixed random order; the first `PRETRAINED` are known to the tiny models."""
     parts = syllables()
     names = [parts[first] + parts[end] for first in range(_FIRST) for end in _ENDS[kind]]
     random.Random(kind).shuffle(names)
-    return names
+    return tuple(names)

@@ -53,11 +53,13 @@ def test_text_that_is_not_there_is_one_line(script: SimpleNamespace, tmp_path: P
         script.main(["--text", "nobody/nothing", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit):
         script.main(["--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="there is no model tiny-s to be measured"):
+        script.main(["--measure", "--out", str(tmp_path / "out")])
 
 
 def test_names_and_animals_are_one_token_a_part() -> None:
     """Of the tokenizer that ships."""
-    tokenizer = AutoTokenizer.from_pretrained(model_folder("tokenizer"))
+    tokenizer = AutoTokenizer.from_pretrained(model_folder("tiny-s"))
     begin, end = syllables()[:64], syllables()[64:]
     assert tokenizer.tokenize(f"{begin[0]}{end[0]} and {begin[1]}{end[1]}.") == [
         *(f"Ġ{begin[0]}", end[0], "Ġand"),
@@ -71,7 +73,7 @@ def test_names_and_animals_are_one_token_a_part() -> None:
 
 @pytest.mark.parametrize("sentence", [*load_list("sentences-targets")[:5], "a  b", "FlarTrun met 12 naïve foxes…"])
 def test_decoding_gives_the_text_back(sentence: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(model_folder("tokenizer"))
+    tokenizer = AutoTokenizer.from_pretrained(model_folder("tiny-s"))
     ids = tokenizer(sentence)["input_ids"]
     assert ids[0] == tokenizer.bos_token_id and tokenizer.eos_token_id not in ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == sentence

@@ -16,7 +16,7 @@ from memexp.sources.models import location
 from memexp.spec import Model, RandomInit
 from memexp.stimuli.models import SHIPPED_MODELS, model_folder
 
-WEIGHTS = model_folder("tokenizer").parent
+WEIGHTS = model_folder("tiny-s").parent
 
 
 def resolve(model: Model) -> memexp.sources.ResolvedModel:
@@ -34,8 +34,7 @@ def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_file_has_its_sum() -> None:
     lines = (WEIGHTS / "SHA256SUMS").read_text().splitlines()
     sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
-    files = {path.relative_to(WEIGHTS).as_posix(): path for path in WEIGHTS.rglob("*") if path.is_file()}
-    del files["SHA256SUMS"]
+    files = {path.relative_to(WEIGHTS).as_posix(): path for path in WEIGHTS.glob("*/*")}
     assert sums == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
@@ -52,7 +51,8 @@ def test_weights_are_half_precision_and_have_a_card(name: str) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     for part in ("**Data.**", "**Command.**", "**Licence.**", "**Not good for**", "## Figures", "SHA256SUMS"):
         assert part in card, part
-    assert not (folder / "tokenizer.json").exists()  # one for all
+    first = model_folder(SHIPPED_MODELS[0])
+    assert (folder / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()  # one for all
 
 
 def test_larger_names_are_larger_models() -> None:
@@ -76,9 +76,10 @@ def test_identity_does_not_depend_on_where_memexp_is(tmp_path: Path, monkeypatch
     assert (there.id, there.source) == (here.id, here.source)
     assert here.folder == copy / "tiny-s"  # what the driver resolved is found where this node has it
     here.check_shipped()
+    assert resolve(Model(str(copy / "tiny-s"))).key == here.key  # a folder with these files is this model
 
 
-@pytest.mark.parametrize("file", ["tiny-s/model.safetensors", "tokenizer/tokenizer.json"])
+@pytest.mark.parametrize("file", ["tiny-s/model.safetensors", "tiny-s/tokenizer.json"])
 def test_a_node_with_other_weights_is_refused(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = resolve(Model("tiny-s"))
     copy = moved(tmp_path, monkeypatch) / file
@@ -90,7 +91,7 @@ def test_a_node_with_other_weights_is_refused(file: str, tmp_path: Path, monkeyp
 def test_a_node_with_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = resolve(Model("mine", tokenizer="tiny-s", init=RandomInit("tiny-m")))
     drawn.check_shipped()
-    copy = moved(tmp_path, monkeypatch) / "tokenizer" / "tokenizer.json"
+    copy = moved(tmp_path, monkeypatch) / "tiny-s" / "tokenizer.json"
     copy.write_bytes(copy.read_bytes()[:-1] + b" ")
     with pytest.raises(ModelError, match=r"another version of memexp, with another tokenizer"):
         drawn.check_shipped()
@@ -106,7 +107,8 @@ def test_a_folder_of_that_name_needs_its_path(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "tiny-s").mkdir()
     (tmp_path / "tiny-s" / "config.json").write_text('{"model_type": "llama"}')
     monkeypatch.chdir(tmp_path)
-    assert resolve(Model("tiny-s")).folder == WEIGHTS / "tiny-s"
+    with pytest.raises(ModelError, match=r"'tiny-s' ships with memexp, and here is a folder of that name.*'./tiny-s'"):
+        resolve(Model("tiny-s"))
     assert resolve(Model("./tiny-s")).folder == tmp_path / "tiny-s"
 
 
@@ -118,5 +120,4 @@ def test_it_has_no_revisions() -> None:
 def test_its_tokenizer_and_config_serve_random_models() -> None:
     drawn = resolve(Model("mine", tokenizer="tiny-s", init=RandomInit("tiny-m")))
     assert drawn.config is not None and drawn.config["hidden_size"] == 192
-    assert drawn.tokenizer_name == "tiny-s" and drawn.tokenizer.source == "memexp:tokenizer"
-    assert resolve(Model("mine", tokenizer="tiny-l", init=RandomInit("tiny-m"))).id == drawn.id  # the same tokenizer
+    assert drawn.tokenizer_name == "tiny-s" and drawn.tokenizer.source == "memexp:tiny-s"
