@@ -35,6 +35,7 @@ from transformers import (
 from transformers.activations import FastGELUActivation, NewGELUActivation
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from memexp.core.matmul import hasten
 from memexp.core.world import World
 from memexp.errors import ModelError, SpecError
 from memexp.sources import ResolvedModel, ResolvedTokenizer, location
@@ -210,6 +211,8 @@ def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) ->
     _fuse_activations(lm)
     if isinstance(method, LoRA):
         lm = _with_adapter(lm, method)
+    if world.device.type == "cpu":
+        hasten(lm)
     _refuse_two_way_attention(lm, model.name)
     if world.size == 1:
         lm.to(device=world.device)  # type: ignore[call-arg] # the decorator around it loses the keyword
