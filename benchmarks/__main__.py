@@ -49,7 +49,7 @@ def main() -> int:
                 add(options.out, "profiles", options.profile, found)
                 _tell(options.profile, found)
             for part in parts:
-                used = bench.grid_pairs if part.startswith("grid") else 1 if part == "sizes" else pairs
+                used = bench.grid_pairs if part == "grid" else 1 if part == "sizes" else pairs
                 stamp = made(command, options.sentences, used)
                 found = PARTS[part](bench) | stamp
                 add(options.out, "parts", part, found)
@@ -66,7 +66,7 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--parts", default=",".join(DEFAULT), help=f"of {', '.join(PARTS)} (default: all but sizes)")
     parser.add_argument("--pairs", type=_positive, default=5, help="alternated pairs")
-    parser.add_argument("--grid-pairs", type=_positive, help="of the two grids (default: as many)")
+    parser.add_argument("--grid-pairs", type=_positive, help="of the grids (default: as many)")
     parser.add_argument("--sentences", type=_positive, default=600, help="targets, and as many foils")
     parser.add_argument("--profile", choices=PROFILES, help="instead of timing, profile memexp's side of a part")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for RESULTS.md and .json")
@@ -90,8 +90,6 @@ def _tell(part: str, found: Found) -> None:
     """One line for every finding, at once."""
     for item in found.get("findings", []):
         print(f"{part}: {item['what']}: {item['median']:.3g} {item['verdict']}", flush=True)
-    if "skipped" in found:
-        print(f"{part}: skipped: {found['skipped']}", flush=True)
     if "lines" in found:
         print(json.dumps(found, indent=1), flush=True)
 

@@ -24,7 +24,6 @@ TITLES = {
     "recognition": "Recognition, all targets and foils",
     "recall": "Recall, all targets",
     "grid": "Grid of 3 exposures × 3 learning rates",
-    "grid-bf16": "The grid in bfloat16",
     "ray": "What Ray costs: four equal trials on two CPUs",
     "trials": "What Ray costs: 200 tiny trials",
     "sizes": "Batch sizes of the careful way",
@@ -92,8 +91,6 @@ def render(results: Mapping[str, Any]) -> str:
 def _summary(parts: Mapping[str, Any]) -> list[str]:
     lines = ["| | median | smallest to largest | asked | |", "|---|---|---|---|---|"]
     for name, part in parts.items():
-        if "skipped" in part:
-            lines.append(f"| {TITLES[name]} | | | | skipped: {part['skipped']} |")
         for found in part.get("findings", []):
             asked = ", ".join(
                 f"{word} {found[key]:g}"
@@ -108,8 +105,6 @@ def _summary(parts: Mapping[str, Any]) -> list[str]:
 
 def _part(title: str, part: Mapping[str, Any]) -> list[str]:
     lines = [f"## {title}", "", *_made(part["made"]), ""]
-    if "skipped" in part:
-        return [*lines, f"Skipped: {part['skipped']}.", ""]
     if "equality" in part:
         lines += ["Equality:", "", *(f"- {line}" for line in _flat(part["equality"])), ""]
     lines += [f"{part['unit'][0].upper()}{part['unit'][1:]}:", "", "| | |", "|---|---|"]
@@ -135,7 +130,7 @@ def _flat(value: Any, name: str = "") -> list[str]:
         inner = ", ".join(f"{key} {number:.2g}" if isinstance(number, float) else f"{key} {number}"
                           for key, number in value.items())  # fmt: skip
         return [f"{name}: {inner}" if name else inner]
-    return [str(value)]
+    return [f"{name} {value}".strip()]
 
 
 def _profile(name: str, profile: Mapping[str, Any]) -> list[str]:

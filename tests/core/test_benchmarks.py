@@ -161,9 +161,9 @@ def test_parts_are_added_to_what_was_there_and_shown(tmp_path: Path) -> None:
         "findings": [finding("(a) published / memexp", [3.0], at_least=2.4, aim=3.0)],
     }
     results.add(tmp_path, "parts", "study", part | made)
-    results.add(tmp_path, "parts", "grid-bf16", {"skipped": "no bfloat16"} | made)
+    results.add(tmp_path, "parts", "grid", part | {"equality": {"bfloat16": "not measured: no such CPU"}} | made)
     profile = {"cpu": 1.0, "lines": [["a | b", 0.5]], "functions": [["f", 0.5]], "operations": [["mm", 0.9, 3]]}
     results.add(tmp_path, "profiles", "study", profile | made)
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| Study, one exposure: (a) published / memexp | 3 | 3 to 3 | at least 2.4, aim 3 | aim reached |" in text
-    assert "skipped: no bfloat16" in text and "| `mm` | 90.0% | 3 |" in text and "a \\| b" in text
+    assert "- bfloat16 not measured: no such CPU" in text and "| `mm` | 90.0% | 3 |" in text and "a \\| b" in text
