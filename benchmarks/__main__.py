@@ -3,7 +3,7 @@
     python -m benchmarks                                        # what `make bench` does: hours
     python -m benchmarks --parts study,recall --pairs 5         # some parts; the others keep their results
     python -m benchmarks --profile recall                       # where memexp's time goes
-    python -m benchmarks --sentences 32 --pairs 1 --out FOLDER  # a glance
+    python -m benchmarks --sentences 32 --pairs 1 --out FOLDER  # a glance: no verdict holds
 
 Ends with status 1 and one line, before anything is timed, where two ways give different results.
 """
@@ -25,7 +25,7 @@ from benchmarks.parts import PARTS, Bench, Found, profile
 from benchmarks.results import add, made
 
 DEFAULT = [part for part in PARTS if part != "sizes"]
-PROFILES = ("study", "recognition", "recall")
+PROFILES = [f"{part}{dtype}" for dtype in ("", "@bfloat16") for part in ("study", "recognition", "recall")]
 
 
 def main() -> int:
@@ -74,10 +74,9 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _public(arguments: list[str]) -> list[str]:

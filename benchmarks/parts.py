@@ -175,6 +175,7 @@ def many_trials(bench: Bench) -> Found:
         "findings": [
             finding("(c) seconds that Ray adds to a trial", added, at_most=0.5),
             finding("seconds a trial with Ray, start-up left out", [seconds / TINY_TRIALS for seconds in ray]),
+            finding("seconds until the first trial begins, with Ray", times["Ray, start-up"]),
         ],
     }
 
@@ -210,8 +211,8 @@ def _first_stage(store: Store) -> float:
 
 
 def profile(bench: Bench, part: str) -> Found:
-    """Where memexp's time goes in study, recognition or recall."""
-    if part != "study":
+    """Where memexp's time goes in study, recognition or recall; ``study@bfloat16`` with that dtype declared."""
+    if not part.startswith("study"):
         bench.train()
     out = bench.scratch / "profile.json"
     execute(python("-m", "benchmarks.profiled", part, bench.material.folder, out))

@@ -1,6 +1,6 @@
 """Where memexp's time goes in one part, in a process of its own, as `python -m benchmarks --profile PART` starts it.
 
-    python -m benchmarks.profiled recall FOLDER OUT.json
+    python -m benchmarks.profiled recall FOLDER OUT.json      # or recall@bfloat16
 
 Two looks: Python's stack every 2 ms of CPU time, which costs next to nothing and names lines; torch's own profiler,
 which names operations and makes small ones look dearer than they are.
@@ -83,10 +83,12 @@ def _short(file: str) -> str:
 
 def main() -> None:
     """Profile a part and write the tables."""
-    part, folder, out = sys.argv[1:]
+    asked, folder, out = sys.argv[1:]
+    part, _, dtype = asked.partition("@")
     torch.set_num_threads(1)
     material = Material(Path(folder))
     way = Memexp(material.model if part == "study" else material.trained)
+    way.lm.dtype = dtype or way.lm.dtype
     cpu, _, _ = timed(way, part, material)
     tables = sampled(lambda: run(way, part, material, lr=LR))
     tables["operations"] = operations(lambda: run(way, part, material, lr=LR))

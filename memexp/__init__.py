@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from memexp.probes import Recall, Recognition
     from memexp.spec import (
         Condition,
+        Forget,
         Full,
         HubText,
         InlineText,
@@ -36,6 +37,7 @@ __all__ = [
     "ClusterError",
     "Condition",
     "DataError",
+    "Forget",
     "Full",
     "HubText",
     "InlineText",

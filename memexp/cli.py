@@ -112,6 +112,9 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
     file = Path(path)
     if not file.is_file():
         raise SpecError(f"{path}: no such sweep script")
+    for argument in arguments:  # a script with run_options() would take them, and nobody would heed them
+        if argument.partition("=")[0] in ("--store", "--address", "--retry-diverged", "--debug"):
+            raise SpecError(f"{argument} is an option of memexp's own: give it before {path}")
     spec = importlib.util.spec_from_file_location(f"memexp_sweep_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise SpecError(f"{path}: not a Python file")

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memexp.cache import recall_answer, remember_answer
-from memexp.errors import ModelError
+from memexp.errors import ModelError, SpecError
 from memexp.plan import Forest, Stage
 from memexp.sources import ResolvedModel, parameters_from_headers
 from memexp.spec import LoRA, Resources
 
-__all__ = ["Inspection", "check_models", "memory_per_worker", "sizes"]
+__all__ = ["Inspection", "check_forgetting", "check_models", "memory_per_worker", "sizes"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Inspection:
     """Sum of inputs and outputs over the linear modules an adapter may sit on; 0 where unknown."""
     context: int | None
     """Longest text in tokens, None where the architecture has no limit."""
+    blocks: int | None = None
+    """Number of blocks, None where unknown."""
 
 
 def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
@@ -56,6 +58,22 @@ def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, I
         if context is not None and size > context:
             raise ModelError(f"{owner}.block_size {size} exceeds the context of {model.name!r} ({context})")
     return found
+
+
+def check_forgetting(forest: Forest) -> None:
+    """Refuse forgetting layers outside of their model. Raises SpecError."""
+    for stage in forest.stages.values():
+        if stage.forget is None or stage.forget.layer is None:
+            continue
+        depth = stage.model.blocks or _ask_child([stage.model])[stage.model.id].blocks
+        if depth is None:
+            continue  # the trial finds the blocks themselves
+        field, last = ("from_layer", depth - 1) if stage.forget.side == "upper" else ("below_layer", depth)
+        if stage.forget.layer > last:
+            raise SpecError(
+                f"Forget.{field}: {stage.forget.layer} is outside model {stage.model.name!r}, "
+                f"which has {depth} blocks; at most {last}"
+            )
 
 
 def sizes(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
@@ -85,7 +103,7 @@ def memory_per_worker(inspection: Inspection, stage: Stage, resources: Resources
 def _ask_child(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
     """Inspect models in a process that may import torch; what was asked before is remembered."""
     version = importlib.metadata.version("transformers")
-    questions = {model.id: ["inspect", 1, version, model.id] for model in models}
+    questions = {model.id: ["inspect", 2, version, model.id] for model in models}
     answers = {name: recall_answer(question) for name, question in questions.items()}
     unknown = list({model.id: model for model in models if answers[model.id] is None}.values())
     if unknown:

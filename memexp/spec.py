@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Condition",
     "Corpus",
+    "Forget",
     "Full",
     "HubText",
     "InlineText",
@@ -403,6 +404,41 @@ class Study:
         return self.schedule == "linear"
 
 
+@spec
+class Forget:
+    """Undo study in some of the blocks, then study once more: active forgetting.
+
+    Zhang, Li & Wu 2024 (arXiv 2409.14057) reset the adapters of the upper blocks and train again. Here any method: with
+    `Full` the blocks get their pretrained tensors back, with `LoRA` a fresh adapter each. Embeddings, final norm and
+    head go with the lower side. The optimizer is dropped. With neither layer nothing is reset: the control that shows
+    what the second pass does by itself.
+    """
+
+    from_layer: Count | None = None
+    """Forgetting layer k: blocks >= k are reset, counting from 0."""
+    below_layer: Positive | None = None
+    """Reset the blocks < k instead, with embeddings, final norm and head: the opposite control."""
+    restudy_exposures: Count | None = None
+    """Passes over the study list afterwards, with a fresh optimizer and schedule and in the order of the first pass;
+    by default as many as before, 0 is the reset alone."""
+
+    def __post_init__(self) -> None:
+        if self.from_layer is not None and self.below_layer is not None:
+            raise SpecError("Forget.from_layer and Forget.below_layer exclude each other")
+
+    @property
+    def side(self) -> Literal["upper", "lower", "none"]:
+        """The side that is reset, as the column ``forget_side`` has it."""
+        if self.from_layer is not None:
+            return "upper"
+        return "none" if self.below_layer is None else "lower"
+
+    @property
+    def layer(self) -> int | None:
+        """k, as the column ``forget_layer`` has it."""
+        return self.below_layer if self.from_layer is None else self.from_layer
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Probes and conditions
 
@@ -454,17 +490,21 @@ class Condition:
     method: Full | LoRA = Field(default_factory=Full)
     """How it learns."""
     seed: Count = 0
-    """Seed of data order and dropout."""
+    """Seed of data order and dropout, and of the fresh adapters after forgetting."""
     probes: Annotated[tuple[Any, ...], BeforeValidator(_as_tuple)] = ()
     """Measurements made when the condition's training is over."""
     labels: dict[
         Annotated[str, AfterValidator(_label_name)], Annotated[str | int | float | bool, AfterValidator(_label)]
     ] = Field(default_factory=dict)
     """Names of your own, one column each: ``{"experiment": 1}``."""
+    forget: Forget | None = None
+    """What of the study is undone, and how often it is studied again afterwards."""
 
     def __post_init__(self) -> None:
         if not self.probes:
             raise SpecError("Condition.probes is empty: without a probe there is nothing to measure")
+        if self.forget is not None and self.study.exposures == 0:
+            raise SpecError("Condition.forget: with study.exposures=0 there is nothing to forget")
         for probe in self.probes:
             if not isinstance(probe, Probe) or not dataclasses.is_dataclass(probe):
                 hint = "its class needs @spec" if isinstance(probe, Probe) else "give probes such as Recall()"

@@ -20,7 +20,10 @@ MEASURES = {
     "recognition": ("recognition: share of pairs told apart (chance is 0.50)", "avg((target_nll < foil_nll)::int)"),
     "recall": ("recall: mean ROUGE-2 of the completion", "avg(completion_rouge2)"),
 }
-GROUPS = ("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "dtype")
+GROUPS = (
+    *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "dtype"),
+    *("forget_side", "forget_layer", "restudy_exposures"),
+)
 """Settings that get a column of the table where the sweep varies them, as all labels do but ``counterbalanced``."""
 MOST_FILES = 2_000
 MOST_ROWS = 30
@@ -48,7 +51,7 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
 
 def _varied(asks: Sequence[Ask]) -> list[str]:
     """The columns of the table."""
-    found = [name for name in GROUPS if len({_value(ask, name) for ask in asks}) > 1]
+    found = [name for name in GROUPS if _varies(asks, name)]
     ids = {(ask.settings["model"], ask.settings["model_id"]) for ask in asks if ask.settings["init"] == "pretrained"}
     if len({model for model, _ in ids}) < len(ids):  # a shipped model and a folder of its name, say
         found.insert(0, "model_id")
@@ -60,7 +63,14 @@ def _varied(asks: Sequence[Ask]) -> list[str]:
 def _averaged(asks: Sequence[Ask], varied: Sequence[str]) -> list[str]:
     """What else differs among the conditions of a row."""
     names = ("corpus", "seed", "init_seed", "lora_seed", "block_size", "weight_decay", "dropout", "counterbalanced")
-    return [name for name in names if name not in varied and len({_value(ask, name) for ask in asks}) > 1]
+    return [name for name in names if name not in varied and _varies(asks, name)]
+
+
+def _varies(asks: Sequence[Ask], name: str) -> bool:
+    values = {_value(ask, name) for ask in asks}
+    if name.startswith("lora_") or name in ("forget_layer", "restudy_exposures"):
+        values.discard(None)  # that there is none is what `method` and `forget_side` say
+    return len(values) > 1
 
 
 def _value(ask: Ask, name: str) -> Any:
@@ -84,12 +94,18 @@ def _print_table(
     rows = [(group, [means[group].get(at) for at in exposures]) for group in groups if group in means]
     for group, row in rows:
         # Text, since a name in brackets would be taken for a style.
-        names = [Text(f"{value:g}" if isinstance(value, float) else str(value)) for value in group]
+        names = [Text(_shown(value)) for value in group]
         table.add_row(*names, *("" if mean is None else f"{mean:.2f}" for mean in row))
     console.print(f"\n{MEASURES[kind][0]}, by exposures", highlight=False, soft_wrap=True)
     console.print(table)
     if line := _in_a_line([row for _, row in rows], exposures):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _query(store: Store, sweep: str, kind: str, varied: Sequence[str]) -> str:

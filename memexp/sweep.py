@@ -34,7 +34,7 @@ from memexp import plan as planning
 from memexp.attempt import Attempt, stage_row
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import NUMERICS
-from memexp.inspection import check_models, memory_per_worker, sizes
+from memexp.inspection import check_forgetting, check_models, memory_per_worker, sizes
 from memexp.plan import Ask, Forest, Missing, Trial
 from memexp.progress import Display
 from memexp.records import MADE_WITH, STAGES, SWEEPS, rows_for
@@ -120,7 +120,9 @@ class Sweep:
 
     def grow(self) -> Forest:
         """The forest of stages. Raises SpecError, DataError or ModelError for what could never be executed."""
-        return planning.grow(self.conditions, self.resources)
+        forest = planning.grow(self.conditions, self.resources)
+        check_forgetting(forest)
+        return forest
 
     def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
         """What the sweep comes to, on this machine, given what `store` has. Imports neither torch nor Ray."""

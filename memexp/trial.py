@@ -21,6 +21,7 @@ from memexp import __version__
 from memexp.attempt import Attempt, Progress, stage_row
 from memexp.core import snapshot
 from memexp.core.data import encode
+from memexp.core.forget import reset
 from memexp.core.model import LanguageModel, load
 from memexp.core.session import Session
 from memexp.core.snapshot import Snapshot
@@ -150,6 +151,7 @@ class _Walk:
         self._note(base, "complete", began)
         self._measure(base, warm.lm)
         self._commit_rows(base)
+        self.loaded = warm.loaded
         self._descend(base, warm.lm, None, warm.loaded)
         return self.failures
 
@@ -166,7 +168,7 @@ class _Walk:
                 optimizer = snapshot.restore(lm, fork, stage.study)
             began = time.monotonic()
             try:
-                optimizer = self._train(child, lm, optimizer)
+                optimizer = self._change(child, lm, optimizer)
             except StoreError:
                 raise  # nothing could be recorded any more
             except Exception as error:  # whatever it is, it is this child's and not its siblings'
@@ -178,8 +180,16 @@ class _Walk:
             if stage is self.trial.base:
                 self._commit_rows(child)
 
-    def _train(self, stage: Stage, lm: LanguageModel, optimizer: AdamW | None) -> AdamW:
+    def _change(self, stage: Stage, lm: LanguageModel, optimizer: AdamW | None) -> AdamW | None:
         """One stage from the model's present state; returns the optimizer as it is afterwards."""
+        if stage.forget is None:
+            return self._train(stage, lm, optimizer)
+        began = time.monotonic()
+        reset(lm, stage.forget, self.loaded, stage.seed)
+        self._note(stage, "complete", began)
+        return None
+
+    def _train(self, stage: Stage, lm: LanguageModel, optimizer: AdamW | None) -> AdamW:
         assert stage.study is not None and stage.corpus is not None  # only base stages have none
         began = time.monotonic()
         rows = encode(lm.tokenizer, self.trial.texts[stage.corpus].items, stage.study.block_size)

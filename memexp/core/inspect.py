@@ -45,6 +45,7 @@ def inspect(model: ResolvedModel) -> dict[str, int | None]:
         "parameters": sum(parameter.numel() for parameter in lm.parameters()),
         "linear": sum(sum(weight.shape) for weight in linear),
         "context": getattr(config, "max_position_embeddings", None),
+        "blocks": getattr(config, "num_hidden_layers", None),
     }
 
 

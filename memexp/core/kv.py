@@ -29,9 +29,7 @@ class _Roomy(DynamicLayer):
     def __init__(self, layer: DynamicLayer, steps: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # transformers' own
         assert layer.keys is not None and layer.values is not None  # it has been initialised
-        self.is_initialized = True
-        self.dtype, self.device = layer.dtype, layer.device
-        self.keys, self.values = layer.keys, layer.values
+        vars(self).update(vars(layer))  # whatever else a layer of this version of transformers keeps
         self._all_keys, self._all_values = _room(layer.keys, steps), _room(layer.values, steps)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

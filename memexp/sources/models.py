@@ -74,6 +74,13 @@ class ResolvedModel:
         """The folder of a local or shipped model, which every node has to see."""
         return Path(location(self.source)) if self.source is not None and self.commit is None else None
 
+    @property
+    def blocks(self) -> int | None:
+        """Number of blocks, where the configuration says it under one of the usual names."""
+        config = self.config if self.config is not None else read_config(self.source or "", self.commit)
+        found = [config[name] for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers") if name in config]
+        return found[0] if found and isinstance(found[0], int) else None
+
     def check_shipped(self) -> None:
         """Refuse a node whose memexp ships other files under the names that this model uses. Raises ModelError."""
         uses = [(self.source, "model", self.key), (self.tokenizer.source, "tokenizer", self.key.get("tokenizer"))]

@@ -22,7 +22,7 @@ from memexp.errors import StoreError
 from memexp.plan import Trial, grow, missing
 from memexp.probes import Recall, Recognition
 from memexp.records import STAGES
-from memexp.spec import Condition, Corpus, Full, LoRA, Model, Pair, Probe, Resources, Study, TextFile, spec
+from memexp.spec import Condition, Corpus, Forget, Full, LoRA, Model, Pair, Probe, Resources, Study, TextFile, spec
 from memexp.store import Store
 from memexp.trial import execute
 
@@ -123,6 +123,38 @@ def test_a_shared_forest_equals_every_condition_trained_alone(
     grid: Grid, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conditions = [*grid((0, 1, 3), lrs=(1e-3, 1e-2), **settings), *grid((3,), seeds=(1,), **settings)]
+    together = compare(conditions, tmp_path, monkeypatch)
+    assert len(together["recognition"]) == 7 * 12
+    learned = {row["target_nll"] for row in together["recognition"] if row["exposures"] and row["item"] == 0}
+    assert len(learned) == 5, "every trained condition has numbers of its own"
+
+
+FORGETS = (
+    Forget(from_layer=0),
+    Forget(from_layer=1),
+    Forget(from_layer=1, restudy_exposures=0),
+    Forget(from_layer=1, restudy_exposures=1),
+    Forget(below_layer=1),
+    Forget(),
+)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing")
+@pytest.mark.parametrize("settings", [SETTINGS[name] for name in ("full-dropout", "linear", "lora")])
+def test_forks_at_forgetting_layers_equal_every_condition_trained_alone(
+    grid: Grid, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studied = grid((2, 3), lrs=(1e-2,), **settings)
+    forgotten = [dataclasses.replace(studied[0], forget=forget) for forget in FORGETS]
+    together = compare([*studied, *forgotten], tmp_path, monkeypatch)
+    found = {row["condition_id"]: row["target_nll"] for row in together["recognition"] if row["item"] == 0}
+    assert len(set(found.values())) == len(found) == len(studied) + len(forgotten)  # each is a state of its own
+
+
+def compare(
+    conditions: Sequence[Condition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows that one trial leaves, which a trial for each condition leaves as well."""
     shared = Store(tmp_path / "shared")
     assert executed(conditions, shared) == []
     together = {kind: rows(shared, kind) for kind in ("recognition", "recall", "training")}
@@ -138,9 +170,33 @@ def test_a_shared_forest_equals_every_condition_trained_alone(
     for kind, expected in together.items():
         keys = KEYS.get(kind, ("condition_id", "probe_id", "item"))
         assert sorted(alone[kind], key=lambda row: tuple(row[key] for key in keys)) == expected, kind
-    assert len(together["recognition"]) == 7 * 12
-    learned = {row["target_nll"] for row in together["recognition"] if row["exposures"] and row["item"] == 0}
-    assert len(learned) == 5, "every trained condition has numbers of its own"
+    return together
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing")
+def test_when_every_adapter_is_reset_nothing_is_left_of_study(grid: Grid, store: Store) -> None:
+    """Adapters sit in blocks only; the fresh ones do nothing until they learn."""
+    base, studied = grid((0, 2), lrs=(1e-2,), method=LoRA(r=4))
+    reset = dataclasses.replace(studied, forget=Forget(from_layer=0, restudy_exposures=0))
+    assert executed([base, studied, reset], store) == []
+    nlls = [
+        [row["target_nll"] for row in rows(store, "recognition", exposures=exposures, forget_side=side)]
+        for exposures, side in ((0, None), (2, None), (2, "upper"))
+    ]
+    assert nlls[0] == nlls[2] != nlls[1]
+
+
+def test_the_second_pass_is_a_pass_of_its_own(grid: Grid, store: Store) -> None:
+    """With nothing reset its first loss is where the first pass ended; its optimizer and its steps begin anew."""
+    (studied,) = grid((2,), lrs=(1e-2,))
+    assert executed([dataclasses.replace(studied, forget=Forget())], store) == []
+    training = rows(store, "training")
+    found = {kind: [row for row in training if row["kind"] == kind] for kind in ("study", "restudy")}
+    steps = [sorted((row["exposure"], row["step"]) for row in found[kind]) for kind in found]
+    assert steps[0] == steps[1] and len(steps[0]) == 6
+    first = {kind: next(row["loss"] for row in found[kind] if row["step"] == 1) for kind in found}
+    assert first["restudy"] < first["study"] - 0.5
+    assert [row["status"] for row in rows(store, "stages") if row["kind"] == "forget"] == ["complete"]
 
 
 def test_a_trajectory_is_the_cores_in_one_go(grid: Grid, store: Store) -> None:

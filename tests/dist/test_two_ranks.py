@@ -26,7 +26,7 @@ from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS, adamw, study_exposur
 from memexp.core.world import World
 from memexp.plan import Trial, grow
 from memexp.probes import Recall, Recognition
-from memexp.spec import Condition, Full, LoRA, Model, Pair, Resources, ShippedText, Study
+from memexp.spec import Condition, Forget, Full, LoRA, Model, Pair, Resources, ShippedText, Study
 from memexp.store import Store
 from memexp.trial import execute
 
@@ -358,6 +358,11 @@ def stores(
         for method in (Full(), LoRA(r=2))
         for lr in (3e-3, 1e30)
         for n in (0, 1, 2)
+    ]
+    conditions += [
+        Condition(tiny_model, Study(pair.targets, 1, 3e-3, 5, block_size=64), method, forget=forget, probes=probes)
+        for method in (Full(), LoRA(r=2))
+        for forget in (Forget(from_layer=1), Forget(below_layer=1, restudy_exposures=0))
     ]
     folder = tmp_path_factory.mktemp("stores")
     trials = trials_of(conditions)

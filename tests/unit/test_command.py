@@ -153,7 +153,13 @@ def asks(model: str, pair: Pair) -> list[Ask]:
 
 def test_arguments_after_the_dashes_are_the_scripts(memexp: Command, script: str) -> None:
     assert json.loads(memexp("plan", "--json", script, "--", "0")[1])["conditions"] == 2
-    assert json.loads(memexp("plan", script, "--json", "--", "3", "--store", "x")[1])["conditions"] == 8
+    assert json.loads(memexp("plan", script, "--json", "--", "3", "--stores", "x")[1])["conditions"] == 8
+
+
+@pytest.mark.parametrize("argument", ["--store", "--store=x", "--address", "--retry-diverged", "--debug"])
+def test_memexps_own_options_after_the_dashes_are_not_passed_over(memexp: Command, script: str, argument: str) -> None:
+    status, _, said = memexp("run", script, "--", "3", argument)
+    assert status == 2 and said == f"memexp: {argument} is an option of memexp's own: give it before {script}\n"
 
 
 def test_the_store_is_an_option_or_a_variable(memexp: Command, script: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,24 @@ from typing import Any
 
 import pytest
 
-from memexp import Condition, Full, LoRA, Model, ModelError, Pair, RandomInit, Recall, Recognition, Resources, Study
+from memexp import (
+    Condition,
+    Forget,
+    Full,
+    LoRA,
+    Model,
+    ModelError,
+    Pair,
+    RandomInit,
+    Recall,
+    Recognition,
+    Resources,
+    SpecError,
+    Study,
+    Sweep,
+)
 from memexp import TrainedTokenizer as Trained
-from memexp.inspection import Inspection, check_models, memory_per_worker, sizes
+from memexp.inspection import Inspection, check_forgetting, check_models, memory_per_worker, sizes
 from memexp.plan import Forest, grow
 from memexp.sources import Sources
 
@@ -295,3 +310,41 @@ def test_files_of_the_current_folder_are_not_imported(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing is remembered
     resolved = Sources().model(tiny_model)
     assert sizes([resolved])[resolved.id].parameters > 0
+
+
+# Forgetting layers
+
+OUTSIDE = [
+    (Forget(from_layer=2), "Forget.from_layer: 2 is outside model 'new', which has 2 blocks; at most 1"),
+    (Forget(below_layer=3), "Forget.below_layer: 3 is outside model 'new', which has 2 blocks; at most 2"),
+]
+INSIDE = [Forget(from_layer=0), Forget(from_layer=1), Forget(below_layer=1), Forget(below_layer=2), Forget()]
+
+
+@pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["gpt2", "llama"])
+def test_a_forgetting_layer_outside_the_model_is_refused_from_its_configuration(
+    config: dict[str, Any], pair: Pair, in_process: list[str]
+) -> None:
+    model = random(pair, config)
+    for forget, expected in OUTSIDE:
+        with pytest.raises(SpecError) as error:
+            check_forgetting(forest(pair, model, forget=forget))
+        assert str(error.value) == expected
+    for forget in INSIDE:
+        check_forgetting(forest(pair, model, forget=forget))
+    assert not in_process
+
+
+def test_a_configuration_that_leaves_the_depth_out_is_asked_of_transformers(pair: Pair, in_process: list[str]) -> None:
+    model = random(pair, {name: value for name, value in GPT2.items() if name != "n_layer"})  # 12 by default
+    check_forgetting(forest(pair, model, forget=Forget(from_layer=11)))
+    with pytest.raises(SpecError, match="12 is outside model 'new', which has 12 blocks; at most 11"):
+        check_forgetting(forest(pair, model, forget=Forget(from_layer=12)))
+    assert in_process == ["new"]
+
+
+def test_a_sweep_refuses_it_before_anything_else(pair: Pair) -> None:
+    study = Study(pair.targets, exposures=1, lr=1e-3)
+    conditions = [Condition(Model("tiny-s"), study, probes=[Recall()], forget=Forget(from_layer=4))]
+    with pytest.raises(SpecError, match="4 is outside model 'tiny-s', which has 4 blocks; at most 3"):
+        Sweep(name="outside", conditions=conditions).plan()

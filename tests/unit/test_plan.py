@@ -15,6 +15,8 @@ import pytest
 from memexp import (
     Condition,
     DataError,
+    Forget,
+    Full,
     LoRA,
     Model,
     Pair,
@@ -28,7 +30,8 @@ from memexp import (
     TextFile,
     TrainedTokenizer,
 )
-from memexp.plan import TRIALS_PER_SLOT, Ask, Forest, Trial, bundle, grow, missing
+from memexp.plan import Ask, Forest, Trial, bundle, grow, missing
+from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.records import STAGES
 from memexp.store import Store
 
@@ -171,6 +174,53 @@ def test_a_schedule_that_knows_its_horizon_shares_no_exposures(grid: Grid) -> No
     assert forest.steps == forest.steps_unshared == 6 * PER_EXPOSURE
     assert kinds(forest) == {"base": 1, "study": 3}
     assert [(stage.first, stage.last) for stage in forest.path(ends(forest)[2])] == [(0, 0), (1, 3)]
+
+
+def test_every_forgetting_layer_forks_from_one_first_pass(grid: Grid) -> None:
+    """K layers × S learning rates train S first passes."""
+    forgets = [Forget(from_layer=0), Forget(from_layer=1), Forget(below_layer=1), Forget()]
+    forest = grow(grid(exposures=3, lr=lr, forget=forget) for lr in (1e-3, 1e-2) for forget in forgets)
+    assert kinds(forest) == {"base": 1, "study": 2 * 3, "forget": 2 * 4, "restudy": 2 * 4 * 3}
+    assert forest.steps == 2 * (3 + 4 * 3) * PER_EXPOSURE and forest.steps_unshared == 2 * 4 * 6 * PER_EXPOSURE
+    for ask in forest.asks:
+        path = [stage.kind for stage in forest.path(ask.stage)]
+        assert path == ["base", *["study"] * 3, "forget", *["restudy"] * 3]
+
+
+def test_the_reset_alone_and_more_of_restudy_are_stops_of_one_trajectory(grid: Grid) -> None:
+    forest = grow(grid(exposures=2, forget=Forget(from_layer=1, restudy_exposures=n)) for n in (0, 1, 2))
+    assert kinds(forest) == {"base": 1, "study": 2, "forget": 1, "restudy": 2}
+    by_default = grow([grid(exposures=2, forget=Forget(from_layer=1))])
+    assert by_default.asks[0].name in {ask.name for ask in forest.asks}  # as many as before: the same condition
+
+
+def test_a_linear_schedule_knows_the_horizon_of_restudy(grid: Grid) -> None:
+    forest = grow([grid(exposures=3, schedule="linear", forget=Forget(from_layer=1, restudy_exposures=2))])
+    again = next(stage for stage in forest.stages.values() if stage.kind == "restudy")
+    assert (again.first, again.last, again.steps) == (1, 2, 2 * PER_EXPOSURE)
+    assert again.study is not None and again.study.exposures == 2  # which is what its learning rate ends with
+
+
+def test_fresh_adapters_depend_on_the_seed_and_pretrained_tensors_on_the_trajectory_alone(grid: Grid) -> None:
+    def reset(seed: int, method: Full | LoRA, forget: Forget) -> Any:
+        forest = grow([grid(seed=seed, method=method, forget=forget)])
+        return next(stage for stage in forest.stages.values() if stage.kind == "forget")
+
+    forget = Forget(from_layer=1)
+    assert reset(0, LoRA(), forget).seed == 0 and reset(7, LoRA(), forget).seed == 7
+    assert reset(0, Full(), forget).id != reset(0, Full(), Forget(below_layer=1)).id != reset(0, Full(), Forget()).id
+
+
+def test_rows_say_what_was_forgotten(grid: Grid) -> None:
+    for forget, expected in (
+        (Forget(from_layer=1), ("upper", 1, 2)),
+        (Forget(below_layer=2, restudy_exposures=0), ("lower", 2, 0)),
+        (Forget(), ("none", None, 2)),
+        (None, (None, None, None)),
+    ):
+        (ask,) = grow([grid(exposures=2, forget=forget)]).asks
+        found = tuple(ask.settings.get(name) for name in ("forget_side", "forget_layer", "restudy_exposures"))
+        assert found == expected and ask.settings["exposures"] == 2
 
 
 def test_experiments_on_the_same_study_list_train_once(grid: Grid, targets: TextFile, tmp_path: Path) -> None:

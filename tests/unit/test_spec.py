@@ -16,6 +16,7 @@ import pytest
 import memexp
 from memexp import (
     Condition,
+    Forget,
     Full,
     HubText,
     InlineText,
@@ -82,6 +83,10 @@ def random_init(**fields: Any) -> RandomInit:
 
 def tokenizer(**fields: Any) -> TrainedTokenizer:
     return TrainedTokenizer(**({"corpora": ["seen.txt"]} | fields))
+
+
+def forget(**fields: Any) -> Forget:
+    return Forget(**fields)
 
 
 BAD: list[tuple[Callable[..., Any], str, Any]] = [
@@ -154,6 +159,11 @@ BAD: list[tuple[Callable[..., Any], str, Any]] = [
     (condition, "labels", {"experiment": None}),
     (condition, "labels", {"experiment": math.nan}),
     (condition, "labels", {"experiment": 2**63}),
+    (condition, "forget", 3),
+    (forget, "from_layer", -1),
+    (forget, "from_layer", True),
+    (forget, "below_layer", 0),
+    (forget, "restudy_exposures", -1),
     (resources, "workers", 0),
     (resources, "cpus", math.inf),
     (resources, "gpus", -1),
@@ -192,6 +202,14 @@ def test_what_the_bad_values_are_put_into_is_good() -> None:
         (
             lambda: study(corpus=["One."]),
             "Study.corpus: must be TextFile(...) or HubText(...) or ShippedText(...) or InlineText(...), got ['One.']",
+        ),
+        (
+            lambda: Forget(from_layer=1, below_layer=1),
+            "Forget.from_layer and Forget.below_layer exclude each other",
+        ),
+        (
+            lambda: condition(study=study(exposures=0), forget=Forget(from_layer=1)),
+            "Condition.forget: with study.exposures=0 there is nothing to forget",
         ),
         (lambda: Full(r=8), "Full has no field 'r'; it has none"),
         (lambda: Study("seen.txt", lr=1), "Study.exposures is required"),

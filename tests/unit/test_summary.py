@@ -16,7 +16,7 @@ from rich.console import Console
 from memexp.plan import Forest, grow
 from memexp.probes import Recall, Recognition
 from memexp.records import MADE_WITH, RECALL, RECOGNITION, SWEEPS, rows_for
-from memexp.spec import Condition, Model, Pair, Study
+from memexp.spec import Condition, Forget, Full, LoRA, Model, Pair, Study
 from memexp.store import Store
 from memexp.summary import print_summary
 
@@ -120,6 +120,26 @@ def test_labels_are_rows_of_their_own_and_seeds_are_not(tiny_model: Model, pair:
     assert "Means are over seed, counterbalanced." in page
     query = next(line for line in page.splitlines() if line.startswith("  SELECT"))
     assert duckdb.sql(query).fetchall() == [(1, 1, 1.0), (6, 1, 0.25)]
+
+
+def test_what_a_method_or_no_forgetting_leaves_empty_is_no_difference(
+    tiny_model: Model, pair: Pair, tmp_path: Path
+) -> None:
+    forget = Forget(from_layer=1, restudy_exposures=0)
+    forest = grow(
+        Condition(tiny_model, Study(pair.targets, exposures=1, lr=1e-3), method, probes=[Recognition(pair)], forget=f)
+        for method in (Full(), LoRA(r=2))
+        for f in (None, forget)
+    )
+    page = printed(committed(forest, Store(tmp_path), {None: 4, "upper": 1}, "forget_side"), forest)
+    cells = [line.split("│")[1:-1] for line in page.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in cells] == [
+        ["full", "", "1.00"],
+        ["full", "upper", "0.25"],
+        ["lora", "", "1.00"],
+        ["lora", "upper", "0.25"],
+    ]
+    assert "Means are over" not in page
 
 
 def test_names_in_brackets_are_names(pair: Pair, tiny_model: Model, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Forgetting: some blocks get back what they had before study, all others keep what they have learned.
+
+reset(lm, Forget(from_layer=2), pretrained, seed=0)
+
+Zhang, Li & Wu 2024 (arXiv 2409.14057) do this to LoRA adapters from a block upward.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from memexp.core.data import key_seed
+from memexp.core.model import LanguageModel, blocks, local
+from memexp.core.snapshot import Snapshot
+from memexp.errors import SpecError
+from memexp.spec import Forget
+
+__all__ = ["block_of", "reset"]
+
+
+@torch.no_grad()
+def reset(lm: LanguageModel, forget: Forget, pretrained: Snapshot, seed: int) -> None:
+    """Reset what `forget` says. All ranks call.
+
+    Args:
+        lm: the model, changed in place.
+        forget: which blocks; with neither layer nothing changes.
+        pretrained: what the model was before study, for full finetuning.
+        seed: with the parameter's name it keys what fresh adapters are drawn from, so that all forgetting layers
+            give a block the same one.
+
+    Raises:
+        SpecError: the model has no such block.
+    """
+    if forget.layer is None:
+        return
+    depth = len(blocks(lm.lm))
+    if not 0 <= forget.layer < depth + (forget.side == "lower"):
+        raise SpecError(f"Forget: layer {forget.layer} is outside {type(lm.lm).__name__}, which has {depth} blocks")
+    for name, parameter in lm.learning().items():
+        block = block_of(lm, name)
+        upper = block is not None and block >= forget.layer
+        if upper != (forget.side == "upper"):
+            continue
+        adapter = re.search(r"\.lora_(A|B)\.", name)
+        if adapter is None:
+            local(parameter).copy_(pretrained.weights[name])
+        elif adapter[1] == "B":
+            local(parameter).zero_()
+        else:
+            local(parameter).copy_(_like(parameter, _fresh(parameter.shape, key_seed(seed, "forget", name))))
+
+
+def block_of(lm: LanguageModel, name: str) -> int | None:
+    """The block that a parameter of `lm` belongs to, counting from 0; None outside of all blocks."""
+    stack = blocks(lm.lm)
+    prefix = next(path for path, module in lm.named_modules() if module is stack)
+    found = re.match(rf"{re.escape(prefix)}\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def _fresh(shape: torch.Size, seed: int) -> Tensor:
+    """The down-projection (r, in) of a new adapter, drawn as peft draws it."""
+    drawn = torch.empty(shape)
+    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))
+    return drawn
+
+
+def _like(parameter: Tensor, whole: Tensor) -> Tensor:
+    """This rank's part of `whole`."""
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements).to_local()
+    return whole

@@ -1,0 +1,16 @@
+"""From conditions to a forest of stages, and from the part of it that is missing to trials.
+
+Conditions that share a training prefix share its stages: exposures 1, 2, 3 are three stops of one trajectory. A stage's
+identity is the hash of its parent's and of what it does (DESIGN.md section 4), so two conditions share exactly what
+would be computed twice with the same result.
+
+    forest = grow(conditions)
+    trials = bundle(forest, missing(forest, store).asks, slots)
+"""
+
+from memexp.plan.forest import Ask, Forest, Stage
+from memexp.plan.gaps import Copy, Missing, missing
+from memexp.plan.growth import grow
+from memexp.plan.trials import Trial, bundle
+
+__all__ = ["Ask", "Copy", "Forest", "Missing", "Stage", "Trial", "bundle", "grow", "missing"]

@@ -1,0 +1,119 @@
+"""What a sweep comes to: stages in a forest, and what is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from memexp.sources import ResolvedModel, Texts
+from memexp.spec import Forget, Full, LoRA, Probe, Resources, Study
+
+__all__ = ["Ask", "Forest", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One indivisible segment of training."""
+
+    id: str
+    """Identity: hash of the parent's and of what this stage does."""
+    kind: Literal["base", "study", "forget", "restudy"]
+    """What it does; ``base`` loads the model."""
+    parent: str | None
+    """Identity of the stage before it, None for a base."""
+    model: ResolvedModel
+    """The model it trains."""
+    method: Full | LoRA
+    """How it learns."""
+    dtype: str
+    """Arithmetic of the trajectory."""
+    study: Study | None = None
+    """The settings of a study or restudy stage."""
+    forget: Forget | None = None
+    """What a forget stage resets."""
+    corpus: str | None = None
+    """Identity of the corpus it trains on."""
+    seed: int = 0
+    """Seed of a stage that draws: an order, dropout, a fresh adapter."""
+    first: int = 0
+    """The first exposure this stage makes, counting from 1 in study and in restudy."""
+    last: int = 0
+    """The last exposure it makes: the same as `first` unless the schedule knows its horizon."""
+    steps: int = 0
+    """Optimizer steps."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One probe of one condition: what one result file answers."""
+
+    stage: str
+    """Identity of the stage after which it is measured."""
+    probe: Probe
+    """The bound probe."""
+    probe_id: str
+    """Its identity."""
+    condition_id: str
+    """Identity of the condition that asks."""
+    settings: Mapping[str, Any]
+    """The setting columns of its rows."""
+    labels: Mapping[str, Any]
+    """The label columns of its rows."""
+    corpora: Mapping[str, str]
+    """Field name to corpus identity, for every corpus of the probe."""
+
+    @property
+    def kind(self) -> str:
+        """Folder in the store."""
+        return self.probe.kind
+
+    @property
+    def measurement(self) -> tuple[str, str]:
+        """Stage and probe: asks that agree here have the same numbers."""
+        return self.stage, self.probe_id
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the names of all files with these numbers."""
+        return f"{self.stage}-{self.probe_id}-"
+
+    @property
+    def name(self) -> str:
+        """File name, without the suffix: begins with what is measured, ends with who asks."""
+        return self.prefix + self.condition_id
+
+
+@dataclass
+class Forest:
+    """All stages of a sweep, what is asked of them and the texts both need."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    """By identity; parents come before their children."""
+    asks: list[Ask] = field(default_factory=list)
+    """One per condition and probe, without duplicates."""
+    texts: dict[str, Texts] = field(default_factory=dict)
+    """Every corpus by identity."""
+    resources: dict[str, Resources] = field(default_factory=dict)
+    """What a trial holds, by base stage."""
+    steps_unshared: int = 0
+    """Optimizer steps if every condition were trained by itself."""
+
+    @property
+    def conditions(self) -> int:
+        """Number of distinct conditions."""
+        return len({ask.condition_id for ask in self.asks})
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps with sharing."""
+        return sum(stage.steps for stage in self.stages.values())
+
+    def path(self, stage: str) -> list[Stage]:
+        """The stages from the base to `stage`."""
+        found: list[Stage] = []
+        at: str | None = stage
+        while at is not None:
+            found.append(self.stages[at])
+            at = found[-1].parent
+        return found[::-1]

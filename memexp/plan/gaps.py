@@ -1,0 +1,74 @@
+"""What of a forest a store does not have: to be measured, to be copied, or not to be had.
+
+asks = missing(forest, store).asks
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from memexp.plan.forest import Ask, Forest
+from memexp.store import Store
+
+__all__ = ["Copy", "Missing", "missing"]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A result whose numbers were measured for another condition already."""
+
+    ask: Ask
+    """Who asks now."""
+    source: str
+    """Name of the file that has the numbers."""
+
+
+@dataclass
+class Missing:
+    """What of a forest the store does not have yet."""
+
+    asks: list[Ask] = field(default_factory=list)
+    """To be measured."""
+    copies: list[Copy] = field(default_factory=list)
+    """To be copied from other conditions' files."""
+    diverged: list[Ask] = field(default_factory=list)
+    """Not to be had: their training reached a loss that is not finite."""
+
+
+def missing(forest: Forest, store: Store, retry_diverged: bool = False) -> Missing:
+    """What of `forest` is not in `store`.
+
+    Raises StoreError where a file that is to be relied on is not whole.
+    """
+    found = Missing()
+    by_kind: dict[str, list[Ask]] = {}
+    for ask in forest.asks:
+        by_kind.setdefault(ask.kind, []).append(ask)
+    for kind, asks in by_kind.items():
+        names = store.names(kind)
+        measured = {tuple(name.split("-")[:2]): name for name in sorted(names)}
+        store.check_whole(kind, {ask.name for ask in asks} & names)
+        for ask in asks:
+            if ask.name in names:
+                continue
+            if ask.measurement in measured:
+                found.copies.append(Copy(ask, measured[ask.measurement]))
+            else:
+                found.asks.append(ask)
+    if found.asks and not retry_diverged:
+        gone = _diverged(store)
+        found.diverged = [ask for ask in found.asks if any(stage.id in gone for stage in forest.path(ask.stage))]
+        lost = {(ask.kind, ask.name) for ask in found.diverged}
+        found.asks = [ask for ask in found.asks if (ask.kind, ask.name) not in lost]
+    return found
+
+
+def _diverged(store: Store) -> set[str]:
+    attempts = store.scan("stages")
+    if attempts is None:
+        return set()
+    ids, status = attempts.column("stage_id").to_pylist(), attempts.column("status").to_pylist()
+    ended: dict[str, set[str]] = {}
+    for stage, outcome in zip(ids, status, strict=True):
+        ended.setdefault(outcome, set()).add(stage)
+    return ended.get("diverged", set()) - ended.get("complete", set())

@@ -1,0 +1,246 @@
+"""Grows the forest: every condition becomes a path of stages, and equal stages are one.
+
+forest = grow(conditions, Resources(cpus=1))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from typing import Any, Literal
+
+from memexp.errors import SpecError
+from memexp.identity import NUMERICS, canonical, identity, texts_identity
+from memexp.plan.forest import Ask, Forest, Stage
+from memexp.records import check_items, check_labels
+from memexp.sources import ResolvedModel, Sources, Texts
+from memexp.spec import (
+    Condition,
+    Corpus,
+    Forget,
+    HubText,
+    InlineText,
+    LoRA,
+    Pair,
+    Probe,
+    Resources,
+    ResourcesFor,
+    ShippedText,
+    Study,
+    TextFile,
+)
+
+__all__ = ["grow"]
+
+
+def grow(
+    conditions: Iterable[Condition],
+    resources: ResourcesFor = Resources(),  # noqa: B008 - frozen
+    sources: Sources | None = None,
+) -> Forest:
+    """The forest of `conditions`: reads their corpora, pins their models, and merges what they share.
+
+    Raises:
+        SpecError: two conditions give the same label different types, or a label hides a column.
+        DataError, ModelError: a corpus or model cannot be used.
+    """
+    forest, sources = Forest(), sources or Sources()
+    label_types: dict[str, type] = {}
+    asks: dict[tuple[str, str], Ask] = {}
+    seen: set[str] = set()
+    kinds = {"recognition": "Recognition", "recall": "Recall"}
+    for condition in conditions:
+        model = sources.model(condition.model)
+        path = _path(condition, model, _remember(forest, sources.texts(condition.study.corpus)))
+        for stage in path:
+            forest.stages.setdefault(stage.id, stage)
+        if path[0].id not in forest.resources:
+            needs = resources if isinstance(resources, Resources) else resources(condition.model)
+            forest.resources[path[0].id] = needs
+        _check_label_types(condition, label_types)
+        settings = _settings(condition, path, forest.texts[sources.texts(condition.study.corpus).id])
+        if settings["condition_id"] not in seen:  # a grid may name a condition twice
+            seen.add(settings["condition_id"])
+            forest.steps_unshared += sum(stage.steps for stage in path)
+        for probe in condition.probes:
+            table, name = probe.kind.lower(), type(probe).__qualname__  # SQL ignores case
+            if kinds.setdefault(table, name) != name:
+                raise SpecError(f"{name}.kind: {probe.kind!r} is the table of {kinds[table]}; name another")
+            ask = _ask(forest, sources, condition, probe.bind(condition), settings)
+            asks[ask.kind, ask.name] = ask
+    forest.asks = list(asks.values())
+    return forest
+
+
+def _remember(forest: Forest, texts: Texts) -> Texts:
+    return forest.texts.setdefault(texts.id, texts)
+
+
+def _is_corpus(value: object) -> bool:
+    return isinstance(value, TextFile | HubText | ShippedText | InlineText)
+
+
+def _path(condition: Condition, model: ResolvedModel, texts: Texts) -> list[Stage]:
+    """The stages of one condition, as in the table of DESIGN.md section 4."""
+    study = condition.study
+    key: dict[str, Any] = {"numerics": NUMERICS, "model": model.key, "method": canonical(condition.method)}
+    if study.dtype != "float32":
+        key["dtype"] = study.dtype
+    path = [Stage(identity(key), "base", None, model, condition.method, study.dtype)]
+    path += _exposures("study", path[-1], study, condition.seed, texts)
+    if condition.forget is not None:
+        path.append(_forgetting(path[-1], condition.forget, condition.seed))
+        again = dataclasses.replace(study, exposures=_restudy_exposures(condition))
+        path += _exposures("restudy", path[-1], again, condition.seed, texts)
+    return path
+
+
+def _exposures(
+    kind: Literal["study", "restudy"], parent: Stage, study: Study, seed: int, texts: Texts
+) -> Iterator[Stage]:
+    """A stage for each exposure, or one for all where the schedule knows its horizon."""
+    per_exposure = math.ceil(len(texts.items) / study.batch_size)
+    # What determines a step beyond the model; the number of exposures only where the schedule knows it.
+    settings = canonical(study, lambda value: texts.id if _is_corpus(value) else None)["Study"]
+    what = {name: value for name, value in settings.items() if name not in ("exposures", "dtype")}
+    spans = [(i, i) for i in range(1, study.exposures + 1)]
+    if study.knows_horizon and spans:
+        spans = [(1, study.exposures)]
+        what["exposures"] = study.exposures
+    for first, last in spans:
+        parent = dataclasses.replace(
+            parent,
+            id=identity({"parent": parent.id, kind: what, "seed": seed, "exposure": first}),
+            kind=kind,
+            parent=parent.id,
+            study=study,
+            forget=None,
+            corpus=texts.id,
+            seed=seed,
+            first=first,
+            last=last,
+            steps=(last - first + 1) * per_exposure,
+        )
+        yield parent
+
+
+def _forgetting(parent: Stage, forget: Forget, seed: int) -> Stage:
+    """The reset by itself: its identity says nothing of what is studied afterwards."""
+    # The seed, which fresh adapters are drawn from, is part of the parent's identity.
+    key = {"parent": parent.id, "forget": {"side": forget.side, "layer": forget.layer}}
+    return Stage(
+        identity(key), "forget", parent.id, parent.model, parent.method, parent.dtype, forget=forget, seed=seed
+    )
+
+
+def _restudy_exposures(condition: Condition) -> int:
+    assert condition.forget is not None
+    given = condition.forget.restudy_exposures
+    return condition.study.exposures if given is None else given
+
+
+def _settings(condition: Condition, path: Sequence[Stage], texts: Texts) -> dict[str, Any]:
+    """The setting columns of a condition's rows, without the probe's."""
+    study, method, model = condition.study, condition.method, path[0].model
+    study_key = canonical(study, lambda value: texts.id if _is_corpus(value) else None)
+    condition_key = {
+        "model": [model.name, model.key],
+        "method": canonical(method),
+        "study": study_key,
+        "seed": condition.seed,
+        "labels": dict(condition.labels),
+    }
+    forgetting: dict[str, Any] = {}
+    if condition.forget is not None:
+        forgetting = {
+            "forget_side": condition.forget.side,
+            "forget_layer": condition.forget.layer,
+            "restudy_exposures": _restudy_exposures(condition),
+        }
+        condition_key["forget"] = forgetting
+    lora = {}
+    if isinstance(method, LoRA):
+        targets = method.targets if isinstance(method.targets, str) else ",".join(method.targets)
+        lora = {f"lora_{f.name}": getattr(method, f.name) for f in fields(method)} | {"lora_targets": targets}
+    return {
+        "condition_id": identity(condition_key),
+        "stage_id": path[-1].id,
+        "model": model.name,
+        "model_revision": model.commit,
+        "model_id": model.id,
+        "init": "pretrained" if model.config is None else "random",
+        "init_seed": None if model.config is None else model.seed,
+        "tokenizer": model.tokenizer_name,
+        "method": type(method).__name__.lower(),
+        **lora,
+        "corpus": texts.name,
+        "corpus_id": texts.id,
+        **{f.name: getattr(study, f.name) for f in fields(study) if f.name != "corpus"},
+        "seed": condition.seed,
+        **forgetting,
+    }
+
+
+def _check_label_types(condition: Condition, known: dict[str, type]) -> None:
+    for name, value in condition.labels.items():
+        expected = known.setdefault(name.lower(), type(value))
+        if type(value) is not expected:
+            raise SpecError(
+                f"Condition.labels: {name!r} is {expected.__name__} in one condition and "
+                f"{type(value).__name__} in another ({value!r}); a column has one type"
+            )
+
+
+def _ask(forest: Forest, sources: Sources, condition: Condition, probe: Probe, settings: dict[str, Any]) -> Ask:
+    check_labels(condition.labels, probe.schema())
+    check_items(type(probe).__name__, probe.schema())
+    names = [name for name, _ in probe_corpora(probe)]
+    if len(set(names)) < len(names):
+        raise SpecError(
+            f"{type(probe).__name__}: one Pair and corpora under other names, please; it has {', '.join(names)}"
+        )
+    corpora = {name: _remember(forest, sources.texts(corpus)) for name, corpus in probe_corpora(probe)}
+    probe.check({name: texts.items for name, texts in corpora.items()}, {n: t.name for n, t in corpora.items()})
+
+    def content(value: Any) -> Any | None:
+        if isinstance(value, Pair):  # its name is for people only
+            return [content(value.targets), content(value.foils)]
+        return sources.texts(value).id if _is_corpus(value) else None
+
+    probe_id = identity({"probe": canonical(probe, content), **_source(probe)})
+    return Ask(
+        stage=settings["stage_id"],
+        probe=probe,
+        probe_id=probe_id,
+        condition_id=settings["condition_id"],
+        settings={**settings, "probe_id": probe_id},
+        labels=dict(condition.labels),
+        corpora={name: texts.id for name, texts in corpora.items()},
+    )
+
+
+def _source(probe: Probe) -> dict[str, str]:
+    """The hash of the class's source, for probes that do not come with memexp: who edits one wants new numbers.
+
+    What the class calls elsewhere is not seen. memexp's own probes change their numbers with `NUMERICS` only.
+    """
+    if type(probe).__module__.partition(".")[0] == "memexp":
+        return {}
+    try:
+        return {"source": texts_identity([inspect.getsource(type(probe))])}
+    except (OSError, TypeError):  # typed into an interpreter that keeps no source
+        return {}
+
+
+def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus]]:
+    """Name and description of every corpus among a probe's fields; a `Pair` gives ``targets`` and ``foils``."""
+    for item in fields(probe):  # type: ignore[arg-type] # Condition has checked that it is a dataclass
+        value = getattr(probe, item.name)
+        if isinstance(value, Pair):
+            yield "targets", value.targets
+            yield "foils", value.foils
+        elif _is_corpus(value):
+            yield item.name, value
