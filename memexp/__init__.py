@@ -11,13 +11,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from memexp.errors import ClusterError, DataError, MemexpError, ModelError, SpecError, StoreError
-    from memexp.probes import Recall, Recognition
+    from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall, Recognition
     from memexp.spec import (
         Condition,
         Forget,
         Full,
+        HubItems,
         HubText,
+        InlineItems,
         InlineText,
+        ItemFile,
         LoRA,
         Model,
         Pair,
@@ -30,17 +33,28 @@ if TYPE_CHECKING:
         TrainedTokenizer,
         counterbalanced,
     )
+    from memexp.stimuli.facts import FactDataset, FactWorld
     from memexp.store import Store
     from memexp.sweep import Sweep, run_options
 
 __all__ = [
+    "QA",
+    "Choice",
     "ClusterError",
     "Condition",
     "DataError",
+    "FactDataset",
+    "FactRatios",
+    "FactWorld",
     "Forget",
     "Full",
+    "HubItems",
     "HubText",
+    "InlineItems",
     "InlineText",
+    "ItemFile",
+    "LayerAblation",
+    "LmEval",
     "LoRA",
     "MemexpError",
     "Model",
@@ -64,7 +78,13 @@ __all__ = [
     "run_options",
 ]
 
-_HOMES = {"Recall": "probes", "Recognition": "probes", "Store": "store", "Sweep": "sweep", "run_options": "sweep"}
+_PROBES = ("QA", "Choice", "FactRatios", "LayerAblation", "LmEval", "Recall", "Recognition")
+_HOMES = {
+    **dict.fromkeys(_PROBES, "probes"),
+    **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
+    "Store": "store",
+    **dict.fromkeys(("Sweep", "run_options"), "sweep"),
+}
 
 
 def __getattr__(name: str) -> Any:

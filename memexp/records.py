@@ -126,6 +126,97 @@ RECALL = pa.schema(
 """One row per studied text. ``exact``: every completed token equals the text's; ``sentence_*``: ROUGE F-measure of cue
 and completion against the whole text, as published; ``completion_*``: of the completion against the text's rest."""
 
+QA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.int64()),
+        ("prompt", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("answer", pa.string()),
+        ("prediction", pa.string()),
+        ("exact", pa.bool_()),
+        ("f1", pa.float64()),
+    ]
+)
+"""One row per open question. ``prompt``: all that the model was given, shots included; ``prediction``: its greedy
+completion up to the end of the line; ``exact`` and ``f1`` (0 to 1) as in SQuAD 1.1. The last three are NULL where the
+prompt does not fit the model's context."""
+
+CHOICE = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.int64()),
+        ("prompt", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("choices", pa.list_(pa.string())),
+        ("log_likelihoods", pa.list_(pa.float64())),
+        ("answer", pa.int64()),
+        ("picked", pa.int64()),
+        ("correct", pa.bool_()),
+    ]
+)
+"""One row per multiple-choice question. ``choices``: the texts offered; ``log_likelihoods``: of each (of its letter,
+where letters were asked for) after ``prompt``, summed over its tokens, in nats; ``answer`` and ``picked``: indices of the
+right and of the likeliest choice. What was measured is NULL where the prompt does not fit the model's context."""
+
+LM_EVAL = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.int64()),
+        ("filter", pa.string()),
+        ("prompt", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("answer", pa.string()),
+        ("response", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("log_likelihoods", pa.list_(pa.float64())),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("weight", pa.float64()),
+    ]
+)
+"""One row per item and metric of a task of lm-evaluation-harness. ``prompt``: of the item's first request;
+``response``: what was generated, after the task's filter; ``choices`` and ``log_likelihoods``: the continuations scored
+and their sums over tokens, in nats; ``value``: the metric of this item, with ``weight`` its words or bytes where the
+harness divides by them (perplexities). ``value`` is NULL where the prompt does not fit the context or the metric is no
+number."""
+
+ABLATION = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.int64()),
+        ("ablated_side", pa.string()),
+        ("ablated_layer", pa.int64()),
+        ("answer", pa.string()),
+        ("prediction", pa.string()),
+        ("correct", pa.bool_()),
+        ("f1", pa.float64()),
+    ]
+)
+"""One row per question and ablation. ``ablated_side``: none, upper (what the blocks >= ``ablated_layer`` learned is
+taken away) or lower (what the blocks below it learned, and all outside of the blocks); ``prediction``: the completion,
+or the text of the choice picked; ``f1``: NULL for choices. Not measured: NULL, as in qa and choice."""
+
+RATIOS = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("head", pa.string()),
+        ("relation", pa.string()),
+        ("tail", pa.string()),
+        ("prompt", pa.string()),
+        ("log_likelihood", pa.float64()),
+        ("wrong_tails", pa.list_(pa.string())),
+        ("wrong_log_likelihoods", pa.list_(pa.float64())),
+        ("negated_prompt", pa.string()),
+        ("negated_log_likelihood", pa.float64()),
+        ("log_comparison_ratio", pa.float64()),
+        ("log_negation_ratio", pa.float64()),
+    ]
+)
+"""One row per fact. Log-likelihoods are summed over the tail's tokens, in nats, NULL where they do not fit the context;
+``log_comparison_ratio``: log of p(tail) over the mean p of the wrong tails, both after the prompt (NULL where the
+relation has no other tail); ``log_negation_ratio``: log of p(tail) after the prompt over p(tail) after its negation."""
+
 TRAINING = pa.schema(
     [
         ("stage_id", pa.string()),
@@ -182,7 +273,18 @@ SWEEPS = pa.schema(
 )
 """One row per condition and probe of a sweep: the result is ``<kind>/<name>.parquet``."""
 
-_KNOWN = {"recognition": RECOGNITION, "recall": RECALL, "training": TRAINING, "stages": STAGES, "sweeps": SWEEPS}
+_KNOWN = {
+    "recognition": RECOGNITION,
+    "recall": RECALL,
+    "qa": QA,
+    "choice": CHOICE,
+    "lm_eval": LM_EVAL,
+    "ablation": ABLATION,
+    "ratios": RATIOS,
+    "training": TRAINING,
+    "stages": STAGES,
+    "sweeps": SWEEPS,
+}
 _BARE = ("training", "stages", "sweeps")
 
 

@@ -36,8 +36,12 @@ __all__ = [
     "Corpus",
     "Forget",
     "Full",
+    "HubItems",
     "HubText",
+    "InlineItems",
     "InlineText",
+    "ItemFile",
+    "Items",
     "LoRA",
     "Method",
     "Model",
@@ -261,6 +265,73 @@ def _as_corpus(value: Any) -> Any:
 
 Corpus = Annotated[TextFile | HubText | ShippedText | InlineText, BeforeValidator(_as_corpus)]
 """Texts to study or to be probed with; a plain string or path stands for a `TextFile`."""
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Questions and facts
+
+
+@spec
+class ItemFile:
+    """A local file of questions or facts: ``.jsonl`` or ``.json`` (an object a line), ``.csv`` or ``.parquet``.
+
+    A question has ``question`` and ``answer``, with ``choices`` (a list of at least two) the index of the right one; a
+    fact has ``head``, ``relation`` and ``tail``. An optional ``fact`` says which questions are about the same. Other
+    columns are not read. The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv 2409.14057).
+    """
+
+    path: PathText
+    """Where the file is, absolute or relative to the current folder. Recorded, never part of an identity."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call these items."""
+        return self.path
+
+
+@spec
+class HubItems:
+    """Questions or facts (see `ItemFile`) of a dataset of the Hugging Face hub, or of a local folder in its format."""
+
+    dataset: Text
+    """Dataset id, such as ``xiaozeroone/Country-city-animals``, or the path of a folder ``load_dataset`` can read."""
+    subset: Text | None = None
+    """Configuration of the dataset."""
+    split: Text = "test"
+    """Split of the dataset."""
+    revision: Text | None = None
+    """Branch, tag or commit; resolved to a commit once, before anything is hashed."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call these items."""
+        return "/".join(part for part in (self.dataset, self.subset, self.split) if part)
+
+
+@spec
+class InlineItems:
+    """Questions or facts (see `ItemFile`) given in Python, such as those of `memexp.stimuli.facts`."""
+
+    name: Text
+    """What the rows call these items. Recorded, never part of an identity."""
+    rows: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    """A dictionary for each item."""
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(repr(self.rows).encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        """One short line; no two lists have the same, on which `memexp.sources.Sources` counts."""
+        return f"InlineItems({self.name!r}, {len(self.rows)} items, {self._digest})"
+
+
+def _as_items(value: Any) -> Any:
+    return ItemFile(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
+
+
+Items = Annotated[ItemFile | HubItems | InlineItems, BeforeValidator(_as_items)]
+"""Questions to be answered or facts to be scored; a plain string or path stands for an `ItemFile`."""
 
 
 @spec

@@ -122,6 +122,8 @@ class _Walk:
     """Of ``stages/``, not committed yet."""
     failures: list[str] = field(default_factory=list)
     """One line each, for the user."""
+    loaded: Snapshot = field(init=False)
+    """The base model's weights as loaded."""
 
     def __post_init__(self) -> None:
         self.stages = {stage.id: stage for stage in [self.trial.base, *self.trial.stages]}
@@ -149,9 +151,9 @@ class _Walk:
             self._commit_rows(base)
             return self.failures
         self._note(base, "complete", began)
+        self.loaded = warm.loaded
         self._measure(base, warm.lm)
         self._commit_rows(base)
-        self.loaded = warm.loaded
         self._descend(base, warm.lm, None, warm.loaded)
         return self.failures
 
@@ -213,7 +215,7 @@ class _Walk:
             texts = {name: self.trial.texts[corpus].items for name, corpus in asks[0].corpora.items()}
             try:
                 with torch.random.fork_rng(devices=_cuda(self.world)):
-                    items = probe.measure(Session(lm), texts)
+                    items = probe.measure(Session(lm, self.loaded), texts)
                 items = items.select(probe.schema().names).cast(probe.schema())
             except Exception as error:  # a user's own code may raise anything
                 self._fail(stage, error, began, asks[0])

@@ -1,14 +1,17 @@
 """Forgetting: some blocks get back what they had before study, all others keep what they have learned.
 
-reset(lm, Forget(from_layer=2), pretrained, seed=0)
+reset(lm, Forget(from_layer=2), pretrained, seed=0)          # for good
+with ablated(lm, Forget(from_layer=2), pretrained): ...      # for a measurement
 
 Zhang, Li & Wu 2024 (arXiv 2409.14057) do this to LoRA adapters from a block upward.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,7 @@ from memexp.core.snapshot import Snapshot
 from memexp.errors import SpecError
 from memexp.spec import Forget
 
-__all__ = ["block_of", "reset"]
+__all__ = ["ablated", "block_of", "reset"]
 
 
 @torch.no_grad()
@@ -37,16 +40,7 @@ def reset(lm: LanguageModel, forget: Forget, pretrained: Snapshot, seed: int) ->
     Raises:
         SpecError: the model has no such block.
     """
-    if forget.layer is None:
-        return
-    depth = len(blocks(lm.lm))
-    if not 0 <= forget.layer < depth + (forget.side == "lower"):
-        raise SpecError(f"Forget: layer {forget.layer} is outside {type(lm.lm).__name__}, which has {depth} blocks")
-    for name, parameter in lm.learning().items():
-        block = block_of(lm, name)
-        upper = block is not None and block >= forget.layer
-        if upper != (forget.side == "upper"):
-            continue
+    for name, parameter in _chosen(lm, forget):
         adapter = re.search(r"\.lora_(A|B)\.", name)
         if adapter is None:
             local(parameter).copy_(pretrained.weights[name])
@@ -54,6 +48,49 @@ def reset(lm: LanguageModel, forget: Forget, pretrained: Snapshot, seed: int) ->
             local(parameter).zero_()
         else:
             local(parameter).copy_(_like(parameter, _fresh(parameter.shape, key_seed(seed, "forget", name))))
+
+
+@contextlib.contextmanager
+def ablated(lm: LanguageModel, forget: Forget, pretrained: Snapshot) -> Iterator[None]:
+    """`lm` without what the blocks that `forget` names have learned; afterwards with it again, bit for bit.
+
+    Zhang, Li & Wu 2024, section 4: the learned deltas are taken away block by block. All ranks enter together.
+
+    Args:
+        lm: the model.
+        forget: which blocks; with neither layer nothing is taken away.
+        pretrained: what the model was before study; of an adapter what it was drawn as, which adds nothing.
+
+    Raises:
+        SpecError: the model has no such block.
+    """
+    chosen = _chosen(lm, forget)
+    kept = [(local(parameter), local(parameter).detach().clone()) for _, parameter in chosen]
+    try:
+        with torch.no_grad():
+            for name, parameter in chosen:
+                local(parameter).copy_(pretrained.weights[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for held, learned in kept:
+                held.copy_(learned)
+
+
+def _chosen(lm: LanguageModel, forget: Forget) -> list[tuple[str, nn.Parameter]]:
+    """The learning parameters of the side that `forget` names. Raises SpecError where the model has no such block."""
+    if forget.layer is None:
+        return []
+    depth = len(blocks(lm.lm))
+    if not 0 <= forget.layer < depth + (forget.side == "lower"):
+        raise SpecError(f"Forget: layer {forget.layer} is outside {type(lm.lm).__name__}, which has {depth} blocks")
+    chosen = []
+    for name, parameter in lm.learning().items():
+        block = block_of(lm, name)
+        upper = block is not None and block >= forget.layer
+        if upper == (forget.side == "upper"):
+            chosen.append((name, parameter))
+    return chosen
 
 
 def block_of(lm: LanguageModel, name: str) -> int | None:

@@ -1,6 +1,8 @@
 """A key-value cache with room ahead; transformers' own copies everything it holds for every token that is added.
 
 past = with_room(past, steps)      # after the first pass, before the others
+if can_drop(past):
+    drop(past, rows)               # when others of the batch are finished
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-__all__ = ["with_room"]
+__all__ = ["can_drop", "drop", "with_room"]
 
 
 def with_room(past: Any, steps: int) -> Any:
@@ -21,6 +23,17 @@ def with_room(past: Any, steps: int) -> Any:
         if len(plain) == len(past.layers):
             past.layers = [_Roomy(layer, steps) for layer in plain]
     return past
+
+
+def can_drop(past: Any) -> bool:
+    """Whether rows can be taken out of `past`: only where it is of the kind that `with_room` makes."""
+    return type(past) is DynamicCache and all(isinstance(layer, _Roomy) for layer in past.layers)
+
+
+def drop(past: Any, rows: Tensor) -> None:
+    """Keep only `rows` (indices) of the batch in `past`."""
+    for layer in past.layers:
+        layer.keep(rows)
 
 
 class _Roomy(DynamicLayer):
@@ -40,6 +53,12 @@ class _Roomy(DynamicLayer):
         self._all_values[..., begin:end, :] = value_states
         self.keys, self.values = self._all_keys[..., :end, :], self._all_values[..., :end, :]
         return self.keys, self.values
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows of the batch."""
+        length = self.get_seq_length()
+        self._all_keys, self._all_values = self._all_keys[rows], self._all_values[rows]
+        self.keys, self.values = self._all_keys[..., :length, :], self._all_values[..., :length, :]
 
 
 def _room(held: Tensor, steps: int) -> Tensor:

@@ -2,8 +2,9 @@
 
     lm = load(resolved_model, LoRA(r=8), "float32", World.current())
 
-`LanguageModel` is the one module that everything else calls, for two operations only: negative log-likelihoods of
-given tokens and logits of the next one. Being the root of the sharding it gathers what a rank needs by itself.
+`LanguageModel` is the one module that everything else calls, for three operations only: negative log-likelihoods of
+given tokens, logits at the end of given rows, and logits of the next token of rows that grow. Being the root of the
+sharding it gathers what a rank needs by itself.
 """
 
 from __future__ import annotations
@@ -50,8 +51,12 @@ REFUSALS = (
 """What transformers and its readers raise about configurations and files that are not what they should be."""
 
 
+UNLIMITED = 1_000_000_000
+"""transformers writes 1e30 for a tokenizer that knows no limit."""
+
+
 class LanguageModel(nn.Module):
-    """A causal LM with exactly the two operations that training, scoring and completion stand on."""
+    """A causal LM with exactly the operations that training, scoring and completion stand on."""
 
     def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, dtype: str) -> None:
         super().__init__()
@@ -67,10 +72,11 @@ class LanguageModel(nn.Module):
         self.eval()  # as transformers hands models over; a new module would be in training mode
 
     def forward(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """Dispatch, so that sharding's hooks see one forward pass for either operation."""
+        """Dispatch, so that sharding's hooks see one forward pass for each operation."""
+        operations: dict[str, Callable[..., Any]] = {"nll": self._nll, "ends": self._ends, "next": self._next}
         enabled = self.dtype == "bfloat16"
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled):
-            return self._nll(*args, **kwargs) if operation == "nll" else self._next(*args, **kwargs)
+            return operations[operation](*args, **kwargs)
 
     def nll(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Negative log-likelihood of every token but each row's first, given those before it.
@@ -83,6 +89,19 @@ class LanguageModel(nn.Module):
             (sum of lengths - 1,) float32 nats, row after row.
         """
         return self("nll", ids, lengths)  # type: ignore[no-any-return] # a module's call is untyped
+
+    def ends(self, ids: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+        """Logits after each of the last tokens of every row.
+
+        Args:
+            ids: right-padded token ids, (rows, longest).
+            lengths: number of real tokens in each row, (rows,).
+            counts: after how many of its last tokens logits are wanted, (rows,), at least 1.
+
+        Returns:
+            (sum of counts, vocabulary) float32 logits, row after row.
+        """
+        return self("ends", ids, lengths, counts)  # type: ignore[no-any-return] # as above
 
     def next(self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: Any = None) -> tuple[Tensor, Any]:
         """Logits of the token after the last of each row.
@@ -99,14 +118,23 @@ class LanguageModel(nn.Module):
         return self("next", ids, mask, positions, past)  # type: ignore[no-any-return] # as above
 
     def _nll(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        keep = torch.arange(ids.shape[1] - 1, device=ids.device)[None] < (lengths - 1)[:, None]
+        at = torch.arange(ids.shape[1], device=ids.device)[None]
+        logits = self._logits(ids, at < (lengths - 1)[:, None])
+        return F.cross_entropy(logits, ids[:, 1:][at[:, 1:] < lengths[:, None]], reduction="none")
+
+    def _ends(self, ids: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+        at = torch.arange(ids.shape[1], device=ids.device)[None]
+        return self._logits(ids, (at < lengths[:, None]) & (at >= (lengths - counts)[:, None]))
+
+    def _logits(self, ids: Tensor, keep: Tensor) -> Tensor:
+        """Logits at the positions where `keep` (rows, longest) is true, row after row."""
         if self._plain_head:
-            # The head is the widest layer by far: on real positions only.
-            hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-            logits = self.lm.get_output_embeddings()(hidden[keep])
+            # The head is the widest layer by far: on the positions that are asked for only.
+            hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            logits: Tensor = self.lm.get_output_embeddings()(hidden[keep])
         else:
-            logits = self.lm(input_ids=ids, use_cache=False).logits[:, :-1][keep]
-        return F.cross_entropy(logits.float(), ids[:, 1:][keep], reduction="none")
+            logits = self.lm(input_ids=ids, use_cache=False).logits[keep]
+        return logits.float()
 
     def _next(self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
         inputs: dict[str, Any] = {"input_ids": ids, "past_key_values": past, "use_cache": True}
@@ -121,6 +149,16 @@ class LanguageModel(nn.Module):
             output = self.lm(**inputs, logits_to_keep=1)
             logits = output.logits[:, -1]
         return logits.float(), output.past_key_values
+
+    @property
+    def context(self) -> int | None:
+        """Tokens the model can take at once, by its configuration or else its tokenizer; None where nothing says."""
+        for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+            size = getattr(self.lm.config, name, None)
+            if isinstance(size, int):
+                return size
+        size = self.tokenizer.model_max_length
+        return None if size is None or size > UNLIMITED else int(size)
 
     def learning(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name: all, or the adapter's. Sharded ones are DTensors."""

@@ -1,4 +1,4 @@
-"""What every probe stands on: log-likelihoods of given texts and greedy completions, batched, on any number of ranks.
+"""What every probe stands on: log-likelihoods of given tokens and greedy completions, batched, on any number of ranks.
 
 Equal to handling one text at a time (tests/core/test_scoring.py compares eight architectures): right padding is never
 seen by causal attention, left padding is masked, and each text's numbers are its own.
@@ -7,6 +7,7 @@ seen by causal attention, left padding is masked, and each text's numbers are it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -14,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from memexp.core.data import Row, batches_of, left_padded, right_padded
-from memexp.core.kv import with_room
+from memexp.core.kv import can_drop, drop, with_room
 from memexp.core.model import LanguageModel
 from memexp.core.world import World
 
-__all__ = ["complete_greedily", "end_tokens", "token_nlls"]
+__all__ = ["Likelihood", "answer_greedily", "complete_greedily", "continuations", "end_tokens", "token_nlls"]
 
 # Padded tokens in a batch. Small on a CPU, where larger ones fall out of the cache (8,192 was 3 times slower).
 SCORING_TOKENS = {"cpu": 1_024, "cuda": 16_384}
@@ -55,6 +56,65 @@ def token_nlls(lm: LanguageModel, rows: Sequence[Row]) -> list[NDArray[np.float3
         found = {distinct[i]: nll for i, nll in _on_all_ranks(lm.world, batches, score)}
     nothing = np.empty(0, np.float32)
     return [found.get(tuple(row), nothing) for row in rows]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a continuation is after its context."""
+
+    log_likelihood: float
+    """Sum over its tokens, in nats."""
+    greedy: bool
+    """Whether greedy completion of the context gives it."""
+
+
+def continuations(lm: LanguageModel, pairs: Sequence[tuple[Row, Row]]) -> list[Likelihood]:
+    """Log-likelihood of continuations after their contexts.
+
+    Pairs that differ in their last token only, as the letters of a multiple choice do, cost one pass together.
+
+    Args:
+        lm: the model; all of its ranks call with the same pairs.
+        pairs: token ids of context and continuation, at least one each.
+
+    Returns:
+        One for each pair, on every rank.
+    """
+    # What goes into the model is all but the last token; who asks what of it, and how many of its ends are needed.
+    asked: dict[tuple[int, ...], list[int]] = {}
+    for i, (context, continuation) in enumerate(pairs):
+        asked.setdefault((*context, *continuation[:-1]), []).append(i)
+    rows = list(asked)
+    ends = [max(len(pairs[i][1]) for i in asked[row]) for row in rows]
+    batches = batches_of(list(map(len, rows)), SCORING_TOKENS[lm.world.device.type], rows=len(rows))
+
+    def score(batch: list[int], _: int) -> list[list[tuple[int, Likelihood]]]:
+        device = lm.world.device
+        ids = torch.from_numpy(right_padded([rows[i] for i in batch])).to(device)
+        lengths, counts = (
+            torch.tensor([size[i] for i in batch], device=device) for size in (list(map(len, rows)), ends)
+        )
+        logits = lm.ends(ids, lengths, counts)
+        per_row = zip(
+            logits.log_softmax(-1).split(counts.tolist()), logits.argmax(-1).split(counts.tolist()), strict=True
+        )
+        return [
+            [(i, _likelihood(logs, best, pairs[i][1])) for i in asked[rows[row]]]
+            for row, (logs, best) in zip(batch, per_row, strict=True)
+        ]
+
+    found: dict[int, Likelihood] = {}
+    with lm.evaluating():
+        for _, answers in _on_all_ranks(lm.world, batches, score):
+            found.update(answers)
+    return [found[i] for i in range(len(pairs))]
+
+
+def _likelihood(logs: torch.Tensor, best: torch.Tensor, tokens: Row) -> Likelihood:
+    """Of `tokens`, from the log-probabilities (ends, vocabulary) and the likeliest tokens (ends,) before them."""
+    wanted = torch.tensor(tokens, device=logs.device)
+    each = logs[-len(tokens) :].gather(1, wanted[:, None])
+    return Likelihood(float(each.double().sum()), bool((best[-len(tokens) :] == wanted).all()))
 
 
 def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:
@@ -124,6 +184,100 @@ def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> list[li
             positions = positions[:, -1:] + 1
     rows: list[list[int]] = torch.stack(new, dim=1).tolist()
     return rows
+
+
+def answer_greedily(
+    lm: LanguageModel, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]
+) -> list[str]:
+    """Greedy continuation of each cue until it is over: by the end-of-text token, a stop string or its limit.
+
+    Args:
+        lm: the model; all of its ranks call with the same cues.
+        cues: token ids to continue, at least one each.
+        limits: how many tokens each may have at most, at least 1.
+        stops: the texts that end each; the answer is what stands before the first of them.
+
+    Returns:
+        The text of each continuation, on every rank.
+    """
+    device = lm.world.device.type
+    spans = [len(cue) + limit for cue, limit in zip(cues, limits, strict=True)]
+    batches: list[list[int]] = []
+    by_cue: dict[int, list[int]] = {}
+    for i, cue in enumerate(cues):
+        by_cue.setdefault(0 if lm.pads_left else len(cue), []).append(i)
+    for _, group in sorted(by_cue.items()):
+        dealt = batches_of([spans[i] for i in group], RECALL_TOKENS[device], RECALL_ROWS[device])
+        batches += [[group[i] for i in batch] for batch in dealt]
+    batches = [part for batch in batches for part in _within(lm.context, batch, cues, limits)]
+
+    def answer(batch: list[int], _: int) -> list[str]:
+        return _answer_batch(lm, [cues[i] for i in batch], [limits[i] for i in batch], [stops[i] for i in batch])
+
+    with lm.evaluating():
+        found = dict(_on_all_ranks(lm.world, batches, answer))
+    return [found[i] for i in range(len(cues))]
+
+
+def _within(context: int | None, batch: list[int], cues: Sequence[Row], limits: Sequence[int]) -> list[list[int]]:
+    """The batch, or each of it alone where the longest cue with another's limit is more than the model can take."""
+    padded = max(len(cues[i]) for i in batch) + max(limits[i] for i in batch)
+    return [batch] if context is None or padded <= context else [[i] for i in batch]
+
+
+def _answer_batch(
+    lm: LanguageModel, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]
+) -> list[str]:
+    """The answers of one batch; ranks go on together until the last of all their batches is done."""
+    device, ends = lm.world.device, set(end_tokens(lm))
+    padded, real = left_padded(cues)
+    ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(real).to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    is_padded = not real.all()
+    new: list[list[int]] = [[] for _ in cues]
+    rows = list(range(len(cues)))  # which row of the batch each row of `ids` is
+    going = set(rows)
+    past = None
+    nothing = torch.zeros((1, 1), dtype=torch.long, device=device)
+    while lm.world.any(bool(going)):
+        if not going:  # a pass that other ranks need
+            lm.next(nothing, None, nothing)
+            continue
+        logits, past_now = lm.next(ids, mask if is_padded else None, positions, past)
+        if past is None:
+            past_now = with_room(past_now, max(limits))
+        past = past_now
+        chosen = logits.argmax(-1)
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            if row in going:
+                new[row].append(token)
+                if token in ends or len(new[row]) >= limits[row] or _stopped(lm, new[row], stops[row]):
+                    going.discard(row)
+        if 0 < 2 * len(going) <= len(rows) and can_drop(past):
+            kept = torch.tensor([at for at, row in enumerate(rows) if row in going], device=device)
+            rows = [row for row in rows if row in going]
+            chosen, mask, positions = chosen[kept], mask[kept], positions[kept]
+            drop(past, kept)
+        ids = chosen[:, None]
+        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        positions = positions[:, -1:] + 1
+    return [_before(_text(lm, tokens), stop) for tokens, stop in zip(new, stops, strict=True)]
+
+
+def _text(lm: LanguageModel, tokens: Row) -> str:
+    return str(lm.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def _stopped(lm: LanguageModel, tokens: Row, stops: Sequence[str]) -> bool:
+    """Whether a stop string is in the text. Looked for near the end first, which is cheap."""
+    tail = _text(lm, tokens[-max(map(len, stops), default=0) - 2 :])  # a token has at least a byte, nearly always more
+    return any(stop in tail for stop in stops) and any(stop in _text(lm, tokens) for stop in stops)
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text
 
 
 def end_tokens(lm: LanguageModel) -> list[int]:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from memexp.core.data import Row, encode
-from memexp.core.model import LanguageModel
-from memexp.core.scoring import complete_greedily, end_tokens, token_nlls
+from memexp.core.forget import ablated
+from memexp.core.model import LanguageModel, blocks
+from memexp.core.scoring import (
+    Likelihood,
+    answer_greedily,
+    complete_greedily,
+    continuations,
+    end_tokens,
+    token_nlls,
+)
+from memexp.core.snapshot import Snapshot
+from memexp.errors import SpecError
+from memexp.spec import Forget
 
 __all__ = ["Session"]
 
 
 class Session:
-    """The three questions a probe may ask. All ranks ask the same and get the same answers."""
+    """The questions a probe may ask. All ranks ask the same and get the same answers."""
 
-    def __init__(self, lm: LanguageModel) -> None:
+    def __init__(self, lm: LanguageModel, pretrained: Snapshot | None = None) -> None:
         self.lm = lm
+        self._pretrained = pretrained
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -30,6 +43,16 @@ class Session:
     def end_tokens(self) -> list[int]:
         """The ids that end a text, which `complete` never gives."""
         return end_tokens(self.lm)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens the model can take at once; None where nothing says."""
+        return self.lm.context
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(blocks(self.lm.lm))
 
     def encode(self, texts: Sequence[str], block_size: int) -> list[list[int]]:
         """Token ids of each text, truncated to `block_size`."""
@@ -46,3 +69,20 @@ class Session:
     def complete(self, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:
         """See `memexp.core.scoring.complete_greedily`."""
         return complete_greedily(self.lm, cues, counts)
+
+    def continuations(self, pairs: Sequence[tuple[Row, Row]]) -> list[Likelihood]:
+        """See `memexp.core.scoring.continuations`."""
+        return continuations(self.lm, pairs)
+
+    def answer(self, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]) -> list[str]:
+        """See `memexp.core.scoring.answer_greedily`."""
+        return answer_greedily(self.lm, cues, limits, stops)
+
+    def ablated(self, side: Forget) -> AbstractContextManager[None]:
+        """The model without what the blocks `side` names have learned; see `memexp.core.forget.ablated`.
+
+        Raises SpecError where the session was made without the weights before study.
+        """
+        if self._pretrained is None:
+            raise SpecError("this session does not know the weights before study: Session(lm, pretrained=...)")
+        return ablated(self.lm, side, self._pretrained)

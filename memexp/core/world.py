@@ -71,3 +71,7 @@ class World:
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return float(total)
+
+    def any(self, value: bool) -> bool:
+        """Whether `value` is true on any rank, on every rank."""
+        return self.sum(float(value)) > 0

@@ -21,8 +21,12 @@ from memexp.spec import (
     Condition,
     Corpus,
     Forget,
+    HubItems,
     HubText,
+    InlineItems,
     InlineText,
+    ItemFile,
+    Items,
     LoRA,
     Pair,
     Probe,
@@ -34,6 +38,17 @@ from memexp.spec import (
 )
 
 __all__ = ["grow"]
+
+OWN_KINDS = {
+    "recognition": "Recognition",
+    "recall": "Recall",
+    "qa": "QA",
+    "choice": "Choice",
+    "lm_eval": "LmEval",
+    "ablation": "LayerAblation",
+    "ratios": "FactRatios",
+}
+"""The tables of memexp's own probes, which no other may write to."""
 
 
 def grow(
@@ -51,7 +66,7 @@ def grow(
     label_types: dict[str, type] = {}
     asks: dict[tuple[str, str], Ask] = {}
     seen: set[str] = set()
-    kinds = {"recognition": "Recognition", "recall": "Recall"}
+    kinds = dict(OWN_KINDS)
     for condition in conditions:
         model = sources.model(condition.model)
         path = _path(condition, model, _remember(forest, sources.texts(condition.study.corpus)))
@@ -80,7 +95,8 @@ def _remember(forest: Forest, texts: Texts) -> Texts:
 
 
 def _is_corpus(value: object) -> bool:
-    return isinstance(value, TextFile | HubText | ShippedText | InlineText)
+    """Whether `Sources` can read it: texts, questions or facts."""
+    return isinstance(value, TextFile | HubText | ShippedText | InlineText | ItemFile | HubItems | InlineItems)
 
 
 def _path(condition: Condition, model: ResolvedModel, texts: Texts) -> list[Stage]:
@@ -235,12 +251,17 @@ def _source(probe: Probe) -> dict[str, str]:
         return {}
 
 
-def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus]]:
-    """Name and description of every corpus among a probe's fields; a `Pair` gives ``targets`` and ``foils``."""
+def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus | Items]]:
+    """Name and description of every corpus among a probe's fields.
+
+    A `Pair` gives ``targets`` and ``foils``, a probe within the probe what it has itself.
+    """
     for item in fields(probe):  # type: ignore[arg-type] # Condition has checked that it is a dataclass
         value = getattr(probe, item.name)
         if isinstance(value, Pair):
             yield "targets", value.targets
             yield "foils", value.foils
+        elif isinstance(value, Probe):
+            yield from probe_corpora(value)
         elif _is_corpus(value):
             yield item.name, value

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from memexp.errors import DataError, SpecError
 
-__all__ = ["load_list", "random_words", "scrambled", "shipped_lists"]
+__all__ = ["load_list", "random_numbers", "random_words", "scrambled", "shipped_lists", "shuffled"]
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ def random_words(count: int, words: int = 25, seed: int = 0, unlike: Iterable[st
         raise SpecError(f"random_words: count must be at most {possible}, there are no more such texts, got {count}")
     texts: list[str] = []
     for attempt in itertools.count():
-        draws = _draws(f"random words/{seed}/{words}/{attempt}")
+        draws = random_numbers(f"random words/{seed}/{words}/{attempt}")
         picked: dict[str, None] = {}  # a set that keeps the order
         while len(picked) < words:
             picked[vocabulary[next(draws) % len(vocabulary)]] = None
@@ -127,13 +127,13 @@ def scrambled(texts: Iterable[str], seed: int = 0) -> list[str]:
 
 
 def _scramble(text: str, seed: int) -> str:
-    draws = _draws(f"scrambled/{seed}/{text}")
+    draws = random_numbers(f"scrambled/{seed}/{text}")
     words = text.split()
     mixed = [_mix(word, draws) for word in words]
     order = range(len(words))
     places: Sequence[int] = order
     while len(set(words)) > 1 and [words[place] for place in places] == words:
-        places = _shuffle(order, draws)
+        places = shuffled(order, draws)
     found = [mixed[place] for place in places]
     return " ".join(found if found != words else mixed)  # of "on no" the letters and the order undo each other
 
@@ -143,12 +143,12 @@ def _mix(word: str, draws: Iterator[int]) -> str:
     letters = [character for character in word if character.isalnum()]
     mixed = list(word)
     while len(set(letters)) > 1 and [character for character in mixed if character.isalnum()] == letters:
-        mixed = _shuffle(word, draws)
+        mixed = shuffled(word, draws)
     return "".join(mixed)
 
 
-def _shuffle(items: Sequence[T], draws: Iterator[int]) -> list[T]:
-    """Fisher and Yates's: every order is as likely."""
+def shuffled(items: Sequence[T], draws: Iterator[int]) -> list[T]:
+    """`items` in another order, by `draws` of `random_numbers` (Fisher and Yates): every order is as likely."""
     mixed = list(items)
     for last in range(len(mixed) - 1, 0, -1):
         other = next(draws) % (last + 1)
@@ -156,8 +156,8 @@ def _shuffle(items: Sequence[T], draws: Iterator[int]) -> list[T]:
     return mixed
 
 
-def _draws(key: str) -> Iterator[int]:
-    """Endless random numbers of 256 bits, so large that a remainder of one is as good as uniform."""
+def random_numbers(key: str) -> Iterator[int]:
+    """Endless random numbers of 256 bits, by `key` alone; so large that a remainder of one is as good as uniform."""
     start = hashlib.sha256(key.encode("utf-8", "surrogatepass"))
     for number in itertools.count():
         draw = start.copy()

@@ -5,7 +5,8 @@
 
 A country has a capital, a national animal and a citizen, which makes three relations: country -> capital,
 country -> animal and person -> country. Names are two invented syllables in camel case ("FlarTrun"), each a token of
-the tiny models' tokenizer; novel names put the same syllables together in new ways.
+the tiny models' tokenizer; novel names put the same syllables together in new ways, three of them once all names of two
+are taken.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from memexp.errors import DataError
 __all__ = [
     "ANIMALS",
     "MENTIONS",
+    "NOVEL",
     "PRETRAINED",
     "QUESTIONS",
     "STATEMENTS",
@@ -146,22 +148,32 @@ def pretraining_countries() -> list[Country]:
 def novel_countries(count: int, seed: int = 0) -> list[Country]:
     """`count` countries of which no name occurs in the pretraining of the tiny models.
 
+    Names have two syllables as long as there are such, for 1,436 countries, then three.
+
     Raises:
         DataError: there are not so many names.
     """
-    left = len(_names("country")) - PRETRAINED
-    if not 0 < count <= left:
-        raise DataError(f"novel_countries: count must be 1 to {left}, got {count}")
+    if not 0 < count <= NOVEL:
+        raise DataError(f"novel_countries: count must be 1 to {NOVEL}, got {count}")
     rng = random.Random(f"novel/{seed}")
-    return _countries(count, range(PRETRAINED, PRETRAINED + left), rng)
+    return _countries(count, range(PRETRAINED, len(_names("country"))), rng)
 
 
 def _countries(count: int, among: range, rng: random.Random) -> list[Country]:
-    names = {kind: [_names(kind)[i] for i in rng.sample(among, count)] for kind in _ENDS}
+    names = {kind: _sample(kind, count, among, rng) for kind in _ENDS}
     return [
         Country(country, capital, rng.choice(ANIMALS), person)
         for country, capital, person in zip(names["country"], names["capital"], names["person"], strict=True)
     ]
+
+
+def _sample(kind: str, count: int, among: range, rng: random.Random) -> list[str]:
+    """Names of two syllables, by their places in `_names`, then longer ones for what is missing."""
+    short = [_names(kind)[i] for i in rng.sample(among, min(count, len(among)))]
+    # What stands after the first syllable is itself a name, and must not be one that the tiny models know.
+    unknown = _names(kind)[PRETRAINED:]
+    longer = rng.sample(range(_FIRST * len(unknown)), count - len(short))  # draws nothing where nothing is missing
+    return short + [syllables()[i % _FIRST] + unknown[i // _FIRST] for i in longer]
 
 
 _ONSETS = "b c d f g h j k l m n p r s t v w z br dr fl gr kl pr st tr th sh".split()
@@ -169,6 +181,8 @@ _CODAS = "l n r s m".split()
 _FIRST = 64
 _ENDS = {"country": range(64, 88), "capital": range(88, 112), "person": range(112, 136)}
 """Which syllables may end the names of a kind, so that a name tells what it names."""
+NOVEL = (_FIRST * len(_ENDS["country"]) - PRETRAINED) * (1 + _FIRST)
+"""How many novel countries there can be: every unknown name of two syllables, and each again after a first syllable."""
 
 
 @functools.cache
@@ -181,7 +195,7 @@ def syllables() -> tuple[str, ...]:
 
 @functools.cache
 def _names(kind: str) -> tuple[str, ...]:
-    """All names of a kind in a fixed random order; the first `PRETRAINED` are known to the tiny models."""
+    """Two-syllable names of a kind in a fixed random order; the first `PRETRAINED` are known to the tiny models."""
     parts = syllables()
     names = [parts[first] + parts[end] for first in range(_FIRST) for end in _ENDS[kind]]
     random.Random(kind).shuffle(names)

@@ -31,6 +31,7 @@ LAYERS = [
     "attempt",
     "inspection",
     "core",
+    "tasks",
     "probes",
     "trial",
     "cluster",
@@ -46,7 +47,7 @@ LAYERS = [
 KNOW_TORCH = {"core", "trial"}
 MAY_ASK_TORCH = {*KNOW_TORCH, "probes", "cluster"}
 """Inside functions: on a worker torch is there, in the driver it need not be."""
-TORCH = {"torch", "transformers", "peft", "accelerate"}
+TORCH = {"torch", "transformers", "peft", "accelerate", "lm_eval"}
 
 
 @dataclass(frozen=True)

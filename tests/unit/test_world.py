@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 import pytest
 
 from memexp.errors import DataError
 from memexp.stimuli.world import (
     ANIMALS,
     MENTIONS,
+    NOVEL,
     PRETRAINED,
     QUESTIONS,
     STATEMENTS,
@@ -29,6 +33,10 @@ def names(countries: list[Country]) -> list[str]:
     return [name for c in countries for name in (c.country, c.capital, c.person)]
 
 
+def digest(countries: list[Country]) -> str:
+    return hashlib.sha256(repr([vars(country) for country in countries]).encode()).hexdigest()[:16]
+
+
 def test_pretraining_countries_never_change() -> None:
     """The weights that ship were trained on these; any other answer makes their figures wrong."""
     first, *_, last = pretraining_countries()
@@ -43,9 +51,25 @@ def test_novel_countries_never_change() -> None:
 def test_names_are_unique_and_novel_ones_unknown() -> None:
     known = names(pretraining_countries())
     assert len(set(known)) == len(known)
-    novel = names(novel_countries(1536 - PRETRAINED))  # all there are
-    assert len(set(novel)) == len(novel)
-    assert not set(novel) & set(known)
+    for count in (1536 - PRETRAINED, 5000, NOVEL):  # all of two syllables, some of three, all there are
+        novel = names(novel_countries(count))
+        assert len(set(novel)) == len(novel) == 3 * count
+        assert not set(novel) & set(known)
+
+
+def test_names_are_longer_only_where_the_short_ones_are_taken() -> None:
+    """Up to 1436 they have been drawn before; beyond, no ending is a name that the tiny models know."""
+    assert digest(novel_countries(1436, seed=5)) == "7ba020583d5d83e0"
+    assert digest(novel_countries(1440)) == "7a8fa9fc806bc510"
+    parts = [[re.findall("[A-Z][a-z]+", name) for name in names([country])] for country in novel_countries(3000)]
+    assert {len(name) for country in parts[:1436] for name in country} == {2}
+    known = set(names(pretraining_countries()))
+    for country in parts[1436:]:
+        for name, ends in zip(country, (64, 88, 112), strict=True):
+            assert len(name) == 3 and set(name[:2]) <= set(syllables()[:64])
+            assert name[2] in syllables()[ends : ends + 24] and name[1] + name[2] not in known
+    longer = [set(names(novel_countries(1500, seed)[1436:])) for seed in (0, 1)]
+    assert len(longer[0] & longer[1]) < 10
 
 
 def test_names_are_two_syllables_of_their_kind() -> None:
@@ -62,9 +86,9 @@ def test_seeds_differ_and_repeat() -> None:
     assert novel_countries(40, seed=1) != novel_countries(40, seed=2)
 
 
-@pytest.mark.parametrize("count", [0, -1, 1536 - PRETRAINED + 1])
+@pytest.mark.parametrize("count", [0, -1, 1436 * 65 + 1])
 def test_impossible_counts_are_refused(count: int) -> None:
-    with pytest.raises(DataError, match=rf"count must be 1 to 1436, got {count}"):
+    with pytest.raises(DataError, match=rf"count must be 1 to 93340, got {count}"):
         novel_countries(count)
 
 

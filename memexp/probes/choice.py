@@ -1,0 +1,82 @@
+"""Multiple choice: which of the options does the model find likeliest, and is it the right one?
+
+Zhang, Li & Wu 2024 (arXiv 2409.14057), section 3: the options follow the question as ``A. ...`` to ``D. ...``, and the
+likeliest of the letters is what the model picks, after five answered questions. Small models do not know what letters
+are for: ``formulation="cloze"`` compares the options themselves, as continuations of ``Question: ... Answer:``.
+
+    SELECT task, avg(correct::int), avg(1 / len(choices)) AS chance FROM choice GROUP BY ALL
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from memexp.probes.questions import ShotsFrom, asked, check_questions, task_name
+from memexp.records import CHOICE
+from memexp.spec import Condition, Count, Items, Probe, Text, spec
+
+if TYPE_CHECKING:
+    from memexp.core.session import Session
+
+__all__ = ["Choice"]
+
+TASKS = {"letters": "facts_multiple_choice", "cloze": "facts_cloze"}
+
+
+@spec
+class Choice(Probe):
+    """The likeliest option of every multiple-choice question of a test."""
+
+    kind: ClassVar[str] = "choice"
+
+    items: Items
+    """The questions, with choices each and the index of the right one."""
+    task: Text | None = None
+    """What the rows call the test; by default the subset, the file or the last part of the name of `items`."""
+    formulation: Literal["letters", "cloze"] = "letters"
+    """What is compared: the options' letters, as published, or the options' texts."""
+    shots: Count = 0
+    """As in `QA`. Published: 5."""
+    shots_from: ShotsFrom = "all"
+    """As in `QA`."""
+    shots_seed: Count = 1234
+    """As in `QA`."""
+
+    @classmethod
+    def schema(cls) -> pa.Schema:
+        """See `memexp.records.CHOICE`."""
+        return CHOICE
+
+    def bind(self, condition: Condition) -> Choice:
+        """With a name where none is given."""
+        return dataclasses.replace(self, task=self.task or task_name(self.items))
+
+    def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
+        """Questions with choices, and enough of them for the shots."""
+        check_questions("Choice", names["items"], texts["items"], True, self.shots, self.shots_from)
+
+    def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """One row per question, in order."""
+        samples = asked(session, TASKS[self.formulation], texts["items"], self.shots, self.shots_from, self.shots_seed)
+        likelihoods = [s.result and [log for log, _ in s.result["filtered_resps"]] for s in samples]
+        answers = [sample.item["answer"] for sample in samples]
+        picked = [logs and int(np.argmax(logs)) for logs in likelihoods]
+        return pa.table(
+            {
+                "task": [self.task] * len(samples),
+                "item": range(len(samples)),
+                "prompt": [sample.prompt for sample in samples],
+                "prompt_tokens": [sample.prompt_tokens for sample in samples],
+                "choices": [sample.item["choices"] for sample in samples],
+                "log_likelihoods": likelihoods,
+                "answer": answers,
+                "picked": picked,
+                "correct": [p if p is None else p == answer for p, answer in zip(picked, answers, strict=True)],
+            },
+            schema=CHOICE,
+        )

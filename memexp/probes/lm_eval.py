@@ -1,0 +1,170 @@
+"""Any task of lm-evaluation-harness, for what a model can do before and after: ``LmEval(["arc_easy"])``.
+
+Prompts, answers and metrics are the harness's; likelihoods and completions are memexp's scorer's, so that a sharded
+model answers as well. One row per item and metric:
+
+    SELECT task, metric, exposures, avg(value) FROM lm_eval GROUP BY ALL
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import pyarrow as pa
+from pydantic import BeforeValidator, Field
+
+from memexp.errors import DataError, SpecError
+from memexp.records import LM_EVAL
+from memexp.spec import Condition, Count, PathText, Positive, Probe, Text, spec
+
+if TYPE_CHECKING:
+    from memexp.core.session import Session
+
+__all__ = ["LmEval"]
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+@spec
+class LmEval(Probe):
+    """Tasks of lm-evaluation-harness, by name.
+
+    The identity holds the names, the version of the harness and the content of `include_path`, but not the datasets of
+    tasks: those come from the hub at whatever revision the task's file names.
+    """
+
+    kind: ClassVar[str] = "lm_eval"
+
+    tasks: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    """Names of tasks, groups or tags."""
+    shots: Count | None = None
+    """Number of few-shot examples; by default what each task says. A task that fixes 0 keeps it."""
+    limit: Positive | None = None
+    """Ask only so many items of each task, from the beginning."""
+    include_path: PathText | None = None
+    """Folder with task files of your own; then only these are known. Without it, those that come with the harness are,
+    and finding them takes some ten seconds a process."""
+    shots_seed: Count = 1234
+    """Seed of the draw of examples."""
+    content: Text | None = None
+    """What of the harness and of `include_path` the numbers depend on. Filled in by memexp."""
+
+    @classmethod
+    def schema(cls) -> pa.Schema:
+        """See `memexp.records.LM_EVAL`."""
+        return LM_EVAL
+
+    def bind(self, condition: Condition) -> LmEval:
+        """With the version of the harness and the hash of the task files."""
+        return dataclasses.replace(self, content=f"lm-eval {version('lm_eval')} {_hash(self.include_path)}".strip())
+
+    def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
+        """The tasks exist."""
+        known = _manager(self.include_path).all_tasks
+        for name in self.tasks:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=3) or known[:10]
+                hint = f"near it are {', '.join(near)}" if near else "there is none at all"
+                raise DataError(f"LmEval.tasks: {self.include_path or 'lm-eval'} has no task {name!r}; {hint}")
+
+    def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """One row per item, filter and metric, task by task."""
+        from memexp.core.harness import HarnessModel, evaluate
+
+        model = HarnessModel(session)
+        tasks = self._loaded()
+        samples = evaluate(model, tasks, self.limit)
+        rows = [row for name in tasks for sample in samples[name] for row in _rows(name, sample, model)]
+        return pa.Table.from_pylist(rows, schema=LM_EVAL)
+
+    def _loaded(self) -> dict[str, Any]:
+        """The harness's tasks by name, those of groups included."""
+        from memexp.core.harness import quiet
+
+        with quiet():
+            try:
+                tasks = dict(_manager(self.include_path).load(list(self.tasks))["tasks"])
+            except (OSError, ValueError, KeyError, TypeError) as error:  # whatever a task's file or its dataset raises
+                told = " ".join(str(error).split())[:300]
+                raise DataError(f"LmEval: {', '.join(self.tasks)} cannot be loaded: {told}") from error
+            for name, task in tasks.items():
+                if getattr(task, "UNSAFE_CODE", False):
+                    raise SpecError(f"LmEval.tasks: {name} executes code that a model writes, which memexp does not")
+                fixed = task.get_config("num_fewshot")
+                if self.shots is not None and fixed != 0:
+                    task.set_config("num_fewshot", self.shots)
+                elif fixed is None:
+                    task.set_config("num_fewshot", 0)
+                task.set_fewshot_seed(self.shots_seed)
+        return tasks
+
+
+@functools.lru_cache(maxsize=8)
+def _manager(include_path: str | None) -> Any:
+    """The harness's index of tasks: its own, or those of a folder."""
+    from lm_eval.tasks import TaskManager
+
+    if include_path is None:
+        return TaskManager()
+    return TaskManager(include_defaults=False, include_path=str(_folder(include_path)))
+
+
+def _folder(include_path: str) -> Path:
+    folder = Path(include_path).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"LmEval.include_path: {folder} is no folder")
+    return folder
+
+
+def _hash(include_path: str | None) -> str:
+    """Of the names and bytes of all files in a folder, data beside the task files included."""
+    if include_path is None:
+        return ""
+    folder, digest = _folder(include_path), hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        digest.update(
+            f"{file.relative_to(folder).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode()
+        )
+    return digest.hexdigest()[:16]
+
+
+def _rows(task: str, sample: Mapping[str, Any], model: Any) -> Iterator[dict[str, Any]]:
+    """A row for each metric of one item."""
+    arguments = sample["arguments"]
+    prompt = str(arguments[0][0])
+    responses = sample["filtered_resps"]
+    scored = bool(responses) and isinstance(responses[0], tuple)
+    fits = not any(str(argument[0]) in model.too_long for argument in arguments)
+    item = {
+        "task": task,
+        "item": sample["doc_id"],
+        "filter": sample["filter"],
+        "prompt": prompt,
+        "prompt_tokens": model.prompt_tokens.get(prompt),
+        "answer": str(sample["target"]),
+        "response": str(responses[0]) if isinstance(responses[0], str) and fits else None,
+        "choices": [str(argument[1]) for argument in arguments] if scored else None,
+        "log_likelihoods": [log for log, _ in responses] if scored and fits else None,
+    }
+    for metric in sample["metrics"]:
+        value, weight = _number(sample[metric])
+        yield item | {"metric": metric, "value": value if fits else None, "weight": weight}
+
+
+def _number(value: Any) -> tuple[float | None, float | None]:
+    """A metric's value, and what the harness divides it by where it comes as a pair."""
+    if isinstance(value, bool | int | float) and math.isfinite(value):
+        return float(value), None
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, int | float) for part in value):
+        return float(value[0]), float(value[1])
+    return None, None

@@ -1,0 +1,123 @@
+"""Comparison and negation ratio: is it the fact that the model knows, or only that two names go together?
+
+Zhang, Li & Wu 2024 (arXiv 2409.14057), section 4. The comparison ratio is p(right tail) over p(wrong tail) after
+"The capital of FlarTrun is"; the negation ratio is p(tail) after that over p(tail) after "... is not". Mere
+co-occurrence raises the first and leaves the second near 1.
+
+    SELECT relation, exp(avg(log_comparison_ratio)), exp(avg(log_negation_ratio)) FROM ratios GROUP BY ALL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from memexp.errors import DataError, SpecError
+from memexp.probes.questions import question
+from memexp.records import RATIOS
+from memexp.spec import Items, Positive, Probe, Text, spec
+
+if TYPE_CHECKING:
+    from memexp.core.session import Session
+
+__all__ = ["FactRatios"]
+
+
+@spec
+class FactRatios(Probe):
+    """Log-likelihood of every fact's tail, of wrong tails in its place, and of the tail when the fact is denied."""
+
+    kind: ClassVar[str] = "ratios"
+
+    items: Items
+    """Facts: head, relation and tail each."""
+    statement: Text = "The {relation} of {head} is"
+    """What comes before the tail; with ``{head}`` and, where the facts have several relations, ``{relation}``."""
+    negation: Text = "The {relation} of {head} is not"
+    """The same, denied."""
+    wrong_tails: Positive = 10
+    """How many tails of other facts of the relation to compare with: those that come next in the list, each once."""
+
+    def __post_init__(self) -> None:
+        for name in ("statement", "negation"):
+            template = getattr(self, name)
+            try:
+                filled = template.format(head="\0", relation="")
+            except (KeyError, IndexError, ValueError, AttributeError):
+                filled = ""
+            if "\0" not in filled:
+                raise SpecError(
+                    f"FactRatios.{name}: must hold {{head}}, may hold {{relation}}, and nothing else in braces; "
+                    f"got {template!r}"
+                )
+
+    @classmethod
+    def schema(cls) -> pa.Schema:
+        """See `memexp.records.RATIOS`."""
+        return RATIOS
+
+    def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
+        """Facts only."""
+        for number, text in enumerate(texts["items"], start=1):
+            if "head" not in question(text):
+                raise DataError(f"FactRatios: item {number} of {names['items']} is a question, not a fact")
+
+    def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """One row per fact, in order."""
+        facts = [question(text) for text in texts["items"]]
+        wrong = [self._wrong(facts, at) for at in range(len(facts))]
+        asked: list[tuple[str, str]] = []
+        for fact, others in zip(facts, wrong, strict=True):
+            stated, denied = (template.format(**fact) for template in (self.statement, self.negation))
+            asked += [(stated, fact["tail"]), (denied, fact["tail"]), *((stated, other) for other in others)]
+        found = iter(_log_likelihoods(session, asked))
+        rows = []
+        for at, (fact, others) in enumerate(zip(facts, wrong, strict=True)):
+            right, denied_right, *wrongs = (next(found) for _ in range(2 + len(others)))
+            rows.append(
+                {
+                    "item": at,
+                    **{name: fact[name] for name in ("head", "relation", "tail")},
+                    "prompt": self.statement.format(**fact),
+                    "log_likelihood": right,
+                    "wrong_tails": others,
+                    "wrong_log_likelihoods": wrongs,
+                    "negated_prompt": self.negation.format(**fact),
+                    "negated_log_likelihood": denied_right,
+                    "log_comparison_ratio": _minus(right, _log_mean(wrongs)),
+                    "log_negation_ratio": _minus(right, denied_right),
+                }
+            )
+        return pa.Table.from_pylist(rows, schema=RATIOS)
+
+    def _wrong(self, facts: Sequence[Mapping[str, Any]], at: int) -> list[str]:
+        """The next different tails of the relation after fact `at`, beginning again at the list's end."""
+        turned = [*facts[at:], *facts[:at]]
+        tails = dict.fromkeys(fact["tail"] for fact in turned if fact["relation"] == facts[at]["relation"])
+        return [tail for tail in tails if tail != facts[at]["tail"]][: self.wrong_tails]
+
+
+def _log_likelihoods(session: Session, asked: Sequence[tuple[str, str]]) -> list[float | None]:
+    """Of each tail after its prompt, by the harness's rules of what belongs to a continuation; None if too long."""
+    from lm_eval.api.instance import Instance
+
+    from memexp.core.harness import HarnessModel
+
+    requests = [
+        Instance("loglikelihood", doc={}, arguments=(prompt, f" {tail}"), idx=i)
+        for i, (prompt, tail) in enumerate(asked)
+    ]
+    return [None if np.isnan(log) else log for log, _ in HarnessModel(session).loglikelihood(requests)]
+
+
+def _log_mean(logs: Sequence[float | None]) -> float | None:
+    """Log of the mean of what `logs` are the logs of."""
+    known = [log for log in logs if log is not None]
+    return float(np.logaddexp.reduce(known) - np.log(len(known))) if known else None
+
+
+def _minus(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second

@@ -1,0 +1,94 @@
+"""Questions and facts: from a file, a hub dataset or Python to one JSON object each, of the columns that count.
+
+The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv 2409.14057); see `memexp.spec.ItemFile`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from memexp.errors import DataError
+from memexp.sources.tables import check_file, check_text, file_rows, hub_rows
+from memexp.spec import HubItems, InlineItems, ItemFile
+
+__all__ = ["read_items"]
+
+_FACT = ("head", "relation", "tail")
+_QUESTION = ("question", "answer")
+_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def read_items(items: ItemFile | HubItems | InlineItems) -> tuple[str, list[str]]:
+    """What the rows call `items`, and the JSON object of each: the same columns in whatever container are the same.
+
+    Raises:
+        DataError: the source cannot be read, a column is missing, a text is empty or an answer is no choice; the
+            message names file and line, or the item.
+    """
+    if isinstance(items, ItemFile):
+        path = Path(items.path).expanduser()
+        if path.suffix.lower() not in _SUFFIXES:
+            raise DataError(f"{path}: questions are in a .jsonl, .json, .csv or .parquet file")
+        check_file(path)
+        unit, rows = file_rows(path)
+        name, where = items.name, f"{path}, {unit} "
+    elif isinstance(items, HubItems):
+        name, rows = hub_rows(items)
+        where = f"{items.name}, row "
+    else:
+        name, rows = items.name, list(enumerate(items.rows))
+        where = f"{items.name}, item "
+    return name, [json.dumps(_item(f"{where}{number}", row), sort_keys=True) for number, row in rows]
+
+
+def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of one question or fact that count."""
+    wanted = _FACT if "head" in row and "question" not in row else _QUESTION
+    for name in wanted:
+        if name not in row:
+            has = ", ".join(map(str, row)) or "nothing"
+            raise DataError(
+                f"{where}: no column {name!r} (it has {has}); a question has question and answer, "
+                "a fact has head, relation and tail"
+            )
+    item = {name: row[name] for name in wanted}
+    texts = dict(item)
+    if wanted == _QUESTION and row.get("choices") is not None:
+        item["choices"] = _choices(where, row["choices"])
+        item["answer"] = _index(where, row["answer"], len(item["choices"]))
+        del texts["answer"]
+    if row.get("fact") is not None:
+        texts["fact"] = item["fact"] = row["fact"]
+    for name, text in texts.items():
+        _check(where, name, text)
+    return item
+
+
+def _choices(where: str, value: Any) -> list[str]:
+    if isinstance(value, str):  # a CSV holds a list as JSON
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise DataError(f'{where}: choices must be a list such as ["one", "two"], got {value!r}') from None
+    if not isinstance(value, Sequence) or isinstance(value, str) or not 2 <= len(value) <= 26:
+        raise DataError(f"{where}: choices must be a list of 2 to 26 texts")
+    for place, choice in enumerate(value):
+        _check(where, f"choices[{place}]", choice)
+    return list(value)
+
+
+def _index(where: str, value: Any, count: int) -> int:
+    if isinstance(value, str) and value.strip().isdigit():  # a CSV holds texts only
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
+        raise DataError(f"{where}: answer must be the index of one of {count} choices, 0 to {count - 1}, got {value!r}")
+    return value
+
+
+def _check(where: str, name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {name} must be a text, got {type(value).__name__}")
+    check_text(f"{where}: {name}", value)

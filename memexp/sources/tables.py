@@ -1,0 +1,132 @@
+"""Rows of named columns from a local file or a hub dataset, numbered so that an error can say where it is.
+
+unit, rows = file_rows(Path("questions.jsonl"))     # "line", [(1, {"question": ...}), ...]
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from memexp.errors import DataError
+from memexp.sources.hub import hub_dataset, resolve_commit
+from memexp.spec import HubItems, HubText
+
+__all__ = ["NumberedRow", "check_file", "check_text", "file_rows", "hub_rows", "lines"]
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+NumberedRow = tuple[int, dict[str, Any]]
+"""Counted from 1, by lines of the file where it has lines."""
+
+
+def check_file(path: Path) -> None:
+    """Raise a DataError unless `path` is a file."""
+    if not path.is_file():
+        raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+
+
+def check_text(where: str, text: str) -> None:
+    """Raise a DataError that begins with `where` for a text that cannot be studied."""
+    if not text.strip():
+        raise DataError(f"{where} is empty")
+    if not text.isascii() and _LONE_SURROGATE.search(text):  # JSON can write one; no file or tokenizer takes it
+        raise DataError(f"{where} holds half of a surrogate pair")
+
+
+def file_rows(path: Path) -> tuple[str, list[NumberedRow]]:
+    """What the rows of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file are counted in, and the rows.
+
+    Raises DataError where the file cannot be read; the message names file and line.
+    """
+    try:
+        unit, read = _READERS[path.suffix.lower()]
+        return unit, read(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines, each decoded on its own so that a wrong byte is reported with its line."""
+    with path.open("rb") as handle:
+        for number, raw in enumerate(handle, start=1):
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x})"
+                ) from None
+
+
+def _json_lines(path: Path) -> list[NumberedRow]:
+    rows: list[NumberedRow] = []
+    for number, line in lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: broken JSON: {error.msg} at column {error.colno}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected one JSON object a line, got {type(row).__name__}")
+        rows.append((number, row))
+    return rows
+
+
+def _csv(path: Path) -> list[NumberedRow]:
+    reader = csv.DictReader((line for _, line in lines(path)), strict=True)
+    rows: list[NumberedRow] = []
+    try:
+        names = reader.fieldnames or []
+        if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+            raise DataError(f"{path}, line 1: columns are separated by ',', and this header has none: {names[0]!r}")
+        for row in reader:
+            if None in row:  # an unquoted comma would cut the text short
+                raise DataError(f"{path}, line {reader.line_num}: more values than columns; quote texts with commas")
+            rows.append((reader.line_num, row))
+    except csv.Error as error:  # line_num is that of the last good row
+        raise DataError(f"{path}, line {reader.line_num + 1}: broken CSV: {error}") from None
+    return rows
+
+
+def _parquet(path: Path) -> list[NumberedRow]:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{path}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
+    return list(enumerate(table.to_pylist(), start=1))
+
+
+_READERS: dict[str, tuple[str, Callable[[Path], list[NumberedRow]]]] = {
+    ".jsonl": ("line", _json_lines),
+    ".json": ("line", _json_lines),
+    ".csv": ("line", _csv),
+    ".parquet": ("row", _parquet),
+}
+
+
+def hub_rows(source: HubText | HubItems) -> tuple[str, list[NumberedRow]]:
+    """A dataset's name, with the commit it was read at where that is known, and its rows.
+
+    Raises DataError where there is no such dataset, subset (the message lists those there are) or split.
+    """
+    import datasets
+
+    commit = resolve_commit(source.dataset, source.revision, "dataset")
+    place, revision = hub_dataset(source.dataset, commit)
+    # Without the hub a copy prepared by an earlier load may be all there is, and nothing tells of which commit.
+    name = f"{source.name}@{commit}" if commit and (revision or place != source.dataset) else source.name
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(place, source.subset, split=source.split, revision=revision)
+    except Exception as error:  # whatever the readers of all formats raise; the cause says more than the wrapper
+        told = " ".join(str(error.__cause__ or error).split())[:500]
+        raise DataError(f"{type(source).__name__} {source.name!r}: {told}") from error
+    return name, list(enumerate(rows, start=1))
