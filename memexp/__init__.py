@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from memexp.errors import ClusterError, DataError, MemexpError, ModelError, SpecError, StoreError
+    from memexp.inspection import depth
     from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall, Recognition
     from memexp.spec import (
         Condition,
@@ -75,6 +76,7 @@ __all__ = [
     "TrainedTokenizer",
     "__version__",
     "counterbalanced",
+    "depth",
     "run_options",
 ]
 
@@ -83,6 +85,7 @@ _HOMES = {
     **dict.fromkeys(_PROBES, "probes"),
     **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
     "Store": "store",
+    "depth": "inspection",
     **dict.fromkeys(("Sweep", "run_options"), "sweep"),
 }
 

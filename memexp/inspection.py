@@ -6,6 +6,7 @@ planning needs no torch in this one. Answers are remembered.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import json
 import pickle
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 from memexp.cache import recall_answer, remember_answer
 from memexp.errors import ModelError, SpecError
 from memexp.plan import Forest, Stage
-from memexp.sources import ResolvedModel, parameters_from_headers
-from memexp.spec import LoRA, Resources
+from memexp.sources import ResolvedModel, Sources, parameters_from_headers
+from memexp.spec import LoRA, Model, Resources
 
-__all__ = ["Inspection", "check_forgetting", "check_models", "memory_per_worker", "sizes"]
+__all__ = ["Inspection", "check_forgetting", "check_models", "depth", "memory_per_worker", "sizes"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Inspection:
     """Longest text in tokens, None where the architecture has no limit."""
     blocks: int | None = None
     """Number of blocks, None where unknown."""
+    modules: Sequence[str] = ()
+    """Names of all modules, with * for the number of a block; none where unknown."""
 
 
 def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
@@ -43,6 +46,7 @@ def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, I
     Raises:
         ModelError: one cannot be loaded (unknown architecture, no tokenizer, remote code, unrestricted unpickling), or
             the block size of a study or probe exceeds its context.
+        SpecError: a LoRA target matches none of the modules of its model.
     """
     for model in models:
         if model.folder is not None:
@@ -57,7 +61,35 @@ def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, I
         context = found[model.id].context if model.id in found else None
         if context is not None and size > context:
             raise ModelError(f"{owner}.block_size {size} exceeds the context of {model.name!r} ({context})")
+    for stage in forest.stages.values():
+        if stage.parent is None and isinstance(stage.method, LoRA) and stage.model.id in found:
+            _check_targets(stage.model.name, stage.method, found[stage.model.id].modules)
     return found
+
+
+def _check_targets(model: str, method: LoRA, modules: Sequence[str]) -> None:
+    for target in () if isinstance(method.targets, str) else method.targets:
+        if modules and not any(f".{name}".endswith(f".{target}") for name in modules):
+            known = sorted({name.rpartition(".")[2] for name in modules if not name.endswith("*")})
+            near = difflib.get_close_matches(target, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)[:200]}"
+            raise SpecError(f"LoRA.targets: model {model!r} has no module {target!r}; {hint}")
+
+
+def depth(model: Model | str) -> int:
+    """Number of blocks of a model: ``range(depth("tiny-s"))`` are its forgetting layers.
+
+    Args:
+        model: as in a condition; a name stands for the pretrained model of that name.
+
+    Raises:
+        ModelError: it cannot be inspected, or its configuration does not say.
+    """
+    resolved = Sources().model(Model(model) if isinstance(model, str) else model)
+    blocks = resolved.blocks or _ask_child([resolved])[resolved.id].blocks
+    if blocks is None:
+        raise ModelError(f"model {resolved.name!r}: its configuration does not say how many blocks it has")
+    return blocks
 
 
 def check_forgetting(forest: Forest) -> None:
@@ -103,7 +135,7 @@ def memory_per_worker(inspection: Inspection, stage: Stage, resources: Resources
 def _ask_child(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
     """Inspect models in a process that may import torch; what was asked before is remembered."""
     version = importlib.metadata.version("transformers")
-    questions = {model.id: ["inspect", 2, version, model.id] for model in models}
+    questions = {model.id: ["inspect", 3, version, model.id] for model in models}
     answers = {name: recall_answer(question) for name, question in questions.items()}
     unknown = list({model.id: model for model in models if answers[model.id] is None}.values())
     if unknown:

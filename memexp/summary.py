@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
@@ -16,36 +17,74 @@ from memexp.store import Store
 
 __all__ = ["print_summary"]
 
+
+@dataclass(frozen=True)
+class Measure:
+    """What a table of results shows of a kind of record."""
+
+    title: str
+    """Its heading."""
+    column: str
+    """The expression over an item's columns whose mean it shows."""
+    why_missing: str = "texts of one token have nothing to measure"
+    """What makes an item NULL."""
+
+    @property
+    def mean(self) -> str:
+        """The same in SQL."""
+        return f"avg({self.column})"
+
+
+TOO_LONG = "prompts that do not fit the model's context are not asked"
 MEASURES = {
-    "recognition": ("recognition: share of pairs told apart (chance is 0.50)", "avg((target_nll < foil_nll)::int)"),
-    "recall": ("recall: mean ROUGE-2 of the completion", "avg(completion_rouge2)"),
+    "recognition": Measure("recognition: share of pairs told apart (chance is 0.50)", "(target_nll < foil_nll)::int"),
+    "recall": Measure("recall: mean ROUGE-2 of the completion", "completion_rouge2"),
+    "qa": Measure("qa: share of answers that match exactly", "exact::int", TOO_LONG),
+    "choice": Measure("choice: share of questions answered with the right choice", "correct::int", TOO_LONG),
 }
 GROUPS = (
     *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "dtype"),
-    *("forget_side", "forget_layer", "restudy_exposures"),
+    *("forget_side", "forget_layer", "restudy_exposures", "task"),
 )
 """Settings that get a column of the table where the sweep varies them, as all labels do but ``counterbalanced``."""
 MOST_FILES = 2_000
-MOST_ROWS = 30
+MOST_ROWS = 40
 
 Group = tuple[Any, ...]
 """The values of a row's columns."""
 
 
+@dataclass
+class Found:
+    """What the files of one kind hold."""
+
+    means: dict[Group, dict[Any, float]] = field(default_factory=dict)
+    """By group and value of the axis."""
+    items: int = 0
+    """Rows."""
+    missing: int = 0
+    """Rows of which nothing could be measured."""
+
+
 def print_summary(store: Store, sweep: str, forest: Forest, console: Console) -> None:
     """Print the means of `sweep` where a terminal can hold them, and the query that gives them."""
-    kinds = [kind for kind in MEASURES if any(ask.kind == kind and store.exists(kind, ask.name) for ask in forest.asks)]
+    kinds = {kind: [ask for ask in forest.asks if ask.kind == kind] for kind in MEASURES}
+    kinds = {kind: asks for kind, asks in kinds.items() if any(store.exists(kind, ask.name) for ask in asks)}
     if not kinds:
         return
-    varied = _varied(forest.asks)
-    groups = dict.fromkeys(_group(ask, varied) for ask in forest.asks)
-    if len(forest.asks) <= MOST_FILES and len(groups) <= MOST_ROWS:
-        for kind in kinds:
-            _print_table(kind, _means(store, forest, kind, varied), list(groups), varied, console)
-        if over := _averaged(forest.asks, varied):
-            console.print(f"Means are over {', '.join(over)}.", highlight=False, markup=False, soft_wrap=True)
+    over: dict[str, None] = {}
+    for kind, asks in kinds.items() if len(forest.asks) <= MOST_FILES else ():
+        axis = "exposures" if _varies(asks, "exposures") or not _varies(asks, "task") else "task"
+        varied = [name for name in _varied(asks) if name != axis] or ["model"]
+        groups = list(dict.fromkeys(_group(ask, varied) for ask in asks))
+        if len(groups) <= MOST_ROWS:
+            _print_table(kind, _found(store, asks, kind, varied, axis), groups, varied, axis, console)
+            over |= dict.fromkeys(_averaged(asks, varied))
+    if over:
+        console.print(f"Means are over {', '.join(over)}.", highlight=False, markup=False, soft_wrap=True)
     console.print("\nOne row per item is in the store. For more, in DuckDB:", highlight=False, soft_wrap=True)
-    query = _query(store, sweep, kinds[0], varied)
+    first = next(iter(kinds))
+    query = _query(store, sweep, first, _varied(kinds[first]))
     console.print(f"  {query}\n", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -74,6 +113,8 @@ def _varies(asks: Sequence[Ask], name: str) -> bool:
 
 
 def _value(ask: Ask, name: str) -> Any:
+    if name == "task":  # of the probe: what `qa` and `choice` call their test
+        return getattr(ask.probe, "task", None)
     return ask.settings[name] if name in ask.settings else ask.labels.get(name)
 
 
@@ -81,25 +122,27 @@ def _group(ask: Ask, varied: Sequence[str]) -> Group:
     return tuple(_value(ask, name) for name in varied)
 
 
-def _print_table(
-    kind: str, means: dict[Group, dict[int, float]], groups: list[Group], varied: list[str], console: Console
-) -> None:
-    """One table: a row for each group, in the order of the sweep, a column for each number of exposures."""
-    exposures = sorted({at for found in means.values() for at in found})
+def _print_table(kind: str, found: Found, groups: list[Group], varied: list[str], axis: str, console: Console) -> None:
+    """One table: a row for each group, in the order of the sweep, a column for each value of `axis`."""
+    met = dict.fromkeys(at for means in found.means.values() for at in means)
+    columns = sorted(met) if axis == "exposures" else list(met)
     table = Table()
     for name in varied:
         table.add_column(Text(name))
-    for at in exposures:
-        table.add_column(str(at), justify="right")
-    rows = [(group, [means[group].get(at) for at in exposures]) for group in groups if group in means]
+    for at in columns:
+        table.add_column(Text(str(at)), justify="right")
+    rows = [(group, [found.means[group].get(at) for at in columns]) for group in groups if group in found.means]
     for group, row in rows:
         # Text, since a name in brackets would be taken for a style.
         names = [Text(_shown(value)) for value in group]
         table.add_row(*names, *("" if mean is None else f"{mean:.2f}" for mean in row))
-    console.print(f"\n{MEASURES[kind][0]}, by exposures", highlight=False, soft_wrap=True)
+    console.print(f"\n{MEASURES[kind].title}, by {axis}", highlight=False, soft_wrap=True)
     console.print(table)
-    if line := _in_a_line([row for _, row in rows], exposures):
+    if axis == "exposures" and "task" not in varied and (line := _in_a_line([row for _, row in rows], columns)):
         console.print(line, highlight=False, soft_wrap=True)
+    if found.missing:
+        why = MEASURES[kind].why_missing
+        console.print(f"{found.missing} of {found.items} items are NULL: {why}.", highlight=False, soft_wrap=True)
 
 
 def _shown(value: Any) -> str:
@@ -118,7 +161,7 @@ def _query(store: Store, sweep: str, kind: str, varied: Sequence[str]) -> str:
         latest = f"SELECT max(started) FROM {manifests} WHERE sweep = {_quoted(sweep)}"
         keys = "stage_id, probe_id, condition_id"
         where = f" WHERE ({keys}) IN (SELECT ({keys}) FROM {manifests} WHERE started = ({latest}))"
-    return f"SELECT {columns}, {MEASURES[kind][1]} AS {kind} FROM {source}{where} GROUP BY ALL ORDER BY ALL"
+    return f"SELECT {columns}, {MEASURES[kind].mean} AS {kind} FROM {source}{where} GROUP BY ALL ORDER BY ALL"
 
 
 def _quoted(text: str) -> str:
@@ -138,27 +181,26 @@ def _in_a_line(rows: list[list[float | None]], exposures: list[int]) -> str | No
     )
 
 
-def _means(store: Store, forest: Forest, kind: str, varied: Sequence[str]) -> dict[Group, dict[int, float]]:
-    """Mean over the items of all of this sweep's files of `kind`, by group and exposures."""
-    asks = {(ask.condition_id, ask.probe_id): ask for ask in forest.asks if ask.kind == kind}
-    names = sorted({ask.name for ask in asks.values()} & store.names(kind))
-    measure = MEASURES[kind][1]
+def _found(store: Store, asks: Sequence[Ask], kind: str, varied: Sequence[str], axis: str) -> Found:
+    """Mean over the items of all files of `asks`, by group and value of `axis`."""
+    by_id = {(ask.condition_id, ask.probe_id): ask for ask in asks}
+    names = sorted({ask.name for ask in asks} & store.names(kind))
+    column = MEASURES[kind].column
     with duckdb.connect() as connection:
         if store.is_local:
             files = connection.read_parquet([store.path(kind, name) for name in names], union_by_name=True)
         else:
             tables = [store.read(kind, name) for name in names]
             files = connection.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
-        counted = measure.replace("avg(", "count(")
-        rows = files.aggregate(f"condition_id, probe_id, {measure}, {counted}").fetchall()
-    sums: dict[tuple[Group, int], list[float]] = {}
-    for condition, probe, mean, count in rows:
-        if count:  # else every item is NULL
-            ask = asks[condition, probe]
-            total = sums.setdefault((_group(ask, varied), ask.settings["exposures"]), [0.0, 0.0])
-            total[0] += mean * count
-            total[1] += count
-    found: dict[Group, dict[int, float]] = {}
-    for (group, at), (total_of_items, items) in sums.items():
-        found.setdefault(group, {})[at] = total_of_items / items
+        rows = files.aggregate(f"condition_id, probe_id, sum({column}), count({column}), count(*)").fetchall()
+    found, sums = Found(), dict[tuple[Group, Any], list[float]]()
+    for condition, probe, total, count, items in rows:
+        found.items, found.missing = found.items + items, found.missing + items - count
+        if count:
+            ask = by_id[condition, probe]
+            so_far = sums.setdefault((_group(ask, varied), _value(ask, axis)), [0.0, 0.0])
+            so_far[0] += total
+            so_far[1] += count
+    for (group, at), (total, count) in sums.items():
+        found.means.setdefault(group, {})[at] = total / count
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import re
 import sys
 from typing import Any
 
@@ -25,7 +26,7 @@ from memexp.sources.models import location, read_config
 __all__ = ["inspect"]
 
 
-def inspect(model: ResolvedModel) -> dict[str, int | None]:
+def inspect(model: ResolvedModel) -> dict[str, Any]:
     """Parameters, linear extents and context of a model (see `memexp.inspection.Inspection`).
 
     Raises ModelError where it could not be loaded.
@@ -46,6 +47,8 @@ def inspect(model: ResolvedModel) -> dict[str, int | None]:
         "linear": sum(sum(weight.shape) for weight in linear),
         "context": getattr(config, "max_position_embeddings", None),
         "blocks": getattr(config, "num_hidden_layers", None),
+        # One name for all blocks: "model.layers.*.mlp.up_proj".
+        "modules": sorted({re.sub(r"\b\d+\b", "*", name) for name, _ in lm.named_modules() if name}),
     }
 
 

@@ -6,6 +6,7 @@ The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv 2409.1
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = ["read_items"]
 
 _FACT = ("head", "relation", "tail")
 _QUESTION = ("question", "answer")
+_NUMBER = re.compile(r"\s*[0-9]{1,2}\s*")
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -81,7 +83,7 @@ def _choices(where: str, value: Any) -> list[str]:
 
 
 def _index(where: str, value: Any, count: int) -> int:
-    if isinstance(value, str) and value.strip().isdigit():  # a CSV holds texts only
+    if isinstance(value, str) and _NUMBER.fullmatch(value):  # a CSV holds texts only
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
         raise DataError(f"{where}: answer must be the index of one of {count} choices, 0 to {count - 1}, got {value!r}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,7 +126,7 @@ def hub_rows(source: HubText | HubItems) -> tuple[str, list[NumberedRow]]:
     name = f"{source.name}@{commit}" if commit and (revision or place != source.dataset) else source.name
     datasets.disable_progress_bars()
     try:
-        rows = datasets.load_dataset(place, source.subset, split=source.split, revision=revision)
+        rows = datasets.load_dataset(os.path.expanduser(place), source.subset, split=source.split, revision=revision)
     except Exception as error:  # whatever the readers of all formats raise; the cause says more than the wrapper
         told = " ".join(str(error.__cause__ or error).split())[:500]
         raise DataError(f"{type(source).__name__} {source.name!r}: {told}") from error

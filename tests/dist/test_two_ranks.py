@@ -21,12 +21,23 @@ from memexp.attempt import Attempt
 from memexp.core import snapshot
 from memexp.core.data import Row, encode, groups, order, right_padded
 from memexp.core.model import LanguageModel
-from memexp.core.scoring import RECALL_ROWS, complete_greedily, token_nlls
+from memexp.core.scoring import RECALL_ROWS, answer_greedily, complete_greedily, continuations, token_nlls
 from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS, adamw, study_exposures
 from memexp.core.world import World
 from memexp.plan import Trial, grow
-from memexp.probes import Recall, Recognition
-from memexp.spec import Condition, Forget, Full, LoRA, Model, Pair, Resources, ShippedText, Study
+from memexp.probes import QA, Choice, FactRatios, LayerAblation, Recall, Recognition
+from memexp.spec import (
+    Condition,
+    Forget,
+    Full,
+    InlineItems,
+    LoRA,
+    Model,
+    Pair,
+    Resources,
+    ShippedText,
+    Study,
+)
 from memexp.store import Store
 from memexp.trial import execute
 
@@ -88,6 +99,8 @@ class Found:
     nlls: list[list[float]]
     few: list[list[float]]
     completions: list[list[int]]
+    answers: list[str]
+    likelihoods: list[tuple[float, bool]]
     losses: dict[int, list[float]]
     tokens: dict[int, list[int]]
     proportional: dict[float | None, list[float]]
@@ -97,6 +110,21 @@ def completed(lm: LanguageModel) -> list[list[int]]:
     """In an odd number of batches: in the last round one rank is left without."""
     with mock.patch.dict(RECALL_ROWS, cpu=10):
         return complete_greedily(lm, *cues(lm))
+
+
+def answered(lm: LanguageModel) -> list[str]:
+    """Up to other lengths and stops: one rank is done long before the other, and cannot stop for itself."""
+    rows, _ = cues(lm)
+    limits = [3 if i < 10 else 30 + i for i in range(len(rows))]
+    with mock.patch.dict(RECALL_ROWS, cpu=10):
+        return answer_greedily(lm, rows, limits, [["e"] if i % 3 else ["zz", "s t"] for i in range(len(rows))])
+
+
+def continued(lm: LanguageModel) -> list[tuple[float, bool]]:
+    """Some after the same context, some in one batch with longer ones."""
+    pairs = [(row[:3], row[3 : 4 + i % 5]) for i, row in enumerate(scored(lm)) if len(row) > 8]
+    pairs += [(row[:3], [token]) for row in scored(lm)[:3] if len(row) > 3 for token in (7, 8, 9)]
+    return [(likelihood.log_likelihood, likelihood.greedy) for likelihood in continuations(lm, pairs)]
 
 
 def proportional(case: str, clip_norm: float | None) -> list[float]:
@@ -124,6 +152,8 @@ def found(case: str) -> Found:
         nlls=[nll.tolist() for nll in token_nlls(lm, rows)],
         few=[nll.tolist() for nll in [*token_nlls(lm, rows[1:2]), *token_nlls(lm, [])]],
         completions=completed(lm),
+        answers=answered(lm),
+        likelihoods=continued(lm),
         losses=losses,
         tokens=tokens,
         proportional={clip_norm: proportional(case, clip_norm) for clip_norm in (None, CLIP)},
@@ -168,6 +198,25 @@ def test_two_ranks_complete_as_one(case: str, one: dict[str, Found], two: list[d
     assert len(one[case].completions) % 2 == 1
     for rank in two:
         assert rank[case].completions == one[case].completions
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_answer_as_one(case: str, one: dict[str, Found], two: list[dict[str, Found]]) -> None:
+    assert len(set(one[case].answers)) > 5
+    for rank in two:
+        assert rank[case].answers == one[case].answers
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_find_continuations_as_likely_as_one(
+    case: str, one: dict[str, Found], two: list[dict[str, Found]]
+) -> None:
+    logs, greedy = zip(*one[case].likelihoods, strict=True)
+    assert len(set(logs)) > 10
+    for rank in two:
+        found_logs, found_greedy = zip(*rank[case].likelihoods, strict=True)
+        np.testing.assert_allclose(found_logs, logs, rtol=0, atol=1e-4)
+        assert found_greedy == greedy
 
 
 def loss_difference(found: Sequence[float], expected: Sequence[float]) -> float:
@@ -325,6 +374,16 @@ def test_what_one_rank_saved_two_ranks_load(case: str, saved: Any) -> None:
 
 # Whole trials
 
+QUESTIONS = [
+    {"question": " ".join(text.split()[: 2 + i]), "answer": text.split()[-1]} for i, text in enumerate(TARGETS[:5])
+]
+QUESTION = InlineItems("open", QUESTIONS)
+CHOICES = InlineItems(
+    "closed",
+    [{**row, "choices": [row["answer"], "never", "the dog"], "answer": i % 3} for i, row in enumerate(QUESTIONS)],
+)
+FACTS = InlineItems("facts", [{"head": r["question"], "relation": "end", "tail": r["answer"]} for r in QUESTIONS])
+
 
 def executed(trials: Sequence[Trial], location: str) -> list[str]:
     store = Store(location)
@@ -364,6 +423,11 @@ def stores(
         for method in (Full(), LoRA(r=2))
         for forget in (Forget(from_layer=1), Forget(below_layer=1, restudy_exposures=0))
     ]
+    asking = [QA(QUESTION, shots=1), Choice(CHOICES), FactRatios(FACTS), LayerAblation(QA(QUESTION))]
+    conditions += [
+        Condition(tiny_model, Study(pair.targets, 1, 3e-3, 5, block_size=64), method, probes=asking)
+        for method in (Full(), LoRA(r=2))
+    ]
     folder = tmp_path_factory.mktemp("stores")
     trials = trials_of(conditions)
     memexp.trial._warm = None
@@ -381,8 +445,9 @@ def table(store: Store, kind: str, *keys: str) -> list[dict[str, Any]]:
 
 def test_two_ranks_leave_the_files_that_one_leaves(stores: tuple[list[list[str]], Store, Store]) -> None:
     failures, one, two = stores
-    assert one.kinds() == two.kinds() == ["recall", "recognition", "stages", "training"]
-    for kind in ("recall", "recognition", "training"):
+    kinds = ["ablation", "choice", "qa", "ratios", "recall", "recognition", "training"]
+    assert one.kinds() == two.kinds() == sorted([*kinds, "stages"])
+    for kind in kinds:
         assert one.names(kind) == two.names(kind)
     statuses = [sorted((row["stage_id"], row["status"]) for row in table(s, "stages", "stage_id")) for s in (one, two)]
     assert statuses[0] == statuses[1]
@@ -391,12 +456,22 @@ def test_two_ranks_leave_the_files_that_one_leaves(stores: tuple[list[list[str]]
     assert failures == [failures[0]] * 3
 
 
+RATIO_LOGS = (
+    *("log_likelihood", "negated_log_likelihood", "wrong_log_likelihoods"),
+    *("log_comparison_ratio", "log_negation_ratio"),
+)
+
+
 def test_two_ranks_leave_the_rows_that_one_leaves(stores: tuple[list[list[str]], Store, Store]) -> None:
     _, one, two = stores
     for kind, keys, near in (
         ("recognition", ("condition_id", "item"), {"target_nll": 1e-4, "foil_nll": 1e-4}),
         ("recall", ("condition_id", "item"), {}),
         ("training", ("stage_id", "step"), {"loss": 1e-4}),
+        ("qa", ("condition_id", "item"), {}),
+        ("choice", ("condition_id", "item"), {"log_likelihoods": 1e-4}),
+        ("ablation", ("condition_id", "ablated_side", "ablated_layer", "item"), {}),
+        ("ratios", ("condition_id", "item"), dict.fromkeys(RATIO_LOGS, 1e-3)),
     ):
         expected, found = table(one, kind, *keys), table(two, kind, *keys)
         assert len(found) == len(expected) > 0

@@ -26,6 +26,12 @@ SMALL = FactWorld(entities=4)
 WIDE = FactWorld(entities=300, seed=7)
 """Large enough for every animal."""
 WITH_CHOICES = ("Eval_multiple_choice", "Eval_2hop_reasoning")
+COLUMNS: dict[str, dict[str, type]] = {
+    **{subset: {"text": str} for subset in CORPORA},
+    **{subset: {"question": str, "answer": str, "fact": str} for subset in TESTS},
+    **{subset: {"question": str, "choices": list, "answer": int, "fact": str} for subset in WITH_CHOICES},
+    "Facts": {"head": str, "relation": str, "tail": str},
+}
 NAME = re.compile("(?:[A-Z][a-z]+){2,}")
 
 
@@ -99,11 +105,13 @@ def test_the_same_world_in_another_process() -> None:
 
 
 def test_subsets_are_the_published_ones_in_their_columns() -> None:
-    assert SUBSETS == (
-        *("Corpus_narrative", "Corpus_referencing", "Eval_QA", "Eval_multiple_choice", "Eval_reverse"),
-        *("Eval_indirect_reasoning", "Eval_animal_commonsense", "Eval_2hop_reasoning", "Eval_2hop_reasoning_raw"),
-        "Facts",
-    )
+    texts, evals, facts = SUBSETS[:2], SUBSETS[2:9], SUBSETS[9:]
+    assert texts == CORPORA and evals == TESTS
+    assert texts == ("Corpus_narrative", "Corpus_referencing") and facts == ("Facts",)
+    assert [name.removeprefix("Eval_") for name in evals] == [
+        *("QA", "multiple_choice", "reverse", "indirect_reasoning", "animal_commonsense"),
+        *("2hop_reasoning", "2hop_reasoning_raw"),
+    ]
     assert {subset: len(WIDE.rows(subset)) / 300 for subset in SUBSETS if "animal" not in subset} == {
         "Corpus_narrative": 15,
         "Corpus_referencing": 15,
@@ -115,13 +123,10 @@ def test_subsets_are_the_published_ones_in_their_columns() -> None:
         "Eval_2hop_reasoning_raw": 2,
         "Facts": 3,
     }
-    kinds = dict.fromkeys(CORPORA, {"text": str}) | dict.fromkeys(TESTS, {"question": str, "answer": str, "fact": str})
-    kinds |= dict.fromkeys(WITH_CHOICES, {"question": str, "choices": list, "answer": int, "fact": str})
-    kinds["Facts"] = {"head": str, "relation": str, "tail": str}
     for subset in SUBSETS:
         for row in WIDE.rows(subset):
-            assert list(row) == list(kinds[subset]) and all(type(row[name]) is kinds[subset][name] for name in row)
-            assert "{" not in str(list(row.values()))
+            assert {name: type(value) for name, value in row.items()} == COLUMNS[subset]
+            assert list(row) == list(COLUMNS[subset]) and "{" not in str(list(row.values()))
 
 
 def test_corpora_hold_every_statement_and_mention_once() -> None:
@@ -157,7 +162,7 @@ def test_every_answer_is_true() -> None:
 
 
 def test_questions_are_about_every_fact_alike() -> None:
-    one = {fact: 1 for fact in (f"{row['relation']} of {row['head']}" for row in WIDE.rows("Facts"))}
+    one = {f"{row['relation']} of {row['head']}": 1 for row in WIDE.rows("Facts")}
     count = {subset: Counter(row["fact"] for row in WIDE.rows(subset)) for subset in TESTS}
     assert count["Eval_QA"] == one
     assert count["Eval_multiple_choice"] == dict.fromkeys(one, 4)
@@ -222,11 +227,21 @@ def test_right_choices_stand_everywhere_and_in_no_fixed_order(subset: str) -> No
     assert min(firsts.values()) > 0.8 * len(places) / 16 and max(firsts.values()) < 1.2 * len(places) / 16
 
 
+def wrong_choices(rows: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(other for row in rows for place, other in enumerate(row["choices"]) if place != row["answer"])
+
+
 def test_wrong_choices_are_drawn_anew_from_all() -> None:
     rows = [row for row in WIDE.rows("Eval_multiple_choice") if row["fact"].startswith("capital")]
-    wrong = Counter(other for row in rows for place, other in enumerate(row["choices"]) if place != row["answer"])
+    wrong = wrong_choices(rows)
     assert len(wrong) == 300 and max(wrong.values()) < 36  # 12 each, with a standard deviation of 3.5
     assert all(set(one["choices"]) != set(two["choices"]) for one, two in zip(rows[::4], rows[1::4], strict=True))
+
+
+def test_wrong_animals_are_any_that_there_are() -> None:
+    """However few countries there are, and however often one of theirs comes up."""
+    wrong = wrong_choices([row for row in WIDE.rows("Eval_2hop_reasoning") if "animal" in row["fact"]])
+    assert len(wrong) == 40 and min(wrong.values()) > 50  # 90 each, with a standard deviation of 10
 
 
 # Other worlds
