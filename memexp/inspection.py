@@ -10,6 +10,7 @@ import difflib
 import importlib.metadata
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ class Inspection:
     blocks: int | None = None
     """Number of blocks, None where unknown."""
     modules: Sequence[str] = ()
-    """Names of all modules, with * for the number of a block; none where unknown."""
+    """Names of what an adapter can sit on, with * for the number of a block; none where unknown."""
 
 
 def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
@@ -69,8 +70,9 @@ def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, I
 
 def _check_targets(model: str, method: LoRA, modules: Sequence[str]) -> None:
     for target in () if isinstance(method.targets, str) else method.targets:
-        if modules and not any(f".{name}".endswith(f".{target}") for name in modules):
-            known = sorted({name.rpartition(".")[2] for name in modules if not name.endswith("*")})
+        wanted = re.sub(r"\b\d+\b", "*", target)  # of one block only; the trial sees whether there is such a block
+        if modules and not any(f".{name}".endswith(f".{wanted}") for name in modules):
+            known = sorted({name.rpartition(".")[2] for name in modules})
             near = difflib.get_close_matches(target, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)[:200]}"
             raise SpecError(f"LoRA.targets: model {model!r} has no module {target!r}; {hint}")

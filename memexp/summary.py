@@ -60,6 +60,8 @@ class Found:
 
     means: dict[Group, dict[Any, float]] = field(default_factory=dict)
     """By group and value of the axis."""
+    values: list[Any] = field(default_factory=list)
+    """Of the axis, in the order of the sweep."""
     items: int = 0
     """Rows."""
     missing: int = 0
@@ -124,8 +126,8 @@ def _group(ask: Ask, varied: Sequence[str]) -> Group:
 
 def _print_table(kind: str, found: Found, groups: list[Group], varied: list[str], axis: str, console: Console) -> None:
     """One table: a row for each group, in the order of the sweep, a column for each value of `axis`."""
-    met = dict.fromkeys(at for means in found.means.values() for at in means)
-    columns = sorted(met) if axis == "exposures" else list(met)
+    met = {at for means in found.means.values() for at in means}
+    columns = sorted(met) if axis == "exposures" else [at for at in found.values if at in met]
     table = Table()
     for name in varied:
         table.add_column(Text(name))
@@ -193,7 +195,10 @@ def _found(store: Store, asks: Sequence[Ask], kind: str, varied: Sequence[str], 
             tables = [store.read(kind, name) for name in names]
             files = connection.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
         rows = files.aggregate(f"condition_id, probe_id, sum({column}), count({column}), count(*)").fetchall()
-    found, sums = Found(), dict[tuple[Group, Any], list[float]]()
+    found, sums = (
+        Found(values=list(dict.fromkeys(_value(ask, axis) for ask in asks))),
+        dict[tuple[Group, Any], list[float]](),
+    )
     for condition, probe, total, count, items in rows:
         found.items, found.missing = found.items + items, found.missing + items - count
         if count:

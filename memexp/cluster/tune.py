@@ -64,13 +64,14 @@ def execute_trials(
     """
     _send_probes(trials)
     payloads = [ray.put(trial) for trial in trials]
+    needs = [trial.resources for trial in trials]  # without the trials, which would travel with the function
     listener = _Listener(on_progress)
 
     def trainable(config: dict[str, Any]) -> None:
         _trial(ray.get(payloads[config["trial"]]), store, attempt)
 
     def resources(config: dict[str, Any]) -> PlacementGroupFactory:
-        return _bundle(trials[config["trial"]].resources, cluster)
+        return _bundle(needs[config["trial"]], cluster)
 
     with tempfile.TemporaryDirectory(prefix="memexp-tune-") as scratch:
         results = tune.Tuner(

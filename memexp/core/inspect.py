@@ -25,6 +25,9 @@ from memexp.sources.models import location, read_config
 
 __all__ = ["inspect"]
 
+ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding)
+"""What an adapter can sit on."""
+
 
 def inspect(model: ResolvedModel) -> dict[str, Any]:
     """Parameters, linear extents and context of a model (see `memexp.inspection.Inspection`).
@@ -48,7 +51,9 @@ def inspect(model: ResolvedModel) -> dict[str, Any]:
         "context": getattr(config, "max_position_embeddings", None),
         "blocks": getattr(config, "num_hidden_layers", None),
         # One name for all blocks: "model.layers.*.mlp.up_proj".
-        "modules": sorted({re.sub(r"\b\d+\b", "*", name) for name, _ in lm.named_modules() if name}),
+        "modules": sorted(
+            {re.sub(r"\b\d+\b", "*", name) for name, m in lm.named_modules() if isinstance(m, ADAPTABLE)}
+        ),
     }
 
 

@@ -5,10 +5,12 @@ unit, rows = file_rows(Path("questions.jsonl"))     # "line", [(1, {"question": 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,10 +126,15 @@ def hub_rows(source: HubText | HubItems) -> tuple[str, list[NumberedRow]]:
     place, revision = hub_dataset(source.dataset, commit)
     # Without the hub a copy prepared by an earlier load may be all there is, and nothing tells of which commit.
     name = f"{source.name}@{commit}" if commit and (revision or place != source.dataset) else source.name
+    place = os.path.expanduser(place)
     datasets.disable_progress_bars()
-    try:
-        rows = datasets.load_dataset(os.path.expanduser(place), source.subset, split=source.split, revision=revision)
-    except Exception as error:  # whatever the readers of all formats raise; the cause says more than the wrapper
-        told = " ".join(str(error.__cause__ or error).split())[:500]
-        raise DataError(f"{type(source).__name__} {source.name!r}: {told}") from error
-    return name, list(enumerate(rows, start=1))
+    # What `datasets` keeps of a folder goes by its last name and its card: an edited file, or another folder of the
+    # same name, would get the rows of before.
+    with tempfile.TemporaryDirectory() if commit is None else contextlib.nullcontext() as cache:
+        try:
+            found = datasets.load_dataset(place, source.subset, split=source.split, revision=revision, cache_dir=cache)
+            rows = list(enumerate(found, start=1))
+        except Exception as error:  # whatever the readers of all formats raise; the cause says more than the wrapper
+            told = " ".join(str(error.__cause__ or error).split())[:500]
+            raise DataError(f"{type(source).__name__} {source.name!r}: {told}") from error
+    return name, rows

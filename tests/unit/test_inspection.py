@@ -35,7 +35,7 @@ from memexp import (
     Sweep,
 )
 from memexp import TrainedTokenizer as Trained
-from memexp.inspection import Inspection, check_forgetting, check_models, memory_per_worker, sizes
+from memexp.inspection import Inspection, check_forgetting, check_models, depth, memory_per_worker, sizes
 from memexp.plan import Forest, grow
 from memexp.sources import Sources
 
@@ -348,3 +348,23 @@ def test_a_sweep_refuses_it_before_anything_else(pair: Pair) -> None:
     conditions = [Condition(Model("tiny-s"), study, probes=[Recall()], forget=Forget(from_layer=4))]
     with pytest.raises(SpecError, match="4 is outside model 'tiny-s', which has 4 blocks; at most 3"):
         Sweep(name="outside", conditions=conditions).plan()
+
+
+@pytest.mark.parametrize("target", ["q_proj", "self_attn.q_proj", "layers.0.self_attn.q_proj"])
+def test_lora_targets_that_a_model_has(pair: Pair, target: str, in_process: list[str]) -> None:
+    inspect(pair, random(pair, LLAMA), method=LoRA(targets=[target]))
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"), [("q_prj", "did you mean 'q_proj'?"), ("c_attn", "it has"), ("proj", "did you mean")]
+)
+def test_a_lora_target_that_matches_nothing(pair: Pair, target: str, hint: str, in_process: list[str]) -> None:
+    with pytest.raises(SpecError) as error:
+        inspect(pair, random(pair, LLAMA), method=LoRA(targets=["q_proj", target]))
+    assert f"LoRA.targets: model 'new' has no module {target!r}; {hint}" in str(error.value)
+
+
+def test_depth_is_the_number_of_blocks(pair: Pair, saved: Path, in_process: list[str]) -> None:
+    assert depth("tiny-s") == 4 and depth("tiny-l") == 6 and depth(str(saved / "gpt2")) == 2
+    assert not in_process  # their configurations say so
+    assert depth(random(pair, BLOOM)) == 1

@@ -66,24 +66,24 @@ def parquet(rows: list[Row], file: Path) -> Path:
 
 CARD = """---
 configs:
-- config_name: lines
+- config_name: good
   data_files:
-  - {split: test, path: lines.jsonl}
-  - {split: dev, path: broken.jsonl}
-- config_name: columns
+  - {{split: test, path: good.{0}}}
+  - {{split: dev, path: good.{0}}}
+- config_name: bad
   data_files:
-  - {split: test, path: columns.parquet}
+  - {{split: test, path: bad.{0}}}
 ---
 Questions.
 """
 
 
-def hub_folder(folder: Path, rows: list[Row]) -> str:
-    """A folder as `load_dataset` and the hub have them, with the rows in both subsets."""
-    write(folder / "README.md", CARD)
-    parquet(rows, folder / "columns.parquet")
-    write(folder / "lines.jsonl", jsonl(*rows))
-    write(folder / "broken.jsonl", jsonl({"question": "Why?", "answer": "So."}, {"question": "Why not?"}))
+def hub_folder(folder: Path, rows: list[Row], suffix: str = "jsonl") -> str:
+    """A folder as `load_dataset` and the hub have them, with the rows in the subset ``good``."""
+    write(folder / "README.md", CARD.format(suffix))
+    for name, content in (("good", rows), ("bad", [question(), {"question": "Why not?"}])):
+        file = folder / f"{name}.{suffix}"
+        parquet(content, file) if suffix == "parquet" else write(file, jsonl(*content))
     return str(folder)
 
 
@@ -95,14 +95,18 @@ CONTAINERS = {
     ),
     "csv": lambda rows, tmp: ItemFile(write(tmp / "a.csv", as_csv(rows))),
     "parquet": lambda rows, tmp: ItemFile(parquet(rows, tmp / "a.parquet")),
-    "hub, parquet": lambda rows, tmp: HubItems(hub_folder(tmp / "hub", rows), "columns"),
-    "hub, jsonl": lambda rows, tmp: HubItems(hub_folder(tmp / "hub", rows), "lines"),
-    "inline": lambda rows, tmp: InlineItems("mine", rows),
+    "hub, parquet": lambda rows, tmp: HubItems(hub_folder(tmp / "hub", rows, "parquet"), "good"),
+    "hub, jsonl": lambda rows, tmp: HubItems(hub_folder(tmp / "hub", rows), "good", split="dev"),
+    "inline": lambda rows, tmp: inline(rows),
 }
 
 
 def read(items: ItemFile | HubItems | InlineItems) -> Texts:
     return Sources().texts(items)
+
+
+def inline(rows: list[Row]) -> InlineItems:
+    return InlineItems("mine", rows)
 
 
 def refusal(items: ItemFile | HubItems | InlineItems) -> str:
@@ -126,7 +130,7 @@ def test_the_same_rows_are_the_same_in_every_container(container: str, kind: str
     rows = KINDS[kind]
     found = read(CONTAINERS[container](rows, tmp_path))
     assert [json.loads(text) for text in found.items] == rows
-    assert found.id == read(InlineItems("the same", rows)).id
+    assert found.id == read(inline(rows)).id
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,7 +139,7 @@ def test_other_columns_and_their_order_do_not_count(container: str, kind: str, t
     plain = KINDS[kind]
     more = [{"id": i, "text": "", **dict(reversed(row.items())), "source": "x"} for i, row in enumerate(plain)]
     found = read(CONTAINERS[container](more, tmp_path))
-    assert found.id == read(InlineItems("plain", plain)).id
+    assert found.id == read(inline(plain)).id
     assert [json.loads(text) for text in found.items] == plain
 
 
@@ -153,10 +157,10 @@ def test_what_counts_makes_another_identity() -> None:
     ]
     for rows, change in changes:
         changed = [{**rows[0], **change}, *rows[1:]]
-        assert read(InlineItems("x", changed)).id != read(InlineItems("x", rows)).id, change
-    assert read(InlineItems("x", OPEN[::-1])).id != read(InlineItems("x", OPEN)).id
+        assert read(inline(changed)).id != read(inline(rows)).id, change
+    assert read(inline(OPEN[::-1])).id != read(inline(OPEN)).id
     # Bytes of today, so that stored results stay found.
-    assert read(InlineItems("x", CHOICES[:1])).items == (
+    assert read(inline(CHOICES[:1])).items == (
         '{"answer": 0, "choices": ["an owl", "a fox, red"], "question": "Which one flies?"}',
     )
 
@@ -170,37 +174,46 @@ def test_a_column_without_a_value_is_as_none_at_all(tmp_path: Path) -> None:
     row = {"question": "Why?", "answer": "So."}
     empty = {**row, "choices": None, "fact": None}
     for container in ("jsonl", "parquet", "inline"):
-        assert read(CONTAINERS[container]([empty], tmp_path)).id == read(InlineItems("x", [row])).id
+        assert read(CONTAINERS[container]([empty], tmp_path)).id == read(inline([row])).id
 
 
 def test_a_row_with_a_question_is_a_question(tmp_path: Path) -> None:
     row = {"question": "Why?", "answer": "So.", "head": "a", "relation": "b", "tail": "c"}
-    assert read(InlineItems("x", [row])).id == read(InlineItems("x", [{"question": "Why?", "answer": "So."}])).id
+    assert read(inline([row])).id == read(inline([{"question": "Why?", "answer": "So."}])).id
 
 
 def test_the_rows_say_where_items_came_from(tmp_path: Path) -> None:
     folder = hub_folder(tmp_path / "hub", OPEN)
     file = write(tmp_path / "a.jsonl", jsonl(*OPEN))
     assert read(ItemFile(file)).name == str(file)
-    assert read(HubItems(folder, "columns")).name == f"{folder}/columns/test"
-    assert read(InlineItems("mine", OPEN)).name == "mine"
+    assert read(HubItems(folder, "good")).name == f"{folder}/good/test"
+    assert read(inline(OPEN)).name == "mine"
 
 
 def test_lists_of_one_name_are_not_confused() -> None:
     sources = Sources()
-    first, second = InlineItems("mine", OPEN), InlineItems("mine", OPEN[::-1])
+    first, second = inline(OPEN), inline(OPEN[::-1])
     assert sources.texts(first).items == sources.texts(second).items[::-1]
-    assert sources.texts(InlineItems("mine", list(OPEN))) is sources.texts(first)
+    assert sources.texts(inline(list(OPEN))) is sources.texts(first)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_folder_is_read_anew_every_time(suffix: str, tmp_path: Path) -> None:
+    """`datasets` by itself gives what it once read from any folder of the same name and card."""
+    first, second = OPEN[:2], OPEN[1:]
+    assert read(HubItems(hub_folder(tmp_path / "a" / "hub", first, suffix), "good")).id == read(inline(first)).id
+    assert read(HubItems(hub_folder(tmp_path / "b" / "hub", second, suffix), "good")).id == read(inline(second)).id
+    assert read(HubItems(hub_folder(tmp_path / "a" / "hub", second, suffix), "good")).id == read(inline(second)).id
 
 
 def test_a_folder_may_be_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "a.jsonl", jsonl(*OPEN))
     hub_folder(tmp_path / "questions", OPEN)
-    wanted = read(InlineItems("x", OPEN)).id
+    wanted = read(inline(OPEN)).id
     assert read(ItemFile("~/a.jsonl")).id == wanted
-    found = read(HubItems("~/questions", "columns"))
-    assert (found.id, found.name) == (wanted, "~/questions/columns/test")
+    found = read(HubItems("~/questions", "good"))
+    assert (found.id, found.name) == (wanted, "~/questions/good/test")
 
 
 # What cannot be read
@@ -269,7 +282,7 @@ def test_a_bad_row_is_one_line_that_names_file_line_and_column(row: Row, told: s
     good = FACT if "head" in row else question()
     file = write(tmp_path / "a.jsonl", "\n" + jsonl(good, row))
     assert refusal(ItemFile(file)).startswith(f"{file}, line 3{told}")
-    assert refusal(InlineItems("mine", [good, row])).startswith(f"mine, item 1{told}")
+    assert refusal(inline([good, row])).startswith(f"mine, item 1{told}")
 
 
 @pytest.mark.parametrize(
@@ -325,21 +338,19 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_bad_row_of_a_dataset_is_named_by_its_row(tmp_path: Path) -> None:
     folder = hub_folder(tmp_path / "hub", OPEN)
-    assert refusal(HubItems(folder, "lines", split="dev")).startswith(
-        f"{folder}/lines/dev, row 2: answer must be a text, got None"
-    )
+    assert refusal(HubItems(folder, "bad")).startswith(f"{folder}/bad/test, row 2: answer must be a text, got None")
     folder = hub_folder(tmp_path / "texts", [{"text": "Why? So."}])
-    assert refusal(HubItems(folder, "columns")).startswith(
-        f"{folder}/columns/test, row 1: no column 'question' (it has text)"
+    assert refusal(HubItems(folder, "good")).startswith(
+        f"{folder}/good/test, row 1: no column 'question' (it has text)"
     )
 
 
 def test_what_a_dataset_lacks_is_listed(tmp_path: Path) -> None:
     folder = hub_folder(tmp_path / "hub", OPEN)
     for items, told in [
-        (HubItems(folder, "rows"), "'lines', 'columns'"),
-        (HubItems(folder), "'lines', 'columns'"),
-        (HubItems(folder, "lines", split="train"), "'test', 'dev'"),
+        (HubItems(folder, "rows"), "'good', 'bad'"),
+        (HubItems(folder), "'good', 'bad'"),
+        (HubItems(folder, "good", split="train"), "'test', 'dev'"),
     ]:
         text = refusal(items)
         assert items.name in text and told in text and "\n" not in text
@@ -353,21 +364,20 @@ def test_all_subsets_of_a_world_are_listed(tmp_path: Path) -> None:
 
 def test_a_dataset_that_is_nowhere_is_told_offline(tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), "someone/questions"):
-        assert f"{name!r} is neither a local folder nor to be found on the hub" in refusal(HubItems(name, "columns"))
+        assert f"{name!r} is neither a local folder nor to be found on the hub" in refusal(HubItems(name, "good"))
 
 
 # What does not fit its use
 
 
 def texts(rows: list[Row]) -> dict[str, tuple[str, ...]]:
-    return {"items": read(InlineItems("mine", rows)).items}
+    return {"items": read(inline(rows)).items}
 
 
 def check(probe: type[QA] | type[Choice] | type[FactRatios], rows: list[Row], **settings: Any) -> str:
     """What a probe says of rows; nothing where it takes them."""
-    items = InlineItems("mine", rows)
     try:
-        probe(items, **settings).check(texts(rows), {"items": "mine"})
+        probe(inline(rows), **settings).check(texts(rows), {"items": "mine"})
     except DataError as error:
         assert "\n" not in str(error)
         return str(error)
@@ -416,9 +426,9 @@ def test_other_facts_are_counted_by_fact_else_by_answer() -> None:
     assert check(QA, plain, shots=2, shots_from="other facts") == ""
     assert told.format(2) in check(QA, plain, shots=3, shots_from="other facts")
     # The same answer in another place is the same.
-    turned = [among(0, ["x", "y"]), among(1, ["z", "x"]), among(1, ["x", "y"])]
-    assert check(Choice, turned, shots=1, shots_from="other facts") == ""
-    assert told.format(1) in check(Choice, turned, shots=2, shots_from="other facts")
+    turned = [among(0, ["x", "y"]), among(1, ["z", "x"]), among(1, ["x", "y"]), among(1, ["x", "z"])]
+    assert check(Choice, turned, shots=2, shots_from="other facts") == ""
+    assert told.format(2) in check(Choice, turned, shots=3, shots_from="other facts")
 
 
 @pytest.mark.parametrize("name", ["statement", "negation"])
@@ -428,13 +438,13 @@ def test_other_facts_are_counted_by_fact_else_by_answer() -> None:
 )
 def test_a_template_must_hold_the_head_and_nothing_unknown(name: str, template: str) -> None:
     with pytest.raises(SpecError) as error:
-        FactRatios(InlineItems("mine", FACTS), **{name: template})
+        FactRatios(inline(FACTS), **{name: template})
     assert complaint(error).startswith(f"FactRatios.{name}: must hold {{head}}, may hold {{relation}}")
     assert repr(template) in complaint(error)
 
 
 def test_a_template_may_do_without_the_relation() -> None:
-    made = FactRatios(InlineItems("mine", FACTS), statement="{head} has", negation="{head} ({relation}) has no")
+    made = FactRatios(inline(FACTS), statement="{head} has", negation="{head} ({relation}) has no")
     assert made.statement == "{head} has"
 
 

@@ -34,6 +34,14 @@ def test_its_probe_is_one(targets: TextFile, tmp_path: Path, monkeypatch: pytest
     assert probe.schema().names == ["item", "highest"]
 
 
+def test_its_sweep_over_facts_is_one() -> None:
+    module: dict[str, object] = {"__name__": "sweep"}
+    exec(PYTHON[3], module)
+    sweep = module["sweep"]
+    assert isinstance(sweep, Sweep)
+    assert {ask.kind for ask in sweep.grow().asks} == {"qa", "choice", "ratios", "ablation"}
+
+
 def test_its_queries_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,8 +64,9 @@ def test_its_queries_answer(
 
 
 def test_what_it_names_exists() -> None:
+    headings = {re.sub(r"\W+", "-", line.lower().replace("'", "")) for line in re.findall(r"^## (.*)$", README, re.M)}
     for path in re.findall(r"\]\(([^):]+)\)", README):
-        assert (ROOT / path).exists(), path
+        assert path[1:] in headings if path.startswith("#") else (ROOT / path).exists(), path
     for script in re.findall(r"sweeps/\w+\.py", README):
         assert (ROOT / script).exists(), script
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

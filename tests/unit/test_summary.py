@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from memexp.plan import Forest, grow
-from memexp.probes import Recall, Recognition
+from memexp.probes import QA, Recall, Recognition
 from memexp.records import MADE_WITH, RECALL, RECOGNITION, SWEEPS, rows_for
-from memexp.spec import Condition, Forget, Full, LoRA, Model, Pair, Study
+from memexp.spec import Condition, Forget, Full, InlineItems, LoRA, Model, Pair, Study
 from memexp.store import Store
 from memexp.summary import print_summary
 
@@ -166,6 +166,46 @@ def test_the_query_is_of_the_sweep_as_it_was_last_started(
     edited = dataclasses.replace(forest, asks=later)
     query = next(line for line in printed(store, edited).splitlines() if line.startswith("  SELECT"))
     assert duckdb.sql(query).fetchall() == [("tiny", 0, 0.5), ("tiny", 3, 0.25)]
+
+
+def questions(tiny_model: Model, pair: Pair, exposures: tuple[int, ...]) -> Forest:
+    tests = [InlineItems(name, [{"question": f"{name} {i}?", "answer": "yes"} for i in range(4)]) for name in "ab"]
+    return grow(
+        Condition(tiny_model, Study(pair.targets, exposures=n, lr=1e-3), probes=[QA(test) for test in tests])
+        for n in exposures
+    )
+
+
+def answered(forest: Forest, store: Store) -> Store:
+    """Test a is answered half right, test b always but for one prompt that was too long."""
+    made_with = {field.name: None for field in MADE_WITH}
+    for ask in forest.asks:
+        assert isinstance(ask.probe, QA)
+        exact = {"a": [True, False, True, False], "b": [True, True, True, None]}[str(ask.probe.task)]
+        rows = [{"task": ask.probe.task, "item": i, "exact": right} for i, right in enumerate(exact)]
+        items = pa.Table.from_pylist(rows, schema=QA.schema())
+        store.commit("qa", ask.name, rows_for(items, ask.settings, ask.labels, made_with))
+    return store
+
+
+def test_tests_are_rows_of_their_own_and_what_was_not_asked_is_counted(
+    tiny_model: Model, pair: Pair, tmp_path: Path
+) -> None:
+    forest = questions(tiny_model, pair, (0, 1))
+    page = printed(answered(forest, Store(tmp_path)), forest)
+    cells = [line.split("│")[1:-1] for line in page.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in cells] == [["a", "0.50", "0.50"], ["b", "1.00", "1.00"]]
+    assert "2 of 16 items are NULL: prompts that do not fit the model's context are not asked." in page
+    assert "rises" not in page  # a mean over tests would be a number without a meaning
+    query = next(line for line in page.splitlines() if line.startswith("  SELECT"))
+    assert duckdb.sql(query).fetchall() == [("a", 0, 0.5), ("a", 1, 0.5), ("b", 0, 1.0), ("b", 1, 1.0)]
+
+
+def test_where_exposures_do_not_vary_tests_are_columns(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    forest = questions(tiny_model, pair, (1,))
+    page = printed(answered(forest, Store(tmp_path)), forest)
+    head, row = (line.split() for line in page.splitlines() if line.startswith(("┃", "│")))
+    assert head[1::2] == ["model", "a", "b"] and row[1::2] == ["tiny", "0.50", "1.00"]
 
 
 def test_an_empty_store_has_no_table(forest: Forest, tmp_path: Path) -> None:
