@@ -25,7 +25,7 @@ from memexp.core.world import World
 from memexp.errors import DataError, SpecError
 from memexp.sources import Sources
 from memexp.spec import Full, Model
-from memexp.stimuli.facts import FactWorld
+from memexp.stimuli.facts import TESTS, FactWorld
 
 NEAR = 1e-5
 """Nats a token within which log-likelihoods agree."""
@@ -184,6 +184,37 @@ def test_letters_after_one_prompt_cost_one_row(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(lm, "ends", lambda ids, *rest: rows.append(len(ids)) or plain(ids, *rest))
     Session(lm).continuations([([5, 6, 7], [letter]) for letter in (10, 11, 12, 13)])
     assert rows == [1]
+
+
+def test_the_harness_takes_the_task_files_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``lm_eval --include_path memexp/tasks --tasks country_city_animals`` does, the dataset being a local folder."""
+    world, asked, read = FactWorld(entities=4), {}, datasets.load_dataset
+    world.write(tmp_path / "data")
+
+    def from_folder(path: str, name: str, **_: Any) -> Any:
+        asked[name] = path
+        return read(str(tmp_path / "data"), name)
+
+    monkeypatch.setattr(datasets, "load_dataset", from_folder)
+    manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=list(memexp.tasks.__path__))
+    with quiet():
+        loaded = manager.load(["country_city_animals", "facts_cloze"])["tasks"]
+    assert set(asked.values()) == {"xiaozeroone/Country-city-animals"} and set(asked) == set(TESTS)
+    subsets = {name: task.config.dataset_name for name, task in loaded.items()}
+    assert len(subsets) == 8 and set(subsets.values()) == set(TESTS)
+    for name, task in loaded.items():
+        assert task.config.test_split == task.config.fewshot_split == "test"
+        assert len(task.eval_docs) == len(world.rows(subsets[name]))
+    letters = loaded["facts_multiple_choice"]
+    doc = {"question": " Which? ", "choices": ["this", "that"], "answer": 1}
+    letters.set_config("num_fewshot", 0)
+    prompt = letters.fewshot_context(doc, 0)
+    assert prompt == (
+        "The following are multiple choice questions (with answers).\n\nWhich?\nA. this\nB. that\nAnswer:"
+    )
+    assert letters.doc_to_choice(doc) == ["A", "B"] and letters.doc_to_target(doc) == 1
+    assert loaded["facts_reverse"].fewshot_context({"question": "Who?", "answer": "me"}, 0) == "Question: Who? Answer:"
+    assert loaded["facts_qa"].config.generation_kwargs == {"until": ["\n"], "max_gen_toks": 50, "do_sample": False}
 
 
 # What does not fit or cannot be done

@@ -20,7 +20,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memexp import Condition, LoRA, Model, Pair, RandomInit, Recall, Recognition, Study, TextFile, TrainedTokenizer
+from memexp import (
+    QA,
+    Choice,
+    Condition,
+    FactRatios,
+    InlineItems,
+    LayerAblation,
+    LoRA,
+    Model,
+    Pair,
+    RandomInit,
+    Recall,
+    Recognition,
+    Study,
+    TextFile,
+    TrainedTokenizer,
+)
 from memexp.identity import canonical, identity, texts_identity
 from memexp.plan import Forest, grow
 from memexp.sources import read_texts
@@ -117,6 +133,25 @@ def test_golden_schedule(pair: Pair) -> None:
         "probes": ["f2511adff34adea1", "b4075901e42191e9"],
         "condition": ["53be6049529b7643"],
     }
+
+
+def test_golden_questions_and_facts(pair: Pair) -> None:
+    """Rows wherever they are kept, other columns left out; a probe within a probe included."""
+    questions = InlineItems("a", [{"question": "Who?", "answer": "Nobody", "note": 1}])
+    choices = InlineItems("b", [{"question": "Who?", "choices": ["he", "she"], "answer": 1, "fact": "x"}])
+    facts = InlineItems("c", [{"head": "A", "relation": "capital", "tail": "B"}])
+    probes = [
+        QA(questions),
+        QA(questions, task="who", shots_from="other facts"),
+        Choice(choices),
+        Choice(choices, formulation="cloze"),
+        LayerAblation(QA(questions)),
+        LayerAblation(Choice(choices)),
+        FactRatios(facts),
+    ]
+    assert ids(condition(pair, probes=probes))["probes"] == [
+        "6ca9d63e65378926",
+    ]
 
 
 def test_golden_texts() -> None:
