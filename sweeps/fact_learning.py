@@ -58,7 +58,7 @@ def models(args: argparse.Namespace) -> list[str]:
 
 def methods(args: argparse.Namespace, model: str) -> list[Full | LoRA]:
     """Full finetuning and adapters, as far as asked for; of the largest model adapters only."""
-    adapters = LoRA(r=16, alpha=32, rslora=True)
+    adapters = LoRA(r=16, alpha=8, rslora=True)
     if args.published:
         adapters = LoRA(r=64, alpha=16, rslora=True, targets=PROJECTIONS)
     return [Full() if name == "full" else adapters for name in args.methods if (name, model) != ("full", LARGEST)]
@@ -67,7 +67,7 @@ def methods(args: argparse.Namespace, model: str) -> list[Full | LoRA]:
 def rates(args: argparse.Namespace, method: Full | LoRA) -> list[float]:
     """Learning rates."""
     full = isinstance(method, Full)
-    return args.lrs or [(1e-5 if full else 1e-4) if args.published else (1e-3 if full else 3e-3)]
+    return args.lrs or [(1e-5 if full else 1e-4) if args.published else (2e-3 if full else 3e-3)]
 
 
 def facts(args: argparse.Namespace, seed: int) -> FactDataset | FactWorld:
@@ -84,7 +84,7 @@ def study(args: argparse.Namespace, seed: int, corpus: str, method: Full | LoRA,
         facts(args, seed).corpus(f"Corpus_{corpus}"),
         exposures=args.exposures or (10 if args.published else 15 if isinstance(method, Full) else 20),
         lr=lr,
-        batch_size=16 if args.published else 32,
+        batch_size=16 if args.published else 64 if isinstance(method, Full) else 32,
         block_size=1024 if args.published else 96,
         schedule="linear",
         warmup_ratio=0.1,

@@ -1,6 +1,7 @@
 """memexp's scorer behind the model contract of lm-evaluation-harness: any of its tasks, on a model in memory.
 
     samples = evaluate(HarnessModel(session), {"my_task": task})
+    lm_eval.simple_evaluate(HarnessModel(Session(lm)), tasks=["arc_easy"])      # without a sweep
 
 The harness makes prompts and metrics; likelihoods and completions are `memexp.core.scoring`'s, so that a sharded model
 answers like a whole one. All ranks evaluate the same, share the passes, and get the same results.

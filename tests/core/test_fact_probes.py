@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 KNOWN = pretraining_countries()
 WORLD = FactWorld(entities=4)
 """Facts that the tiny models do not know, to be taught."""
-STUDY = Study(ShippedText("sentences-targets"), exposures=8, lr=2e-3, batch_size=16, block_size=64)
+STUDY = Study(ShippedText("sentences-targets"), exposures=6, lr=2e-3, batch_size=16, block_size=64)
 CONDITION = Condition(Model("tiny-s"), STUDY, probes=[Recall()])
 LETTERED = "The following are multiple choice questions (with answers)."
 
@@ -246,7 +246,7 @@ def draw(session: Session, shots_from: str) -> Iterator[Row]:
             yield next(row for row in VARIANTS if row["question"] == asked)
 
 
-GOLDEN = ([], [])
+GOLDEN = ([14, 3, 2, 18, 2, 3], [18, 5, 4, 6, 18, 16])
 
 
 # Choices
@@ -319,42 +319,514 @@ def test_shots_of_choices_show_the_right_option(session: Session, formulation: s
 
 
 def longer(row: Row, words: int) -> Row:
+    """Every word is one token of the tiny models'."""
     return {**row, "question": "fox " * words + row["question"]}
 
 
-LENGTHS = range(220, 246)
-MEASURED = {
-    QA: ("prediction", "exact", "f1"),
-    Choice: ("log_likelihoods", "picked", "correct"),
-}
+MEASURED = {QA: ("prediction", "exact", "f1"), Choice: ("log_likelihoods", "picked", "correct")}
 
 
 @pytest.mark.parametrize(
-    ("probe", "settings", "extra"),
+    ("probe", "settings", "limit"),
     [
-        (QA, {}, lambda row: 1),  # a token of the answer at least
-        (Choice, {}, lambda row: 0),  # nothing comes after a letter
-        (Choice, {"formulation": "cloze"}, lambda row: 1),  # names are two tokens
+        (QA, {}, 255),  # a token of the answer at least
+        (Choice, {}, 256),  # nothing comes after a letter
+        (Choice, {"formulation": "cloze"}, 255),  # names are two tokens, and nothing comes after the second
     ],
 )
 def test_a_prompt_longer_than_the_context_has_no_result(
-    session: Session, probe: type[Any], settings: dict[str, Any], extra: Callable[[Row], int]
+    session: Session, probe: type[Any], settings: dict[str, Any], limit: int
 ) -> None:
     assert session.context == 256
-    items = [asking("capital", c) for c in KNOWN[:3]] if probe is QA else [c for c in CHOICES[:3]]
-    long = [longer(items[0], count) for count in (*LENGTHS, 1000)]
-    if settings == {}:
-        long = [longer(items[0], count - (30 if probe is Choice else 0)) for count in (*LENGTHS, 1000)]
-    found = ask(probe, session, [items[0], *long, *items[1:]], **settings)
+    items = [asking("capital", country) for country in KNOWN[:3]] if probe is QA else CHOICES[:3]
     alone = ask(probe, session, items, **settings)
-    for row in found[1:-2]:
-        fits = row["prompt_tokens"] + extra(row) <= 256
-        assert row["prompt_tokens"] == len(session.tokenizer(row["prompt"])["input_ids"])
-        assert all((row[name] is not None) == fits for name in MEASURED[probe]), row["prompt_tokens"]
-        assert row["answer"] is not None
-    lengths = [row["prompt_tokens"] + extra(row) for row in found[1:-3]]
-    assert {255, 256, 257, 258} <= set(lengths), "both sides of the limit are tried"
-    for row, expected in zip([found[0], *found[-2:]], alone, strict=True):
+    lengths = [*range(252, 260), 1000]
+    long = [longer(items[0], length - alone[0]["prompt_tokens"]) for length in lengths]
+    first, *found, second, third = ask(probe, session, [items[0], *long, *items[1:]], **settings)
+    assert {limit, limit + 1} <= {row["prompt_tokens"] for row in found}, "both sides of the limit"
+    for row, item in zip(found, long, strict=True):
+        fits = row["prompt_tokens"] <= limit
+        assert [row[name] is not None for name in MEASURED[probe]] == [fits] * 3, row["prompt_tokens"]
+        assert item["question"] in row["prompt"] and row["answer"] == item["answer"]
+    for row, expected in zip([first, second, third], alone, strict=True):
         assert without(row, "item", "log_likelihoods") == without(expected, "item", "log_likelihoods")
         if probe is Choice:
             np.testing.assert_allclose(row["log_likelihoods"], expected["log_likelihoods"], atol=1e-5)
+
+
+def test_one_option_that_does_not_fit_leaves_the_question_without_a_result(session: Session) -> None:
+    item = {**CHOICES[0], "choices": ["fox", "fox " * 250 + "fox"], "answer": 0}
+    row, other = ask(Choice, session, [item, CHOICES[1]], formulation="cloze")
+    assert [row[name] for name in MEASURED[Choice]] == [None] * 3
+    assert other["log_likelihoods"] is not None
+
+
+# Ablation
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught:
+    """A model that has learned the facts of `WORLD`, what it was before, and another to be put together."""
+
+    lm: LanguageModel
+    pretrained: snapshot.Snapshot
+    other: LanguageModel
+    untrained: dict[str, Tensor]
+
+    @property
+    def session(self) -> Session:
+        return Session(self.lm, self.pretrained)
+
+
+def copied(lm: LanguageModel) -> dict[str, Tensor]:
+    """Every tensor there is."""
+    return {name: tensor.detach().clone() for name, tensor in lm.state_dict().items()}
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def taught(request: pytest.FixtureRequest) -> Taught:
+    method = Full() if request.param == "full" else LoRA(r=8)
+    study = STUDY if request.param == "full" else dataclasses.replace(STUDY, exposures=8, lr=5e-3)
+    lm, other = shipped(method), shipped(method)
+    before = snapshot.take(lm, None)
+    texts = [row["text"] for row in WORLD.rows("Corpus_narrative")]
+    study_exposures(lm, adamw(lm, study), study, Session(lm).encode(texts, 64), 0, 1, study.exposures)
+    return Taught(lm, before, other, copied(other))
+
+
+MIXED = [*WORLD.rows("Eval_QA"), *(asking(kind, country) for country in KNOWN[:4] for kind in QUESTIONS)]
+"""What is learned, and what was known before."""
+MIXED_CHOICES = [*WORLD.rows("Eval_multiple_choice")[::4], *CHOICES]
+SIDES = [("none", None), *(("lower", k) for k in (1, 2, 3, 4)), *(("upper", k) for k in (3, 2, 1, 0))]
+"""In the order of the rows, for the four blocks of tiny-s."""
+
+
+def ablate(
+    taught: Taught, probe: type[Any], rows: list[Row], **settings: Any
+) -> dict[tuple[str, int | None], list[Row]]:
+    """The rows of each side."""
+    items = InlineItems("test", rows)
+    texts = {"items": Sources().texts(items).items}
+    bound = LayerAblation(probe(items, **settings)).bind(CONDITION)
+    bound.check(texts, {"items": "test"})
+    table = bound.measure(taught.session, texts)
+    assert table.schema.equals(LayerAblation.schema())
+    found = table.to_pylist()
+    assert len(found) == len(rows) * (2 * taught.session.depth + 1) == len(rows) * 9
+    sides: dict[tuple[str, int | None], list[Row]] = {}
+    for row in found:
+        sides.setdefault((row["ablated_side"], row["ablated_layer"]), []).append(row)
+    assert list(sides) == SIDES
+    for side in sides.values():
+        assert [row["item"] for row in side] == list(range(len(rows)))
+    return sides
+
+
+def by_hand(taught: Taught, side: str, layer: int | None) -> Session:
+    """The other model, with what was learned copied into it, but for the blocks that are ablated."""
+    learned = copied(taught.lm)
+    with torch.no_grad():
+        for name, tensor in taught.other.state_dict().items():
+            block = next((int(part) for part in name.split(".") if part.isdigit()), None)
+            upper = block is not None and layer is not None and block >= layer
+            stays = side == "none" or upper == (side == "lower")
+            tensor.copy_(learned[name] if stays else taught.untrained[name])
+    return Session(taught.other)
+
+
+def test_answers_without_some_blocks_are_those_of_a_model_put_together_by_hand(taught: Taught) -> None:
+    sides = ablate(taught, QA, MIXED)
+    for (side, layer), rows in sides.items():
+        expected = ask(QA, by_hand(taught, side, layer), MIXED)
+        for row, other in zip(rows, expected, strict=True):
+            assert row["task"] == "test"
+            assert (row["answer"], row["prediction"]) == (other["answer"], other["prediction"]), (side, layer)
+            assert (row["correct"], row["f1"]) == (other["exact"], other["f1"])
+    assert len({tuple(row["prediction"] for row in rows) for rows in sides.values()}) >= 7, "sides must differ"
+    # Everything that was learned and nothing else is taken away.
+    untrained = ask(QA, Session(shipped()), MIXED)
+    assert [row["prediction"] for row in sides["lower", 4]] == [row["prediction"] for row in untrained]
+    right = {
+        side: np.mean([row["correct"] for row in rows[: len(WORLD.rows("Eval_QA"))]]) for side, rows in sides.items()
+    }
+    assert right["none", None] >= right["lower", 4] + 0.2, "the facts were learned"
+    for row, other in zip(sides["none", None], ask(QA, taught.session, MIXED), strict=True):
+        assert (row["prediction"], row["correct"], row["f1"]) == (other["prediction"], other["exact"], other["f1"])
+
+
+def test_choices_without_some_blocks_too(taught: Taught) -> None:
+    sides = ablate(taught, Choice, MIXED_CHOICES, formulation="cloze")
+    for (side, layer), rows in sides.items():
+        expected = ask(Choice, by_hand(taught, side, layer), MIXED_CHOICES, formulation="cloze")
+        for row, other in zip(rows, expected, strict=True):
+            assert row["answer"] == other["choices"][other["answer"]]
+            assert row["prediction"] == other["choices"][other["picked"]], (side, layer)
+            assert row["correct"] is other["correct"]
+            assert row["f1"] is None
+    assert len({tuple(row["prediction"] for row in rows) for rows in sides.values()}) >= 4, "sides must differ"
+    untrained = ask(Choice, Session(shipped()), MIXED_CHOICES, formulation="cloze")
+    assert [row["correct"] for row in sides["lower", 4]] == [row["correct"] for row in untrained]
+
+
+def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    assert list(one) == list(other)
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def test_the_weights_are_the_same_bit_for_bit_afterwards(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, within = copied(taught.lm), []
+    plain_measure = QA.measure
+
+    def watching(self: QA, session: Session, texts: Any) -> pa.Table:
+        within.append(differing(before, copied(taught.lm)))
+        return plain_measure(self, session, texts)
+
+    monkeypatch.setattr(QA, "measure", watching)
+    ablate(taught, QA, MIXED[:2])
+    assert differing(before, copied(taught.lm)) == []
+    changed = [len(names) for names in within]
+    assert changed[0] == 0 and all(one < two for one, two in pairwise(changed[1:5])), "first to last block"
+    assert changed[5] > 0 and all(one < two for one, two in pairwise(changed[5:])), "last to first block"
+
+
+@pytest.mark.parametrize("call", [2, 5, 9])
+def test_the_weights_are_the_same_after_an_error_too(
+    taught: Taught, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, calls = copied(taught.lm), []
+    plain_measure = QA.measure
+
+    def failing(self: QA, session: Session, texts: Any) -> pa.Table:
+        calls.append(len(differing(before, copied(taught.lm))))
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return plain_measure(self, session, texts)
+
+    monkeypatch.setattr(QA, "measure", failing)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(taught, QA, MIXED[:2])
+    assert len(calls) == call and calls[-1] > 0, "weights were others when it failed"
+    assert differing(before, copied(taught.lm)) == []
+
+
+def test_what_does_not_fit_has_no_result_in_any_ablation(taught: Taught) -> None:
+    sides = ablate(taught, QA, [longer(MIXED[0], 300), MIXED[1]])
+    for row, other in sides.values():
+        assert (row["prediction"], row["correct"], row["f1"]) == (None, None, None)
+        assert row["answer"] == MIXED[0]["answer"] and other["prediction"] is not None
+
+
+def test_a_test_that_does_not_fit_is_refused_before() -> None:
+    items = InlineItems("mine", CHOICES)
+    with pytest.raises(DataError, match="QA: item 1 of mine has choices"):
+        LayerAblation(QA(items)).check({"items": Sources().texts(items).items}, {"items": "mine"})
+
+
+def test_without_the_weights_before_study_nothing_can_be_ablated(session: Session) -> None:
+    items = InlineItems("mine", MIXED[:1])
+    with pytest.raises(SpecError, match="does not know the weights before study"):
+        LayerAblation(QA(items)).bind(CONDITION).measure(session, {"items": Sources().texts(items).items})
+
+
+# Ratios
+
+FACTS: list[Row] = [
+    *({"head": country.country, "relation": "capital", "tail": country.capital} for country in KNOWN[:6]),
+    *(
+        {"head": country.country, "relation": "national animal", "tail": f"the {country.animal}"}
+        for country in KNOWN[:6]
+    ),
+    {"head": "FarDril", "relation": "largest lake", "tail": "the KlalNis"},
+    {"head": "BosHum", "relation": "largest lake", "tail": "the KlalNis"},
+]
+SHARED = [  # some tails are those of several heads
+    {"head": head, "relation": "capital", "tail": tail}
+    for head, tail in zip(
+        "abcdefg", ["KlalNis", "GilVen", "KlalNis", "BrelPrar", "GilVen", "SanJir", "KlalNis"], strict=True
+    )
+]
+
+
+def test_ratios_are_those_of_plain_likelihoods(session: Session) -> None:
+    found = ask(FactRatios, session, FACTS, wrong_tails=4)
+    for row, fact in zip(found, FACTS, strict=True):
+        assert {name: row[name] for name in fact} == fact
+        assert row["prompt"] == f"The {fact['relation']} of {fact['head']} is"
+        assert row["negated_prompt"] == f"The {fact['relation']} of {fact['head']} is not"
+        right = plain(session.lm, row["prompt"], f" {fact['tail']}")
+        denied = plain(session.lm, row["negated_prompt"], f" {fact['tail']}")
+        wrong = [plain(session.lm, row["prompt"], f" {tail}") for tail in row["wrong_tails"]]
+        assert row["log_likelihood"] == pytest.approx(right, abs=1e-4)
+        assert row["negated_log_likelihood"] == pytest.approx(denied, abs=1e-4)
+        assert row["wrong_log_likelihoods"] == pytest.approx(wrong, abs=1e-4)
+        assert row["log_negation_ratio"] == pytest.approx(right - denied, abs=1e-4)
+        if fact["relation"] == "largest lake":  # nothing to compare with
+            assert (row["wrong_tails"], row["wrong_log_likelihoods"], row["log_comparison_ratio"]) == ([], [], None)
+        else:
+            assert len(wrong) == 4
+            ratio = right - math.log(sum(map(math.exp, wrong)) / len(wrong))
+            assert row["log_comparison_ratio"] == pytest.approx(ratio, abs=1e-4)
+    assert [row["item"] for row in found] == list(range(len(FACTS)))
+    assert np.mean([row["log_comparison_ratio"] for row in found[:6]]) > 3, "the countries are known"
+
+
+def test_wrong_tails_are_other_tails_of_the_relation_each_once(session: Session) -> None:
+    rows = [*SHARED, *FACTS]
+    for count in (1, 3, 10):
+        for row in ask(FactRatios, session, rows, wrong_tails=count):
+            others = {fact["tail"] for fact in rows if fact["relation"] == row["relation"]} - {row["tail"]}
+            assert len(set(row["wrong_tails"])) == len(row["wrong_tails"]) == min(count, len(others))
+            assert set(row["wrong_tails"]) <= others
+    # Those that come next, and from the beginning again.
+    found = ask(FactRatios, session, SHARED, wrong_tails=2)
+    assert [row["wrong_tails"] for row in found] == [
+        ["GilVen", "BrelPrar"],
+        ["KlalNis", "BrelPrar"],
+        ["BrelPrar", "GilVen"],
+        ["GilVen", "SanJir"],
+        ["SanJir", "KlalNis"],
+        ["KlalNis", "GilVen"],
+        ["GilVen", "BrelPrar"],
+    ]
+
+
+def test_templates_are_filled_with_head_and_relation(session: Session) -> None:
+    (row, _) = ask(FactRatios, session, FACTS[:2], statement="In {head} the {relation} is", negation="Not in {head} is")
+    assert row["prompt"] == "In FarDril the capital is"
+    assert row["negated_prompt"] == "Not in FarDril is"
+    assert row["log_likelihood"] == pytest.approx(plain(session.lm, row["prompt"], " KlalNis"), abs=1e-4)
+
+
+def test_the_comparison_ratio_rises_with_what_is_taught(session: Session, taught: Taught) -> None:
+    def mean(session: Session, world: FactWorld) -> float:
+        found = ask(FactRatios, session, world.rows("Facts"))
+        return float(np.mean([row["log_comparison_ratio"] for row in found]))
+
+    others = FactWorld(entities=4, seed=1)
+    rise, rise_of_others = (mean(taught.session, world) - mean(session, world) for world in (WORLD, others))
+    assert rise > 2
+    assert rise > rise_of_others + 2
+
+
+def test_a_tail_that_does_not_fit_is_left_out(session: Session) -> None:
+    long = "fox " * 300
+    rows = [*FACTS[:3], {"head": "FarDril", "relation": "capital", "tail": long.strip()}]
+    *found, last = ask(FactRatios, session, rows)
+    assert [last[name] for name in ("log_likelihood", "log_comparison_ratio", "log_negation_ratio")] == [None] * 3
+    assert None not in last["wrong_log_likelihoods"]
+    for row, alone in zip(found, ask(FactRatios, session, FACTS[:3]), strict=True):
+        wrong = dict(zip(row["wrong_tails"], row["wrong_log_likelihoods"], strict=True))
+        assert wrong.pop(long.strip()) is None and set(wrong) == set(alone["wrong_tails"])
+        assert row["log_comparison_ratio"] == pytest.approx(alone["log_comparison_ratio"], abs=1e-5)
+    (row,) = ask(FactRatios, session, [{**FACTS[0], "head": long}])
+    assert (row["log_likelihood"], row["negated_log_likelihood"], row["log_comparison_ratio"]) == (None, None, None)
+
+
+# Tasks of lm-evaluation-harness
+
+CAPITALS = [
+    {
+        "q": f"What is the capital of {country.country}?",
+        # Of unequal length, so that the two accuracies differ.
+        "options": [country.capital, "fox", f"the old town of {country.person} by the sea", "hen"],
+        "gold": 0 if at < 12 else 2,
+        "a": country.capital,
+    }
+    for at, country in enumerate([*KNOWN[:8], *novel_countries(8)])
+]
+DATA = """dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {0}/data.jsonl}}
+test_split: test
+fewshot_split: test
+"""
+CHOICE_TASK = """task: capitals_choice
+output_type: multiple_choice
+doc_to_text: "Question: {{q}} Answer:"
+doc_to_choice: options
+doc_to_target: gold
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+"""
+OPEN_TASK = """task: capitals_open
+output_type: generate_until
+doc_to_text: "Question: {{q}} Answer:"
+doc_to_target: "{{a}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 12, do_sample: false}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}
+"""
+NAMES = ["capitals_choice", "capitals_open"]
+
+
+def task_folder(folder: Path, **files: str) -> Path:
+    """Files of tasks beside their data."""
+    folder.mkdir(exist_ok=True)
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CAPITALS), encoding="utf-8")
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(DATA.format(folder) + text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return task_folder(tmp_path / "tasks", choice=CHOICE_TASK, generation=OPEN_TASK)
+
+
+def lm_eval(session: Session, folder: Path, names: list[str], **settings: Any) -> list[Row]:
+    probe = LmEval(names, include_path=folder, **settings).bind(CONDITION)
+    probe.check({}, {})
+    table = probe.measure(session, {})
+    assert table.schema.equals(LmEval.schema())
+    found: list[Row] = table.to_pylist()
+    return found
+
+
+@pytest.mark.parametrize("shots", [None, 2])
+def test_values_are_those_of_the_harness(session: Session, folder: Path, shots: int | None) -> None:
+    found = lm_eval(session, folder, NAMES, shots=shots)
+    with quiet():
+        theirs = simple_evaluate(
+            model=HFLM(pretrained=session.lm.lm, tokenizer=session.tokenizer, batch_size=4),
+            tasks=NAMES,
+            num_fewshot=shots,
+            task_manager=TaskManager(include_defaults=False, include_path=str(folder)),
+            bootstrap_iters=0,
+        )
+    means = {}
+    for name, metrics in (("capitals_choice", ("acc", "acc_norm")), ("capitals_open", ("exact_match",))):
+        rows = [row for row in found if row["task"] == name]
+        assert [(row["item"], row["metric"]) for row in rows] == [(i, m) for i in range(16) for m in metrics]
+        samples = {sample["doc_id"]: sample for sample in theirs["samples"][name]}
+        for row in rows:
+            sample = samples[row["item"]]
+            assert row["value"] == sample[row["metric"]]
+            assert row["prompt"] == sample["arguments"][0][0]
+            assert row["prompt_tokens"] == len(session.tokenizer(row["prompt"])["input_ids"])
+            assert (row["filter"], row["weight"], row["answer"]) == ("none", None, str(sample["target"]))
+            if name == "capitals_open":
+                assert row["response"] == sample["filtered_resps"][0]
+                assert row["choices"] is None and row["log_likelihoods"] is None
+            else:
+                assert row["response"] is None
+                assert row["choices"] == [f" {option}" for option in CAPITALS[row["item"]]["options"]]
+                logs = [log for log, _ in sample["filtered_resps"]]
+                assert row["log_likelihoods"] == pytest.approx(logs, abs=1e-4)
+        for metric in metrics:
+            values = [row["value"] for row in rows if row["metric"] == metric]
+            means[metric] = np.mean(values)
+            assert means[metric] == pytest.approx(theirs["results"][name][f"{metric},none"], abs=1e-9)
+            assert set(values) == {0.0, 1.0} or shots, "otherwise any constant would do"
+    assert len(found) == 48
+    assert shots or means["acc"] != means["acc_norm"]
+
+
+def test_a_limit_asks_the_first_items_only(session: Session, folder: Path) -> None:
+    found = lm_eval(session, folder, ["capitals_open"], limit=3)
+    assert found == [row for row in lm_eval(session, folder, ["capitals_open"]) if row["item"] < 3]
+
+
+def test_shots_follow_their_seed(session: Session, folder: Path) -> None:
+    first, again, other = (
+        [row["prompt"] for row in lm_eval(session, folder, ["capitals_open"], shots=2, shots_seed=seed, limit=8)]
+        for seed in (1234, 1234, 5)
+    )
+    assert first == again != other
+    assert all(prompt.count("Question:") == 3 for prompt in first)
+
+
+def test_a_group_and_a_tag_stand_for_their_tasks(session: Session, folder: Path) -> None:
+    (folder / "both.yaml").write_text("group: both\ntask: [capitals_choice, capitals_open]\n")
+    expected = lm_eval(session, folder, NAMES, limit=2)
+    assert lm_eval(session, folder, ["both"], limit=2) == expected
+    tagged = task_folder(folder.parent / "tagged", choice=CHOICE_TASK + "tag: some\n", generation=OPEN_TASK)
+    assert lm_eval(session, tagged, ["some"], limit=2) == [row for row in expected if row["task"] == NAMES[0]]
+
+
+def test_what_does_not_fit_has_no_value(session: Session, folder: Path) -> None:
+    rows = [{**CAPITALS[0], "q": "fox " * 300}, *CAPITALS[1:3]]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in lm_eval(session, folder, NAMES):
+        measured = (row["value"], row["log_likelihoods"] or row["response"])
+        assert (None in measured) == (measured == (None, None)) == (row["item"] == 0)
+        assert row["prompt_tokens"] > 256 or row["item"] > 0
+
+
+def refusal(probe: LmEval, session: Session) -> str:
+    with pytest.raises((DataError, SpecError)) as error:
+        probe.bind(CONDITION)
+        probe.check({}, {})
+        probe.measure(session, {})
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 500
+    return f"{type(error.value).__name__}: {text}"
+
+
+def test_an_unknown_task_is_told_with_those_near_it(session: Session, folder: Path) -> None:
+    text = refusal(LmEval(["capitals_open", "capitals_choise"], include_path=folder), session)
+    assert text.startswith(
+        f"DataError: LmEval.tasks: {folder} has no task 'capitals_choise'; near it are capitals_choice"
+    )
+    assert "'zebra'; near it are capitals_choice, capitals_open" in refusal(
+        LmEval(["zebra"], include_path=folder), session
+    )
+    (folder.parent / "empty").mkdir()
+    text = refusal(LmEval(["zebra"], include_path=folder.parent / "empty"), session)
+    assert text.endswith("has no task 'zebra'; there is none at all")
+
+
+def test_tasks_are_in_a_folder(session: Session, folder: Path) -> None:
+    for path in (folder / "none", folder / "choice.yaml"):
+        told = f"DataError: LmEval.include_path: {path} is no folder"
+        assert refusal(LmEval(["capitals_open"], include_path=path), session) == told
+        with pytest.raises(DataError, match="is no folder"):
+            LmEval(["capitals_open"], include_path=path).check({}, {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("do_sample: true, temperature: 0.7", "SpecError: task 'capitals_open' asks for sampling"),
+        ("temperature: 0.7", "SpecError: task 'capitals_open' asks for sampling"),
+        ("num_beams: 3", "SpecError: task 'capitals_open' asks for num_beams"),
+    ],
+)
+def test_a_task_that_samples_is_refused(session: Session, tmp_path: Path, asked: str, told: str) -> None:
+    made = task_folder(tmp_path / "t", generation=OPEN_TASK.replace("do_sample: false", asked))
+    assert refusal(LmEval(["capitals_open"], include_path=made), session).startswith(told)
+
+
+def test_a_task_without_its_data_is_one_line(session: Session, folder: Path) -> None:
+    (folder / "data.jsonl").unlink()
+    text = refusal(LmEval(["capitals_open"], include_path=folder), session)
+    assert text.startswith("DataError: LmEval: capitals_open cannot be loaded: ") and "data.jsonl" in text
+
+
+def test_the_identity_is_that_of_the_harness_and_of_the_folders_content(folder: Path) -> None:
+    def content(path: Path | None = folder) -> str:
+        bound = LmEval(["capitals_open"], include_path=path).bind(CONDITION).content
+        assert bound is not None
+        return bound
+
+    first = content()
+    assert first.startswith("lm-eval 0.4.")
+    assert content() == first != content(None)
+    assert content(task_folder(folder.parent / "empty")) != first
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "x.pyc").write_bytes(b"")
+    assert content() == first
+    seen = {first}
+    for change in (
+        lambda: (folder / "generation.yaml").write_text((folder / "generation.yaml").read_text() + "tag: x\n"),
+        lambda: (folder / "data.jsonl").write_text("{}\n"),
+        lambda: (folder / "data.jsonl").rename(folder / "more.jsonl"),
+        lambda: (folder / "utils.py").write_text(""),
+        lambda: (folder / "choice.yaml").unlink(),
+    ):
+        change()
+        assert content() not in seen
+        seen.add(content())
+    twin = folder.parent / "twin"
+    folder.rename(twin)
+    assert content(twin) in seen, "where the folder is does not count"

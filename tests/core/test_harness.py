@@ -187,7 +187,7 @@ def test_letters_after_one_prompt_cost_one_row(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_harness_takes_the_task_files_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``lm_eval --include_path memexp/tasks --tasks country_city_animals`` does, the dataset being a local folder."""
+    """As ``lm_eval --include_path memexp/tasks --tasks country_city_animals`` does; the dataset is a local folder."""
     world, asked, read = FactWorld(entities=4), {}, datasets.load_dataset
     world.write(tmp_path / "data")
 

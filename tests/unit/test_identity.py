@@ -151,6 +151,12 @@ def test_golden_questions_and_facts(pair: Pair) -> None:
     ]
     assert ids(condition(pair, probes=probes))["probes"] == [
         "6ca9d63e65378926",
+        "d203c0b85ce192ec",
+        "0458bc8138ef7a17",
+        "083e0a960a5e8d21",
+        "9cc1a3e8ab56c384",
+        "3bfdc6238c4caeb7",
+        "136b02b1bccf9851",
     ]
 
 
