@@ -135,6 +135,6 @@ def hub_rows(source: HubText | HubItems) -> tuple[str, list[NumberedRow]]:
             found = datasets.load_dataset(place, source.subset, split=source.split, revision=revision, cache_dir=cache)
             rows = list(enumerate(found, start=1))
         except Exception as error:  # whatever the readers of all formats raise; the cause says more than the wrapper
-            told = " ".join(str(error.__cause__ or error).split())[:500]
+            told = " ".join(str(error.__cause__ or error).split())[:500].replace("BuilderConfig", "subset")
             raise DataError(f"{type(source).__name__} {source.name!r}: {told}") from error
     return name, rows
