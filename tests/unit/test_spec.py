@@ -330,7 +330,13 @@ def test_a_condition_without_foils_has_no_twin() -> None:
 
 
 SOURCES = sorted(
-    [Path(memexp.__file__).parent / "spec.py", *(Path(memexp.__file__).parent / "probes").glob("[!_]*.py")]
+    file
+    for folder in (
+        Path(memexp.__file__).parent,
+        *(Path(memexp.__file__).parent / name for name in ("probes", "stimuli")),
+    )
+    for file in folder.glob("[!_]*.py")
+    if "\n@spec\n" in file.read_text(encoding="utf-8")
 )
 
 
