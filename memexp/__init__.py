@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         HubText,
         InlineItems,
         InlineText,
+        Interference,
         ItemFile,
         LoRA,
         Model,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         TextFile,
         TrainedTokenizer,
         counterbalanced,
+        retention_steps,
     )
     from memexp.stimuli.facts import FactDataset, FactWorld
     from memexp.store import Store
@@ -53,6 +55,7 @@ __all__ = [
     "HubText",
     "InlineItems",
     "InlineText",
+    "Interference",
     "ItemFile",
     "LayerAblation",
     "LmEval",
@@ -77,6 +80,7 @@ __all__ = [
     "__version__",
     "counterbalanced",
     "depth",
+    "retention_steps",
     "run_options",
 ]
 

@@ -89,7 +89,10 @@ def _plan(options: argparse.Namespace) -> int:
     for model in plan.models:
         memory = f"{model['bytes_per_worker'] / 2**30:.2f} GiB and activations on each of {model['workers']} workers"
         table.add_row(f"{model['model']} ({model['method']})", f"{model['parameters'] / 1e6:.1f} M", memory)
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(table)
+    for line in plan.remarks:
+        console.print(line, soft_wrap=True)
     return 0
 
 

@@ -54,6 +54,11 @@ def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, I
             parameters_from_headers(model)  # refuses weights that were cut off
     found = _ask_child(models)
     blocks = [(stage.model, "Study", stage.study.block_size) for stage in forest.stages.values() if stage.study]
+    blocks += [
+        (stage.model, "Interference", stage.interference.block_size)
+        for stage in forest.stages.values()
+        if stage.interference
+    ]
     blocks += [  # the untrained model has probes but no study
         (forest.stages[ask.stage].model, type(ask.probe).__name__, getattr(ask.probe, "block_size", None) or 0)
         for ask in forest.asks

@@ -40,6 +40,7 @@ __all__ = [
     "HubText",
     "InlineItems",
     "InlineText",
+    "Interference",
     "ItemFile",
     "Items",
     "LoRA",
@@ -54,6 +55,7 @@ __all__ = [
     "TextFile",
     "TrainedTokenizer",
     "counterbalanced",
+    "retention_steps",
     "spec",
 ]
 
@@ -510,6 +512,67 @@ class Forget:
         return self.below_layer if self.from_layer is None else self.from_layer
 
 
+@spec
+class Interference:
+    """Training on unrelated text after study, and after forgetting: what is left of a memory then?
+
+    Orhan 2023 (arXiv 2303.17557), section 4: sentences of CNN/DailyMail, lr 1e-5, batch size 16, a fresh AdamW, probes
+    after 1 to 100,000 steps. All retention intervals of a condition lie on one trajectory. A pass takes the texts in an
+    order of its own, and none comes twice before all have come once.
+    """
+
+    corpus: Corpus
+    """The unrelated texts."""
+    steps: Count
+    """Retention interval: optimizer steps of interference since study; 0 is right after it."""
+    lr: Rate
+    """Learning rate, constant."""
+    batch_size: Positive = 16
+    """Texts per optimizer step, over all workers together."""
+    block_size: Annotated[int, Field(ge=2)] = 128
+    """Texts are truncated to this many tokens."""
+    optimizer: Literal["fresh", "carried"] = "fresh"
+    """A new AdamW, as published, or the one of study with its moments."""
+    dropout: Probability | None = None
+    """As in `Study`."""
+    weight_decay: NonNegative = 0.0
+    """As in `Study`; a carried optimizer keeps that of study."""
+    clip_norm: Rate | None = None
+    """As in `Study`."""
+    overlap: Literal["report", "refuse"] = "report"
+    """What to do about texts that are studied or probed as well: say how many there are, or refuse the sweep."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer == "carried" and self.weight_decay:
+            raise SpecError("Interference.weight_decay: a carried optimizer keeps that of study")
+
+
+PUBLISHED_RETENTION = (*range(1, 11), *range(20, 101, 10), *range(1_000, 10_001, 1_000), 100_000)
+
+
+def retention_steps(until: int | Literal["published"], per_decade: int = 3) -> tuple[int, ...]:
+    """Retention intervals for a grid: ``retention_steps("published")``, or evenly spaced on a log scale.
+
+    Args:
+        until: the last interval, at least 1, or "published" for those of Orhan 2023: 1 to 10, 20 to 100 by 10, 1,000 to
+            10,000 by 1,000, and 100,000.
+        per_decade: intervals from one power of ten to the next; with 3 they are 1, 2, 5, 10, 22, 46, 100 ...
+
+    Returns:
+        0, which is right after study, and the intervals in ascending order, each once.
+
+    Raises:
+        SpecError: a number is out of range.
+    """
+    if until == "published":
+        return (0, *PUBLISHED_RETENTION)
+    for name, value in (("until", until), ("per_decade", per_decade)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SpecError(f"retention_steps: {name} must be a whole number of at least 1, got {value!r}")
+    spaced = (round(10 ** (i / per_decade)) for i in range(math.floor(math.log10(until) * per_decade + 1e-9) + 1))
+    return tuple(sorted({0, *(min(step, until) for step in spaced), until}))
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Probes and conditions
 
@@ -570,6 +633,8 @@ class Condition:
     """Names of your own, one column each: ``{"experiment": 1}``."""
     forget: Forget | None = None
     """What of the study is undone, and how often it is studied again afterwards."""
+    interference: Interference | None = None
+    """What is trained on afterwards."""
 
     def __post_init__(self) -> None:
         if not self.probes:

@@ -44,7 +44,8 @@ MEASURES = {
 }
 GROUPS = (
     *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "dtype"),
-    *("forget_side", "forget_layer", "restudy_exposures", "task"),
+    *("forget_side", "forget_layer", "restudy_exposures", "retention_steps"),
+    *("interference_lr", "interference_batch_size", "interference_optimizer", "task"),
 )
 """Settings that get a column of the table where the sweep varies them, as all labels do but ``counterbalanced``."""
 MOST_FILES = 2_000
@@ -109,8 +110,8 @@ def _averaged(asks: Sequence[Ask], varied: Sequence[str]) -> list[str]:
 
 def _varies(asks: Sequence[Ask], name: str) -> bool:
     values = {_value(ask, name) for ask in asks}
-    if name.startswith("lora_") or name in ("forget_layer", "restudy_exposures"):
-        values.discard(None)  # that there is none is what `method` and `forget_side` say
+    if name.startswith(("lora_", "interference_")) or name in ("forget_layer", "restudy_exposures"):
+        values.discard(None)  # that there is none is what `method`, `forget_side` and `retention_steps` say
     return len(values) > 1
 
 

@@ -97,6 +97,8 @@ class Plan:
     """Conditions not to be had: their training diverged (repeated with ``--retry-diverged``)."""
     models: tuple[Mapping[str, Any], ...]
     """For each base: model, method, parameters, workers, bytes per worker."""
+    remarks: tuple[str, ...] = ()
+    """What to know before anything is trained: texts that interference shares with study, or takes again."""
 
     def json(self) -> str:
         """One JSON object with these fields as keys."""
@@ -153,6 +155,7 @@ class Sweep:
             copies=len(missing.copies),
             diverged=len({ask.condition_id for ask in missing.diverged}),
             models=tuple(models),
+            remarks=tuple(forest.remarks),
         )
 
     def run(
@@ -181,6 +184,8 @@ class Sweep:
         place = Store(store or default_store())
         place.check_writable()
         forest = self.grow()
+        for line in forest.remarks:
+            _say(console, line, "yellow")
         missing = planning.missing(forest, place, retry_diverged)
         _copy(missing, place)
         _say(

@@ -25,13 +25,13 @@ from memexp.core.forget import reset
 from memexp.core.model import LanguageModel, load
 from memexp.core.session import Session
 from memexp.core.snapshot import Snapshot
-from memexp.core.train import Diverged, Step, adamw, study_exposures
+from memexp.core.train import Diverged, Step, adamw, interfere, study_exposures
 from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
 from memexp.identity import NUMERICS
 from memexp.plan import Ask, Stage, Trial
 from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
-from memexp.spec import Full
+from memexp.spec import Full, Interference
 
 __all__ = ["Report", "Sink", "execute"]
 
@@ -184,6 +184,8 @@ class _Walk:
 
     def _change(self, stage: Stage, lm: LanguageModel, optimizer: AdamW | None) -> AdamW | None:
         """One stage from the model's present state; returns the optimizer as it is afterwards."""
+        if stage.interference is not None:
+            return self._interfere(stage, stage.interference, lm, optimizer)
         if stage.forget is None:
             return self._train(stage, lm, optimizer)
         began = time.monotonic()
@@ -202,6 +204,29 @@ class _Walk:
         self._note(stage, "complete", began, len(steps), sum(step.tokens for step in steps))
         self.report(Progress(steps=len(steps)))
         return optimizer
+
+    def _interfere(self, stage: Stage, interference: Interference, lm: LanguageModel, optimizer: AdamW | None) -> AdamW:
+        """The steps from the stop before this one."""
+        assert stage.corpus is not None  # interference has a corpus
+        began = time.monotonic()
+        rows = encode(lm.tokenizer, self.trial.texts[stage.corpus].items, interference.block_size)
+        if optimizer is None or (stage.first == 1 and interference.optimizer == "fresh"):
+            optimizer = adamw(lm, interference)
+        steps = interfere(lm, optimizer, interference, rows, stage.seed, stage.first, stage.last)
+        if self.world.leads:
+            self._commit_steps(stage, steps)
+        self._note(stage, "complete", began, len(steps), sum(step.tokens for step in steps))
+        self.report(Progress(steps=len(steps)))
+        return optimizer
+
+    def _commit_steps(self, stage: Stage, steps: Sequence[Step]) -> None:
+        """The steps of interference that no file has: an earlier sweep may have stopped elsewhere on the way."""
+        assert stage.origin is not None  # the trajectory of an interference stage
+        spans = [name.split("-")[-2:] for name in self.sink.names("training", f"{stage.origin}-")]
+        new = [step for step in steps if not any(int(first) <= step.step <= int(last) for first, last in spans)]
+        if new:
+            name = f"{stage.origin}-{new[0].step:07d}-{new[-1].step:07d}"
+            self._commit("training", name, _training(stage, self.trial, new), stage)
 
     def _measure(self, stage: Stage, lm: LanguageModel) -> None:
         """Every outstanding measurement of a stage once, for all who ask. One that fails costs its own rows only."""
@@ -300,16 +325,18 @@ def _told(error: Exception) -> str:
 
 
 def _training(stage: Stage, trial: Trial, steps: Sequence[Step]) -> pa.Table:
-    assert stage.study is not None and stage.corpus is not None
+    settings = stage.interference or stage.study
+    assert settings is not None and stage.corpus is not None
     fixed = {
-        "stage_id": stage.id,
-        "parent_id": stage.parent,
+        # Of interference the trajectory: where else a sweep stops on the way makes no difference to its steps.
+        "stage_id": stage.origin or stage.id,
+        "parent_id": stage.start or stage.parent,
         "kind": stage.kind,
         "model": stage.model.name,
         "method": "full" if isinstance(stage.method, Full) else "lora",
         "corpus": trial.texts[stage.corpus].name,
         "seed": stage.seed,
-        "batch_size": stage.study.batch_size,
+        "batch_size": settings.batch_size,
     }
     rows = [fixed | vars(step) for step in steps]
     return pa.Table.from_pylist(rows, schema=TRAINING)

@@ -1,4 +1,4 @@
-"""One stage of training: AdamW over the study list in an order that depends on seed and exposure alone.
+"""One stage of training: AdamW over the study list, or over unrelated text, in an order that depends on keys alone.
 
 optimizer = adamw(lm, study)
 losses = study_exposures(lm, optimizer, study, rows, seed=0, first=1, last=1, done=0)
@@ -16,9 +16,9 @@ from torch.optim import AdamW
 from memexp.core.data import Row, groups, key_seed, order, right_padded
 from memexp.core.model import LanguageModel, local, set_dropout
 from memexp.errors import MemexpError
-from memexp.spec import Study
+from memexp.spec import Interference, Study
 
-__all__ = ["Diverged", "Step", "adamw", "learning_rate", "study_exposures", "update"]
+__all__ = ["Diverged", "Step", "adamw", "interfere", "learning_rate", "study_exposures", "update"]
 
 # What a micro-group costs by itself (its gradients are added to those of the others) and how large one may be, in
 # padded tokens: 48 to 192 took the same time, 16 and no splitting more. On a GPU a short batch costs what a
@@ -36,9 +36,9 @@ class Step:
     """One optimizer step."""
 
     exposure: int
-    """Which pass over the list, counting from 1."""
+    """Which pass over the corpus, counting from 1."""
     step: int
-    """Steps since study began, this one included."""
+    """Steps since study or interference began, this one included."""
     loss: float | None
     """Mean negative log-likelihood over the batch's predicted tokens, in nats, before the step; None where a batch of
     one-token texts predicts nothing, which is a step that changes nothing."""
@@ -48,7 +48,7 @@ class Step:
     """Predicted tokens in the batch, over all ranks."""
 
 
-def adamw(lm: LanguageModel, study: Study) -> AdamW:
+def adamw(lm: LanguageModel, study: Study | Interference) -> AdamW:
     """A fresh AdamW over what `lm` learns; weight decay on matrices only."""
     learning = list(lm.learning().values())
     matrices = [p for p in learning if p.ndim >= 2]
@@ -107,11 +107,61 @@ def study_exposures(
             if loss is not None and not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at step {number} (exposure {exposure}, lr {study.lr:g})")
             steps.append(Step(exposure, number, loss, lr, tokens))
+    _check_weights(lm, steps[-1:], f"exposure {last}, lr {study.lr:g}")
+    return steps
+
+
+def interfere(
+    lm: LanguageModel,
+    optimizer: AdamW,
+    interference: Interference,
+    rows: Sequence[Row],
+    seed: int,
+    first: int,
+    last: int,
+) -> list[Step]:
+    """Train on unrelated texts, steps `first` to `last` since study ended. All ranks call with the same rows.
+
+    What a step trains on and draws depends on `seed` and the step's number alone: stopping between makes no difference.
+
+    Args:
+        lm: the model, as step ``first - 1`` left it.
+        optimizer: as step ``first - 1`` left it.
+        interference: settings.
+        rows: token ids of each text.
+        seed: keys the order of every pass over the texts, and dropout.
+        first: step to begin with, from 1.
+        last: step to end with.
+
+    Raises:
+        Diverged: a loss is not finite; the model is then of no more use.
+    """
+    set_dropout(lm.lm, interference.dropout)
+    lm.train()
+    lm.zero_grad()
+    per_pass = math.ceil(len(rows) / interference.batch_size)
+    shuffled, shuffled_for = [], 0
+    steps: list[Step] = []
+    for number in range(first, last + 1):
+        turn, position = (number - 1) // per_pass + 1, (number - 1) % per_pass
+        if turn != shuffled_for:
+            shuffled, shuffled_for = order(len(rows), seed, "interference", turn), turn
+        torch.manual_seed(key_seed(seed, "interference", number, "dropout", lm.world.rank))
+        chosen = shuffled[position * interference.batch_size : (position + 1) * interference.batch_size]
+        loss, tokens = update(lm, optimizer, [rows[i] for i in chosen], interference.lr, interference.clip_norm)
+        if loss is not None and not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss} at step {number} of interference (lr {interference.lr:g})")
+        steps.append(Step(turn, number, loss, interference.lr, tokens))
+    _check_weights(lm, steps[-1:], f"interference, lr {interference.lr:g}")
+    return steps
+
+
+def _check_weights(lm: LanguageModel, last: Sequence[Step], when: str) -> None:
+    """Raise Diverged where the last update, which comes after the last loss, has broken the weights."""
     lm.eval()
     broken = sum(int(not torch.isfinite(parameter.detach()).all()) for parameter in map(local, lm.learning().values()))
-    if lm.world.sum(broken):  # the last step's loss was taken before its update
-        raise Diverged(f"weights are not finite after step {steps[-1].step} (exposure {last}, lr {study.lr:g})")
-    return steps
+    if lm.world.sum(broken):
+        raise Diverged(f"weights are not finite after step {last[0].step if last else 0} ({when})")
 
 
 def update(

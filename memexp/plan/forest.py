@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from memexp.sources import ResolvedModel, Texts
-from memexp.spec import Forget, Full, LoRA, Probe, Resources, Study
+from memexp.spec import Forget, Full, Interference, LoRA, Probe, Resources, Study
 
 __all__ = ["Ask", "Forest", "Stage"]
 
@@ -18,7 +18,7 @@ class Stage:
 
     id: str
     """Identity: hash of the parent's and of what this stage does."""
-    kind: Literal["base", "study", "forget", "restudy"]
+    kind: Literal["base", "study", "forget", "restudy", "interference"]
     """What it does; ``base`` loads the model."""
     parent: str | None
     """Identity of the stage before it, None for a base."""
@@ -32,14 +32,20 @@ class Stage:
     """The settings of a study or restudy stage."""
     forget: Forget | None = None
     """What a forget stage resets."""
+    interference: Interference | None = None
+    """The settings of an interference stage."""
+    origin: str | None = None
+    """Identity of the trajectory that an interference stage is a stop of; all its stops have the same."""
+    start: str | None = None
+    """Identity of the stage that the trajectory begins after."""
     corpus: str | None = None
     """Identity of the corpus it trains on."""
     seed: int = 0
     """Seed of a stage that draws: an order, dropout, a fresh adapter."""
     first: int = 0
-    """The first exposure this stage makes, counting from 1 in study and in restudy."""
+    """The first exposure this stage makes, counting from 1 in study and in restudy; the first step of interference."""
     last: int = 0
-    """The last exposure it makes: the same as `first` unless the schedule knows its horizon."""
+    """The last one: of exposures the same as `first` unless the schedule knows its horizon."""
     steps: int = 0
     """Optimizer steps."""
 
@@ -98,6 +104,8 @@ class Forest:
     """What a trial holds, by base stage."""
     steps_unshared: int = 0
     """Optimizer steps if every condition were trained by itself."""
+    remarks: dict[str, None] = field(default_factory=dict)
+    """What a user should know before anything is trained, a line each."""
 
     @property
     def conditions(self) -> int:

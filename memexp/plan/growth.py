@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
-from memexp.errors import SpecError
+from memexp.errors import DataError, SpecError
 from memexp.identity import NUMERICS, canonical, identity, texts_identity
 from memexp.plan.forest import Ask, Forest, Stage
 from memexp.records import check_items, check_labels
@@ -25,6 +25,7 @@ from memexp.spec import (
     HubText,
     InlineItems,
     InlineText,
+    Interference,
     ItemFile,
     Items,
     LoRA,
@@ -70,13 +71,17 @@ def grow(
     for condition in conditions:
         model = sources.model(condition.model)
         path = _path(condition, model, _remember(forest, sources.texts(condition.study.corpus)))
+        between = condition.interference
+        other = _remember(forest, sources.texts(between.corpus)) if between is not None else None
+        if between is not None and other is not None and between.steps:
+            path.append(_interference(path[-1], between, condition.seed, other))
         for stage in path:
             forest.stages.setdefault(stage.id, stage)
         if path[0].id not in forest.resources:
             needs = resources if isinstance(resources, Resources) else resources(condition.model)
             forest.resources[path[0].id] = needs
         _check_label_types(condition, label_types)
-        settings = _settings(condition, path, forest.texts[sources.texts(condition.study.corpus).id])
+        settings = _settings(condition, path, forest.texts[sources.texts(condition.study.corpus).id], other)
         if settings["condition_id"] not in seen:  # a grid may name a condition twice
             seen.add(settings["condition_id"])
             forest.steps_unshared += sum(stage.steps for stage in path)
@@ -86,7 +91,12 @@ def grow(
                 raise SpecError(f"{name}.kind: {probe.kind!r} is the table of {kinds[table]}; name another")
             ask = _ask(forest, sources, condition, probe.bind(condition), settings)
             asks[ask.kind, ask.name] = ask
+            if between is not None and other is not None:
+                _remark_overlap(forest, between, other, [ask.corpora[name] for name in ask.corpora])
+        if between is not None and other is not None:
+            _remark_overlap(forest, between, other, [sources.texts(condition.study.corpus).id])
     forest.asks = list(asks.values())
+    _line_up(forest)
     return forest
 
 
@@ -152,13 +162,83 @@ def _forgetting(parent: Stage, forget: Forget, seed: int) -> Stage:
     )
 
 
+def _interference(start: Stage, interference: Interference, seed: int, texts: Texts) -> Stage:
+    """One stop of the trajectory that leads from `start` through `texts`; `_line_up` finds the stop before it.
+
+    Its identity does not depend on where else the trajectory stops: a stop that is added later keeps the others.
+    """
+    if len(texts.items) < interference.batch_size:
+        raise DataError(
+            f"Interference.batch_size: {interference.batch_size} texts a step are more than the {len(texts.items)} "
+            f"of {texts.name}"
+        )
+    settings = canonical(interference, lambda value: texts.id if _is_corpus(value) else None)["Interference"]
+    what = {name: value for name, value in settings.items() if name not in ("steps", "overlap")}
+    origin = identity({"parent": start.id, "interference": what, "seed": seed})
+    return dataclasses.replace(
+        start,
+        id=identity({"origin": origin, "step": interference.steps}),
+        kind="interference",
+        parent=start.id,
+        forget=None,
+        interference=interference,
+        origin=origin,
+        start=start.id,
+        corpus=texts.id,
+        seed=seed,
+        first=1,
+        last=interference.steps,
+        steps=interference.steps,
+    )
+
+
+def _line_up(forest: Forest) -> None:
+    """Put the stops of each trajectory through interference in a row, every one after the one before it."""
+    trajectories: dict[str, list[Stage]] = {}
+    for stage in forest.stages.values():
+        if stage.origin is not None:
+            trajectories.setdefault(stage.origin, []).append(stage)
+    for stops in trajectories.values():
+        _remark_wrapping(forest, max(stops, key=lambda stage: stage.last))
+        before: Stage | None = None
+        for stop in sorted(stops, key=lambda stage: stage.last):
+            del forest.stages[stop.id]  # parents come before their children
+            if before is not None:
+                stop = dataclasses.replace(stop, parent=before.id, first=before.last + 1, steps=stop.last - before.last)
+            forest.stages[stop.id] = before = stop
+
+
+def _remark_wrapping(forest: Forest, last: Stage) -> None:
+    """Say so where a trajectory needs its texts more than once."""
+    assert last.interference is not None and last.corpus is not None  # a stop has both
+    texts, size = forest.texts[last.corpus], last.interference.batch_size
+    turns = math.ceil(last.last / math.ceil(len(texts.items) / size))
+    if turns > 1:
+        line = (
+            f"Interference: {last.last} steps of {size} take the {len(texts.items)} texts of {texts.name} {turns} times"
+        )
+        forest.remarks[line] = None
+
+
+def _remark_overlap(forest: Forest, interference: Interference, texts: Texts, others: Sequence[str]) -> None:
+    """Say, or refuse, that texts of the interference corpus are studied or probed as well."""
+    for other in others:
+        shared = len(set(texts.items) & set(forest.texts[other].items))
+        if not shared:
+            continue
+        line = f"Interference: {shared} texts of {texts.name} are in {forest.texts[other].name} as well"
+        if interference.overlap == "refuse":
+            raise SpecError(f"{line}; overlap='report' allows it")
+        forest.remarks[line] = None
+
+
 def _restudy_exposures(condition: Condition) -> int:
     assert condition.forget is not None
     given = condition.forget.restudy_exposures
     return condition.study.exposures if given is None else given
 
 
-def _settings(condition: Condition, path: Sequence[Stage], texts: Texts) -> dict[str, Any]:
+def _settings(condition: Condition, path: Sequence[Stage], texts: Texts, other: Texts | None) -> dict[str, Any]:
     """The setting columns of a condition's rows, without the probe's."""
     study, method, model = condition.study, condition.method, path[0].model
     study_key = canonical(study, lambda value: texts.id if _is_corpus(value) else None)
@@ -177,6 +257,19 @@ def _settings(condition: Condition, path: Sequence[Stage], texts: Texts) -> dict
             "restudy_exposures": _restudy_exposures(condition),
         }
         condition_key["forget"] = forgetting
+    retention: dict[str, Any] = {}
+    if condition.interference is not None and other is not None:
+        between = condition.interference
+        retention = {
+            "retention_steps": between.steps,
+            "interference_corpus": other.name,
+            "interference_corpus_id": other.id,
+            "interference_lr": between.lr,
+            "interference_batch_size": between.batch_size,
+            "interference_optimizer": between.optimizer,
+        }
+        settled = canonical(between, lambda value: other.id if _is_corpus(value) else None)["Interference"]
+        condition_key["interference"] = {name: value for name, value in settled.items() if name != "overlap"}
     lora = {}
     if isinstance(method, LoRA):
         targets = method.targets if isinstance(method.targets, str) else ",".join(method.targets)
@@ -197,6 +290,7 @@ def _settings(condition: Condition, path: Sequence[Stage], texts: Texts) -> dict
         **{f.name: getattr(study, f.name) for f in fields(study) if f.name != "corpus"},
         "seed": condition.seed,
         **forgetting,
+        **retention,
     }
 
 

@@ -31,6 +31,7 @@ from memexp.spec import (
     Forget,
     Full,
     InlineItems,
+    Interference,
     LoRA,
     Model,
     Pair,
@@ -422,6 +423,18 @@ def stores(
         Condition(tiny_model, Study(pair.targets, 1, 3e-3, 5, block_size=64), method, forget=forget, probes=probes)
         for method in (Full(), LoRA(r=2))
         for forget in (Forget(from_layer=1), Forget(below_layer=1, restudy_exposures=0))
+    ]
+    conditions += [
+        Condition(
+            tiny_model,
+            Study(pair.targets, 1, 3e-3, 5, block_size=64),
+            method,
+            probes=probes,
+            interference=Interference(pair.foils, steps=n, lr=3e-3, batch_size=5, optimizer=optimizer),
+        )
+        for method in (Full(), LoRA(r=2))
+        for optimizer in ("fresh", "carried")
+        for n in (1, 3)
     ]
     asking = [QA(QUESTION, shots=1), Choice(CHOICES), FactRatios(FACTS), LayerAblation(QA(QUESTION))]
     conditions += [
