@@ -478,13 +478,15 @@ def test_the_weights_are_the_same_bit_for_bit_afterwards(taught: Taught, monkeyp
     plain_measure = QA.measure
 
     def watching(self: QA, session: Session, texts: Any) -> pa.Table:
-        within.append(differing(before, copied(taught.lm)))
+        within.append(copied(taught.lm))
         return plain_measure(self, session, texts)
 
     monkeypatch.setattr(QA, "measure", watching)
     ablate(taught, QA, MIXED[:2])
     assert differing(before, copied(taught.lm)) == []
-    changed = [len(names) for names in within]
+    for (side, layer), state in zip(SIDES, within, strict=True):
+        assert differing(state, copied(by_hand(taught, side, layer).lm)) == [], (side, layer)
+    changed = [len(differing(before, state)) for state in within]
     assert changed[0] == 0 and all(one < two for one, two in pairwise(changed[1:5])), "first to last block"
     assert changed[5] > 0 and all(one < two for one, two in pairwise(changed[5:])), "last to first block"
 
@@ -734,6 +736,16 @@ def test_shots_follow_their_seed(session: Session, folder: Path) -> None:
     )
     assert first == again != other
     assert all(prompt.count("Question:") == 3 for prompt in first)
+
+
+@pytest.mark.parametrize(("fixed", "shots", "shown"), [(None, None, 0), (1, None, 1), (1, 2, 2), (0, 2, 0)])
+def test_a_task_says_how_many_shots_unless_told(
+    session: Session, tmp_path: Path, fixed: int | None, shots: int | None, shown: int
+) -> None:
+    says = "" if fixed is None else f"num_fewshot: {fixed}\n"
+    made = task_folder(tmp_path / "t", generation=OPEN_TASK + says)
+    for row in lm_eval(session, made, ["capitals_open"], shots=shots, limit=2):
+        assert row["prompt"].count("Question:") == shown + 1
 
 
 def test_a_group_and_a_tag_stand_for_their_tasks(session: Session, folder: Path) -> None:
