@@ -39,6 +39,7 @@ LAYERS = [
     "summary",
     "status",
     "query",
+    "llm_memory",
     "sweep",
     "cli",
 ]
