@@ -33,12 +33,14 @@ from memexp.places import TEMPORARY, Bucket, Folder, explained
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["Problem", "Store", "Verification"]
+__all__ = ["EXPORT", "Problem", "Store", "Verification", "fitted"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 SUFFIX = ".parquet"
+EXPORT = "export.json"
+"""What the folder of an export has in it besides kinds: where it comes from (compact.py)."""
 THREADS = 16
 """Files read at a time."""
 
@@ -158,8 +160,8 @@ class Store:
         if not names:
             return None
         tables = _threaded(lambda name: self.read(kind, name), names)
-        schema = self._unified(kind, (table.schema for table in tables))
-        return pa.concat_tables([_fitted(table, schema) for table in tables]).combine_chunks()
+        schema = self.unified(kind, (table.schema for table in tables))
+        return pa.concat_tables([fitted(table, schema) for table in tables]).combine_chunks()
 
     def dataset(self, kind: str) -> ds.Dataset | None:
         """All files of `kind` as a lazy `pyarrow.dataset` with the columns of `scan`, or None where there are none."""
@@ -173,9 +175,10 @@ class Store:
             filesystem, base = self._place.filesystem()
             paths = [f"{base}/{_key(kind, name)}" for name in names]
             schemas = _threaded(lambda path: parquet.inspect(path, filesystem), paths)
-            return ds.dataset(paths, self._unified(kind, schemas), format=parquet, filesystem=filesystem)
+            return ds.dataset(paths, self.unified(kind, schemas), format=parquet, filesystem=filesystem)
 
-    def _unified(self, kind: str, schemas: Iterable[pa.Schema]) -> pa.Schema:
+    def unified(self, kind: str, schemas: Iterable[pa.Schema]) -> pa.Schema:
+        """The columns of `scan` for files with these. Raises StoreError where one has a list for another's scalar."""
         different: list[pa.Schema] = []
         for schema in schemas:
             if not any(schema.equals(known) for known in different):
@@ -190,10 +193,17 @@ class Store:
         """Create the store if need be, then write and remove a probe, so that what is wrong is known before any work.
 
         Raises:
-            StoreError: it is read-only, full, forbidden or unreachable, or cannot refuse a second commit.
+            StoreError: it is read-only, full, forbidden or unreachable, cannot refuse a second commit, or is an export.
         """
+        self.check_no_export()
         with explained(f"write to store {self.location}"):
             self._place.check()
+
+    def check_no_export(self) -> None:
+        """Raise `StoreError` if this is an export (compact.py), which has the rows but not the files of its store."""
+        with explained(f"read {self.location}"), suppress(FileNotFoundError):
+            self._place.size(EXPORT)
+            raise StoreError(f"{self.location} is an export, for query and verify only; name the store it was made of")
 
     def check_whole(self, kind: str, names: Iterable[str]) -> None:
         """Raise `StoreError` for the first of `names` that is missing or cut off; reads a dozen bytes of each file."""
@@ -288,7 +298,7 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return pa.string()
 
 
-def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with the columns of `schema`."""
     own = set(table.column_names)
     if table.schema.equals(schema):

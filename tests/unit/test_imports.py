@@ -39,6 +39,7 @@ LAYERS = [
     "summary",
     "status",
     "query",
+    "compact",
     "llm_memory",
     "sweep",
     "cli",
