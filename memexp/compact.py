@@ -178,7 +178,11 @@ def _publish(folder: Path, out: Path) -> None:
         if not _exchanged(folder, out):
             aside = folder.with_name(f"{folder.name}-older")
             os.rename(out, aside)
-            os.rename(folder, out)
+            try:
+                os.rename(folder, out)
+            except BaseException:
+                os.rename(aside, out)
+                raise
             os.rename(aside, folder)
     sync(out.parent)
 

@@ -86,7 +86,7 @@ INTERFERENCE = {
 }
 
 _STUDIED = re.compile(
-    r"(?:.*/)?(?P<scratch>scratch-evals/)?shot-(?P<exposures>[1-3])/expt(?P<experiment>[1-6])-\w+/"
+    r"(?:.*?/)?(?P<scratch>scratch-evals/)?shot-(?P<exposures>[1-3])/expt(?P<experiment>[1-6])-\w+/"
     r"(?P<model>[\w.]+?)(?P<untrained>_init)?_seen_data_(?P<replication>[0-3])"
     r"(?(untrained)|_(?P<lr>0\.\d+)_(?P<batch>\d+))_results\.npz"
 )
