@@ -49,7 +49,8 @@ SORTED_BY = (
 GROUP_ROWS = 1 << 17
 GROUP_BYTES = 128 << 20
 """A row group ends at either: DuckDB's threads take one each, and one has to fit in memory."""
-FILE_BYTES = 512 << 20
+FILE_BYTES = 128 << 20
+"""A file ends beyond it: `Store.verify` has several whole ones in memory."""
 READ_AT_ONCE = 64
 """Small files of the store in memory at a time."""
 THREADS = 8

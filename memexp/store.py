@@ -17,9 +17,9 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
@@ -141,12 +141,17 @@ class Store:
 
     def read(self, kind: str, name: str) -> pa.Table:
         """One file. Raises `StoreError` naming it when it is missing, truncated or otherwise broken."""
+        with self._opened(kind, name) as file:
+            return file.read(use_threads=False)
+
+    @contextmanager
+    def _opened(self, kind: str, name: str) -> Iterator[pq.ParquetFile]:
         path = self.path(kind, name)
         with explained(f"read {path}"):
             data = self._place.read(_key(kind, name))
         try:
             with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-                return file.read(use_threads=False)
+                yield file
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"cannot read {path}: {_broken(str(error))}") from error
 
@@ -223,11 +228,13 @@ class Store:
 
         def rows(file: tuple[str, str]) -> int | Problem:
             try:
-                table = self.read(*file)
+                with self._opened(*file) as opened:
+                    for group in range(opened.num_row_groups):  # one at a time: those of an export are large
+                        opened.read_row_group(group, use_threads=False)
             except StoreError as error:
                 return Problem(*file, str(error).removeprefix(f"cannot read {self.path(*file)}: "))
-            complaint = check(file[0], table.schema) if check else None
-            return Problem(*file, complaint) if complaint else int(table.num_rows)
+            complaint = check(file[0], opened.schema_arrow) if check else None
+            return Problem(*file, complaint) if complaint else int(opened.metadata.num_rows)
 
         found = _threaded(rows, [(kind, name) for kind in self.kinds() for name in sorted(self.names(kind))])
         problems = tuple(item for item in found if isinstance(item, Problem))
