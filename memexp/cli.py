@@ -1,4 +1,4 @@
-"""The ``memexp`` command: plan, run, status, query and verify.
+"""The ``memexp`` command: plan, run, status, query, verify, compact and import.
 
     memexp plan sweeps/quickstart.py
     memexp run sweeps/recognition_recall.py -- --data ~/llm-memory --models gpt2
@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
     query.add_argument("--csv", action="store_true", help="as CSV")
     command("verify", _verify, "read every file of a store to its last page")
+    few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
+    few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")
+    load = command("import", _import, "turn published results into rows of the store")
+    load.add_argument("format", metavar="FORMAT", choices=["llm-memory"], help="llm-memory: .npz files of Orhan 2023")
+    load.add_argument("folder", metavar="DIR", help="folder with shot-1, shot-2, shot-3 or re-evals, or one of them")
     return parser
 
 
@@ -145,7 +150,9 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
 def _status(options: argparse.Namespace) -> int:
     from memexp.status import print_status
 
-    return print_status(_store(options))
+    store = _store(options)
+    store.check_no_export()
+    return print_status(store)
 
 
 def _query(options: argparse.Namespace) -> int:
@@ -163,6 +170,25 @@ def _verify(options: argparse.Namespace) -> int:
         print(f"{store.path(problem.kind, problem.name)}: {problem.message}")
     print(f"{found.files} files, {found.rows} rows, {len(found.problems)} broken")
     return 1 if found.problems else 0
+
+
+def _compact(options: argparse.Namespace) -> int:
+    from memexp.compact import compact
+
+    done = compact(_store(options), options.out)
+    state = "" if done.new else " was up to date"
+    print(f"{done.target}{state}: {done.rows} rows of {done.sources} files in {done.files}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from memexp.llm_memory import import_results
+    from memexp.store import Store
+    from memexp.sweep import default_store
+
+    done = import_results(options.folder, Store(options.store or default_store()))
+    print(f"{done.files} files, {done.items} items: {done.new} files new, {done.files - done.new} already there")
+    return 0
 
 
 def _store(options: argparse.Namespace) -> Any:

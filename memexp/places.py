@@ -28,7 +28,7 @@ from memexp.errors import StoreError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
-__all__ = ["TEMPORARY", "Bucket", "Folder", "explained"]
+__all__ = ["TEMPORARY", "Bucket", "Folder", "explained", "sync"]
 
 TEMPORARY = ".tmp"
 """Folder of files being written. Beside the kinds, not in them: polars refuses a folder that holds anything else."""
@@ -57,7 +57,7 @@ class Folder:
                     raise
                 message = f"{final.parent} cannot make hard links, which creating a file once needs"
                 raise StoreError(f"{message}; keep the store on a local disk, NFS or object storage") from error
-        _sync(final.parent)
+        sync(final.parent)
         return True
 
     def replace(self, key: str, data: bytes) -> None:
@@ -85,7 +85,7 @@ class Folder:
         if not folder.is_dir():
             self._make(folder.parent)
             folder.mkdir(exist_ok=True)
-            _sync(folder.parent)
+            sync(folder.parent)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         with open(self.root / key, "rb") as file:
@@ -196,9 +196,9 @@ class Bucket:
         return pyarrow.fs.S3FileSystem(connect_timeout=5, request_timeout=60, **options), self.base
 
 
-def _sync(folder: Path) -> None:
-    """Make new names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make the new names in a folder, or the bytes of a file, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

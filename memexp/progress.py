@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,7 +22,9 @@ from rich.progress import (
 from memexp.attempt import Progress
 from memexp.plan import Ask
 
-__all__ = ["Display"]
+__all__ = ["Display", "counted"]
+
+T = TypeVar("T")
 
 PLAIN_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
@@ -91,3 +94,26 @@ class Display:
             return "time left not known yet"
         seconds = (now - since) * max(0, whole - done) / (done - before)
         return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"
+
+
+def counted(items: Iterable[T], done: str, total: int) -> Iterator[T]:
+    """`items`, while stderr shows how many of `total` files are `done` ("read", "written")."""
+    console = Console(stderr=True)
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    last = time.monotonic()
+    with bars:
+        bar = bars.add_task(f"files {done}", total=total)
+        for count, item in enumerate(items, start=1):
+            yield item
+            bars.update(bar, completed=count)
+            if not console.is_terminal and time.monotonic() - last > PLAIN_EVERY:
+                last = time.monotonic()
+                console.print(f"{count} of {total} files {done}", highlight=False, soft_wrap=True)

@@ -17,9 +17,9 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
@@ -33,12 +33,14 @@ from memexp.places import TEMPORARY, Bucket, Folder, explained
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["Problem", "Store", "Verification"]
+__all__ = ["EXPORT", "Problem", "Store", "Verification", "fitted"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 SUFFIX = ".parquet"
+EXPORT = "export.json"
+"""What the folder of an export has in it besides kinds: where it comes from (compact.py)."""
 THREADS = 16
 """Files read at a time."""
 
@@ -139,12 +141,17 @@ class Store:
 
     def read(self, kind: str, name: str) -> pa.Table:
         """One file. Raises `StoreError` naming it when it is missing, truncated or otherwise broken."""
+        with self._opened(kind, name) as file:
+            return file.read(use_threads=False)
+
+    @contextmanager
+    def _opened(self, kind: str, name: str) -> Iterator[pq.ParquetFile]:
         path = self.path(kind, name)
         with explained(f"read {path}"):
             data = self._place.read(_key(kind, name))
         try:
             with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-                return file.read(use_threads=False)
+                yield file
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"cannot read {path}: {_broken(str(error))}") from error
 
@@ -158,8 +165,8 @@ class Store:
         if not names:
             return None
         tables = _threaded(lambda name: self.read(kind, name), names)
-        schema = self._unified(kind, (table.schema for table in tables))
-        return pa.concat_tables([_fitted(table, schema) for table in tables]).combine_chunks()
+        schema = self.unified(kind, (table.schema for table in tables))
+        return pa.concat_tables([fitted(table, schema) for table in tables]).combine_chunks()
 
     def dataset(self, kind: str) -> ds.Dataset | None:
         """All files of `kind` as a lazy `pyarrow.dataset` with the columns of `scan`, or None where there are none."""
@@ -173,9 +180,10 @@ class Store:
             filesystem, base = self._place.filesystem()
             paths = [f"{base}/{_key(kind, name)}" for name in names]
             schemas = _threaded(lambda path: parquet.inspect(path, filesystem), paths)
-            return ds.dataset(paths, self._unified(kind, schemas), format=parquet, filesystem=filesystem)
+            return ds.dataset(paths, self.unified(kind, schemas), format=parquet, filesystem=filesystem)
 
-    def _unified(self, kind: str, schemas: Iterable[pa.Schema]) -> pa.Schema:
+    def unified(self, kind: str, schemas: Iterable[pa.Schema]) -> pa.Schema:
+        """The columns of `scan` for files with these. Raises StoreError where one has a list for another's scalar."""
         different: list[pa.Schema] = []
         for schema in schemas:
             if not any(schema.equals(known) for known in different):
@@ -190,10 +198,17 @@ class Store:
         """Create the store if need be, then write and remove a probe, so that what is wrong is known before any work.
 
         Raises:
-            StoreError: it is read-only, full, forbidden or unreachable, or cannot refuse a second commit.
+            StoreError: it is read-only, full, forbidden or unreachable, cannot refuse a second commit, or is an export.
         """
+        self.check_no_export()
         with explained(f"write to store {self.location}"):
             self._place.check()
+
+    def check_no_export(self) -> None:
+        """Raise `StoreError` if this is an export (compact.py), which has the rows but not the files of its store."""
+        with explained(f"read {self.location}"), suppress(FileNotFoundError):
+            self._place.size(EXPORT)
+            raise StoreError(f"{self.location} is an export, for query and verify only; name the store it was made of")
 
     def check_whole(self, kind: str, names: Iterable[str]) -> None:
         """Raise `StoreError` for the first of `names` that is missing or cut off; reads a dozen bytes of each file."""
@@ -213,11 +228,13 @@ class Store:
 
         def rows(file: tuple[str, str]) -> int | Problem:
             try:
-                table = self.read(*file)
+                with self._opened(*file) as opened:
+                    for group in range(opened.num_row_groups):  # one at a time: those of an export are large
+                        opened.read_row_group(group, use_threads=False)
             except StoreError as error:
                 return Problem(*file, str(error).removeprefix(f"cannot read {self.path(*file)}: "))
-            complaint = check(file[0], table.schema) if check else None
-            return Problem(*file, complaint) if complaint else int(table.num_rows)
+            complaint = check(file[0], opened.schema_arrow) if check else None
+            return Problem(*file, complaint) if complaint else int(opened.metadata.num_rows)
 
         found = _threaded(rows, [(kind, name) for kind in self.kinds() for name in sorted(self.names(kind))])
         problems = tuple(item for item in found if isinstance(item, Problem))
@@ -288,7 +305,7 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return pa.string()
 
 
-def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with the columns of `schema`."""
     own = set(table.column_names)
     if table.schema.equals(schema):

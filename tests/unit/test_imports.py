@@ -39,6 +39,8 @@ LAYERS = [
     "summary",
     "status",
     "query",
+    "compact",
+    "llm_memory",
     "sweep",
     "cli",
 ]

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
 
+from memexp.compact import compact
 from memexp.errors import StoreError
 from memexp.store import Store
 
@@ -120,6 +121,17 @@ def test_of_racing_threads_one_wins(store: Store) -> None:
         first, second = pool.map(write, range(2))
     assert [one + other for one, other in zip(first, second, strict=True)] == [1] * 15
     assert store.scan("recall")["writer"].to_pylist() == [0 if wrote else 1 for wrote in first]
+
+
+def test_an_export_of_it_is_a_local_folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        store.commit("recall", name, TABLE)
+    monkeypatch.chdir(tmp_path)
+    assert compact(store).target == str(tmp_path / "results-compacted")
+    assert Store("results-compacted").scan("recall") == store.scan("recall")
+    assert compact(store).new is False
+    store.commit("recall", "three", TABLE)
+    assert compact(store).rows == 9
 
 
 def test_names_and_kinds_see_results_only(s3: Any, store: Store) -> None:
