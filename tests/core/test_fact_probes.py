@@ -832,7 +832,7 @@ def test_the_identity_is_that_of_the_harness_and_of_the_folders_content(folder: 
     for change in (
         lambda: (folder / "generation.yaml").write_text((folder / "generation.yaml").read_text() + "tag: x\n"),
         lambda: (folder / "data.jsonl").write_text("{}\n"),
-        lambda: (folder / "data.jsonl").rename(folder / "more.jsonl"),
+        lambda: (folder / "data.jsonl").rename(folder / "data2.jsonl"),
         lambda: (folder / "utils.py").write_text(""),
         lambda: (folder / "choice.yaml").unlink(),
     ):
