@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
@@ -94,8 +95,8 @@ class LmEval(Probe):
         with quiet():
             try:
                 tasks = dict(_manager(self.include_path).load(list(self.tasks))["tasks"])
-            except (OSError, ValueError, KeyError, TypeError) as error:  # whatever a task's file or its dataset raises
-                told = " ".join(str(error).split())[:300]
+            except Exception as error:  # whatever a task's file, its functions or its dataset raise
+                told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 raise DataError(f"LmEval: {', '.join(self.tasks)} cannot be loaded: {told}") from error
             for name, task in tasks.items():
                 if getattr(task, "UNSAFE_CODE", False):
@@ -109,14 +110,20 @@ class LmEval(Probe):
         return tasks
 
 
-@functools.lru_cache(maxsize=8)
 def _manager(include_path: str | None) -> Any:
-    """The harness's index of tasks: its own, or those of a folder."""
+    """The harness's index of tasks: its own, or those of a folder as it is now."""
     from lm_eval.tasks import TaskManager
 
     if include_path is None:
-        return TaskManager()
+        return _own_manager()
     return TaskManager(include_defaults=False, include_path=str(_folder(include_path)))
+
+
+@functools.cache
+def _own_manager() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _folder(include_path: str) -> Path:
@@ -163,8 +170,8 @@ def _rows(task: str, sample: Mapping[str, Any], model: Any) -> Iterator[dict[str
 
 def _number(value: Any) -> tuple[float | None, float | None]:
     """A metric's value, and what the harness divides it by where it comes as a pair."""
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value), None
-    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, int | float) for part in value):
-        return float(value[0]), float(value[1])
-    return None, None
+    numbers = value if isinstance(value, tuple) else (value,)
+    if len(numbers) > 2 or not all(isinstance(n, bool | int | float | np.number | np.bool_) for n in numbers):
+        return None, None
+    found = [float(n) if math.isfinite(n) else None for n in numbers]
+    return found[0], found[1] if len(found) > 1 else None

@@ -10,6 +10,7 @@ co-occurrence raises the first and leaves the second near 1.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -44,14 +45,11 @@ class FactRatios(Probe):
     def __post_init__(self) -> None:
         for name in ("statement", "negation"):
             template = getattr(self, name)
-            try:
-                filled = template.format(head="\0", relation="")
-            except (KeyError, IndexError, ValueError, AttributeError):
-                filled = ""
-            if "\0" not in filled:
+            fields = [field for _, field, _, _ in _parts(template) if field is not None]
+            if "head" not in fields or not {"head", "relation"} >= set(fields) or template != template.rstrip():
                 raise SpecError(
-                    f"FactRatios.{name}: must hold {{head}}, may hold {{relation}}, and nothing else in braces; "
-                    f"got {template!r}"
+                    f"FactRatios.{name}: must hold {{head}}, may hold {{relation}}, and nothing else in braces nor a "
+                    f"space at its end; got {template!r}"
                 )
 
     @classmethod
@@ -98,6 +96,15 @@ class FactRatios(Probe):
         turned = [*facts[at:], *facts[:at]]
         tails = dict.fromkeys(fact["tail"] for fact in turned if fact["relation"] == facts[at]["relation"])
         return [tail for tail in tails if tail != facts[at]["tail"]][: self.wrong_tails]
+
+
+def _parts(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    """What a template consists of; nothing where its braces do not close. Field names only: no index, no format."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        return []
+    return [] if any(spec or conversion for _, _, spec, conversion in parts) else parts
 
 
 def _log_likelihoods(session: Session, asked: Sequence[tuple[str, str]]) -> list[float | None]:

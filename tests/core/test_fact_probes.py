@@ -21,6 +21,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import Tensor
 
+import memexp.probes.lm_eval
 from memexp.core import snapshot
 from memexp.core.harness import quiet
 from memexp.core.model import LanguageModel, load
@@ -842,3 +843,23 @@ def test_the_identity_is_that_of_the_harness_and_of_the_folders_content(folder: 
     twin = folder.parent / "twin"
     folder.rename(twin)
     assert content(twin) in seen, "where the folder is does not count"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, (1.0, None)),
+        (True, (1.0, None)),
+        (np.float32(0.5), (0.5, None)),
+        (np.int64(3), (3.0, None)),
+        (np.bool_(True), (1.0, None)),
+        ((-4.5, 7), (-4.5, 7.0)),
+        ((np.float32(-4.5), np.int64(7)), (-4.5, 7.0)),
+        (float("nan"), (None, None)),
+        ("good", (None, None)),
+        ((1, [2]), (None, None)),
+        ((1, 2, 3), (None, None)),
+    ],
+)
+def test_a_metric_is_a_number_or_a_pair_of_them(value: Any, expected: tuple[float | None, float | None]) -> None:
+    assert memexp.probes.lm_eval._number(value) == expected

@@ -434,7 +434,19 @@ def test_other_facts_are_counted_by_fact_else_by_answer() -> None:
 @pytest.mark.parametrize("name", ["statement", "negation"])
 @pytest.mark.parametrize(
     "template",
-    ["The capital is", "{tail} and {head} is", "{} is", "{head", "{{head}} is", "{head:d} is", "{head.x} is", "{fact}"],
+    [
+        "The capital is",
+        "{tail} and {head} is",
+        "{} is",
+        "{head",
+        "{{head}} is",
+        "{head:d} is",
+        "{head.x} is",
+        "{fact}",
+        "{head[0]} is",
+        "{head} is ",
+        "{relation:>9} of {head}",
+    ],
 )
 def test_a_template_must_hold_the_head_and_nothing_unknown(name: str, template: str) -> None:
     with pytest.raises(SpecError) as error:
