@@ -6,4 +6,5 @@
 - (a) `benchmarks.published`: scripts written from the published protocol, before anything was tuned.
 - (b) `benchmarks.careful`: what a careful user of transformers writes.
 - (c) `benchmarks.executed`: memexp's own trials in plain processes, for what Ray adds.
+- `benchmarks.harnessed`: HFLM of lm-evaluation-harness, for what memexp's scorer is worth behind the same tasks.
 """

@@ -2,7 +2,7 @@
 
     compare("recall", {"published": ..., "careful": ..., "memexp": ...})
 
-Study: the loss of every step, each way with its own optimizer and padding. Recognition and recall: on the same weights.
+Study: the loss of every step, each way with its own optimizer and padding. All else: on the same weights.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ NLL = 1e-5
 """Largest difference of a text's mean NLL, in nats, on the same weights."""
 ROUGE = 1e-12
 """Largest difference of a ROUGE F-measure: completions being the same, only the sum's order could differ."""
+LIKELIHOOD = 1e-5
+"""Largest difference of an answer's log-likelihood behind lm-evaluation-harness, of its size or, below 1, in nats."""
 
 CELL = 0.02
 """Largest difference of a cell's mean over the items, where each way has trained for itself: rounding grows over 100
@@ -36,7 +38,7 @@ class Unequal(Exception):
 
 
 def compare(part: str, results: Mapping[str, Sequence[Any]], reference: str = "published") -> dict[str, Any]:
-    """Compare every way's result of a part with the published one's.
+    """Compare every way's result of a part with the reference's. Of the part's name the first word says what it is.
 
     Returns:
         What was compared, and the largest differences seen.
@@ -44,14 +46,14 @@ def compare(part: str, results: Mapping[str, Sequence[Any]], reference: str = "p
     Raises:
         Unequal: a tolerance is exceeded, a decision flipped or a completion differs.
     """
-    checks = {"study": _study, "recognition": _recognition, "recall": _recall}
+    checks = {"study": _study, "recognition": _recognition, "recall": _recall, "harness": _harness}
     expected = results[reference]
     found: dict[str, Any] = {}
     for way, result in results.items():
         if len(result) != len(expected):
             raise Unequal(f"{part}: {way} has {len(result)} results, {reference} {len(expected)}")
         if way != reference:
-            found[way] = checks[part](f"{part}, {way} and {reference}", result, expected)
+            found[way] = checks[part.split()[0]](f"{part}, {way} and {reference}", result, expected)
     return found
 
 
@@ -85,6 +87,33 @@ def _recall(which: str, items: Sequence[Mapping[str, Any]], expected: Sequence[M
     if not worst <= ROUGE:
         raise Unequal(f"{which}: ROUGE differs by {worst:.1e}, more than {ROUGE:g}")
     return {"texts": len(items), "completions_differing": differ, "rouge": worst}
+
+
+def _harness(which: str, items: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    pairs = list(zip(items, expected, strict=True))
+    differ = sum(_decided(a) != _decided(b) for a, b in pairs)
+    if differ:
+        raise Unequal(f"{which}: {differ} of {len(items)} answers differ")
+    logs = [(x, y) for a, b in pairs for x, y in zip(_logs(a), _logs(b), strict=True)]
+    worst = largest(abs(x - y) / max(1.0, abs(y)) for x, y in logs)
+    if not worst <= LIKELIHOOD:
+        raise Unequal(f"{which}: log-likelihoods differ by {worst:.1e} of their size, more than {LIKELIHOOD:g}")
+    if any(a["metrics"] != b["metrics"] for a, b in pairs):
+        raise Unequal(f"{which}: metrics differ")
+    found: dict[str, Any] = {"items": len(items), "answers_differing": differ}
+    return found | ({"log_likelihood_relative": worst} if logs else {})
+
+
+def _decided(item: Mapping[str, Any]) -> list[Any]:
+    """The text, or which choice is the likeliest and which are greedy."""
+    if isinstance(item["answers"][0], str):
+        return list(item["answers"])
+    logs = _logs(item)
+    return [logs.index(max(logs)), *(greedy for _, greedy in item["answers"])]
+
+
+def _logs(item: Mapping[str, Any]) -> list[float]:
+    return [answer[0] for answer in item["answers"] if not isinstance(answer, str)]
 
 
 def largest(differences: Iterable[float]) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 
 from memexp.stimuli import load_list, shipped_lists
 
-__all__ = ["MODEL", "Material", "make"]
+__all__ = ["MODEL", "Material", "lengthen", "make"]
 
 # Words a sentence, targets and foils of replication 0 of experiment 1 together.
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
@@ -48,6 +48,16 @@ class Material:
     def trained(self) -> Path:
         """Model and tokenizer after one exposure, trained by the published script; all ways are probed on it."""
         return self.folder / "trained"
+
+    @property
+    def long(self) -> Path:
+        """Model and tokenizer as before study, with room for long prompts; made by `lengthen`."""
+        return self.folder / "long"
+
+    @property
+    def entities(self) -> int:
+        """Countries of the questions for lm-evaluation-harness: at least as many as a question has choices."""
+        return max(4, min(40, len(self.texts("targets")) // 15))
 
     def file(self, name: str) -> Path:
         """The study list ``targets`` or ``foils``, or the file ``order``."""
@@ -100,9 +110,7 @@ def _sentences(count: int, draw: random.Random) -> list[str]:
 
 
 def _save_model(folder: Path, model: Mapping[str, Any], vocabulary: int, seed: int) -> None:
-    """By transformers alone: what `memexp.core.model.load` hands over is set up for memexp's own use."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2Config
 
     from memexp.core.model import load_tokenizer
     from memexp.sources import ResolvedTokenizer
@@ -116,6 +124,23 @@ def _save_model(folder: Path, model: Mapping[str, Any], vocabulary: int, seed: i
         eos_token_id=tokenizer.eos_token_id,
         **{f"{part}_pdrop": 0.0 for part in ("resid", "embd", "attn")},
     )
+    _draw(folder, config, tokenizer, seed)
+
+
+def lengthen(material: Material, positions: int = 512, seed: int = 0) -> None:
+    """Write `material.long`, unless it is there."""
+    from transformers import AutoTokenizer, GPT2Config
+
+    if not material.long.exists():
+        config = GPT2Config.from_pretrained(material.model, n_positions=positions)
+        _draw(material.long, config, AutoTokenizer.from_pretrained(material.model), seed)
+
+
+def _draw(folder: Path, config: Any, tokenizer: Any, seed: int) -> None:
+    """By transformers alone: what `memexp.core.model.load` hands over is set up for memexp's own use."""
+    import torch
+    from transformers import GPT2LMHeadModel
+
     torch.manual_seed(seed)
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

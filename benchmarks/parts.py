@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from benchmarks import grid
 from benchmarks.child import execute, python
 from benchmarks.equality import CELL, Unequal, compare, compare_stores
 from benchmarks.executed import TINY_TRIALS
-from benchmarks.material import Material
+from benchmarks.harness import ALONE, HFLMS, ROWS, TASKS
+from benchmarks.material import Material, lengthen
 from memexp.store import Store
 
 __all__ = ["PARTS", "Bench", "finding", "profile"]
@@ -47,10 +48,18 @@ class Bench:
 
     def measure(self, way: str, part: str) -> Found:
         """One way of one part in a process of its own: cpu, wall and result."""
-        out = self.scratch / "measured.json"
-        execute(python("-m", "benchmarks.timed", way, part, self.material.folder, out))
+        return self.told("benchmarks.timed", way, part)
+
+    def told(self, module: str, *arguments: str) -> Found:
+        """What a module says of the material in a process of its own."""
+        out = self.scratch / "told.json"
+        execute(python("-m", module, *arguments, self.material.folder, out))
         found: Found = json.loads(out.read_text())
         return found
+
+    def answer(self, way: str, task: str) -> Found:
+        """One way of answering a task of lm-evaluation-harness likewise."""
+        return self.told("benchmarks.harnessed", way, task)
 
     def train(self) -> None:
         """Make the model that all ways are probed on, unless it is there."""
@@ -149,6 +158,44 @@ def the_grid(bench: Bench) -> Found:
     return {"equality": equality, "unit": unit, "series": cpu, "findings": findings}
 
 
+def behind_harness(bench: Bench) -> Found:
+    """memexp's scorer and HFLM on the same tasks; HFLM in batches of the size that was fastest in a first try."""
+    lengthen(bench.material)
+    found: Found = {"equality": {}, "tried": {}, "series": {}, "findings": []}
+    for name, asked in TASKS.items():
+        part = f"harness {asked.title}"
+        tried = {f"{how}@{rows}": bench.answer(f"{how}@{rows}", name) for how in HFLMS.values() for rows in ROWS}
+        ways = {"memexp": "memexp"} | {way: _fastest(tried, how) for way, how in HFLMS.items()}
+        first = {way: tried.get(how) or bench.answer(how, name) for way, how in ways.items()}
+        found["tried"][asked.title] = {how: measured["cpu"] for how, measured in tried.items()}
+        found["equality"][asked.title] = compare(part, _results(first), reference="HFLM")
+        cpu: dict[str, list[float]] = {way: [] for way in (*ways, "the harness alone")}
+        for _ in range(bench.pairs):
+            round_ = {way: bench.answer(how, name) for way, how in ways.items()}
+            compare(part, _results(round_), reference="HFLM")
+            round_["the harness alone"] = bench.answer(ALONE, name)
+            for way, measured in round_.items():
+                cpu[way].append(measured["cpu"])
+        spent = ", ".join(f"{way} {statistics.median(seconds):.2f} s" for way, seconds in cpu.items())
+        print(f"{part}: {spent}", flush=True)
+        for way, seconds in cpu.items():
+            rows = ways.get(way, "").partition("@")[2]
+            found["series"][f"{asked.title}: {way}{rows and f', {rows} at a time'}"] = seconds
+        found["findings"] += [
+            finding(f"{asked.title}: {way} / memexp", _ratios(cpu[way], cpu["memexp"]), at_least=floor)
+            for way, floor in (("HFLM", 1.0), ("HFLM on memexp's modules", None))
+        ]
+    return found | {"unit": "CPU seconds, without importing, loading and building the task"}
+
+
+def _fastest(tried: Mapping[str, Found], how: str) -> str:
+    return min((call for call in tried if call.startswith(f"{how}@")), key=lambda call: tried[call]["cpu"])
+
+
+def _results(measured: Mapping[str, Found]) -> dict[str, Any]:
+    return {way: found["result"] for way, found in measured.items()}
+
+
 def with_ray(bench: Bench) -> Found:
     """Four equal trials on a cluster of two CPUs and in two plain processes."""
     times = _both(bench, "seeds")
@@ -214,10 +261,7 @@ def profile(bench: Bench, part: str) -> Found:
     """Where memexp's time goes in study, recognition or recall; ``study@bfloat16`` with that dtype declared."""
     if not part.startswith("study"):
         bench.train()
-    out = bench.scratch / "profile.json"
-    execute(python("-m", "benchmarks.profiled", part, bench.material.folder, out))
-    found: Found = json.loads(out.read_text())
-    return found
+    return bench.told("benchmarks.profiled", part)
 
 
 def sizes(bench: Bench) -> Found:
@@ -240,6 +284,7 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "recognition": lambda bench: against_scripts(bench, "recognition", floor=4.0, aim=5.0, careful_floor=1.2),
     "recall": lambda bench: against_scripts(bench, "recall", floor=8.0, aim=12.0, careful_floor=1.3),
     "grid": the_grid,
+    "harness": behind_harness,
     "ray": with_ray,
     "trials": many_trials,
 }

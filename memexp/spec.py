@@ -261,7 +261,14 @@ class InlineText:
         return f"InlineText({self.name!r}, {len(self.texts)} texts, {self._digest})"
 
 
+def _refuse_whole_dataset(value: Any, wanted: str) -> None:
+    """Of `memexp.FactWorld` and `memexp.FactDataset` a subset is meant."""
+    if callable(getattr(value, "corpus", None)) and callable(getattr(value, "items", None)):
+        raise ValueError(f"is a whole dataset; take a subset: .{wanted}")
+
+
 def _as_corpus(value: Any) -> Any:
+    _refuse_whole_dataset(value, 'corpus("Corpus_narrative")')
     return TextFile(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
 
 
@@ -277,9 +284,10 @@ Corpus = Annotated[TextFile | HubText | ShippedText | InlineText, BeforeValidato
 class ItemFile:
     """A local file of questions or facts: ``.jsonl`` or ``.json`` (an object a line), ``.csv`` or ``.parquet``.
 
-    A question has ``question`` and ``answer``, with ``choices`` (a list of at least two) the index of the right one; a
-    fact has ``head``, ``relation`` and ``tail``. An optional ``fact`` says which questions are about the same. Other
-    columns are not read. The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv 2409.14057).
+    A question has ``question`` and ``answer``, with ``choices`` (a list of at least two) the index, from 0, of the
+    right one; a fact has ``head``, ``relation`` and ``tail``. An optional ``fact`` says which questions are about the
+    same. Other columns are not read. The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv
+    2409.14057).
     """
 
     path: PathText
@@ -329,6 +337,9 @@ class InlineItems:
 
 
 def _as_items(value: Any) -> Any:
+    _refuse_whole_dataset(value, 'items("Eval_QA")')
+    if isinstance(value, TextFile | HubText | ShippedText | InlineText):
+        raise ValueError('holds texts, not questions or facts; of a dataset take .items("Eval_QA")')
     return ItemFile(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
 
 
@@ -594,6 +605,10 @@ class Probe(ABC):
 
     def bind(self, condition: Condition) -> Probe:
         """A copy with what it takes over from `condition` filled in."""
+        return self
+
+    def known_by(self) -> Probe:
+        """A copy with what no number depends on at its default; its fields are the identity. By default all count."""
         return self
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:  # noqa: B027 - optional

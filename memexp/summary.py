@@ -73,6 +73,11 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
     """Print the means of `sweep` where a terminal can hold them, and the query that gives them."""
     kinds = {kind: [ask for ask in forest.asks if ask.kind == kind] for kind in MEASURES}
     kinds = {kind: asks for kind, asks in kinds.items() if any(store.exists(kind, ask.name) for ask in asks)}
+    others = [kind for kind in dict.fromkeys(ask.kind for ask in forest.asks) if kind not in MEASURES]
+    others = [k for k in others if any(store.exists(ask.kind, ask.name) for ask in forest.asks if ask.kind == k)]
+    if others:
+        line = f'Rows of {", ".join(others)} are in the store: memexp query "SELECT * FROM {others[0]}"'
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not kinds:
         return
     over: dict[str, None] = {}

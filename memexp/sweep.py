@@ -225,7 +225,8 @@ class Sweep:
         for line in [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]:
             _say(console, line, "red")
         if outcome.failures:
-            _say(console, "tracebacks: memexp query \"SELECT error FROM stages WHERE status = 'failed'\"")
+            where = "" if store.location == default_store() else f"--store {store.location} "
+            _say(console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
 
     def _record(self, forest: Forest, store: Store) -> None:
         """Say in ``sweeps/`` which files hold this sweep's results, unless that is what it said last."""

@@ -320,7 +320,7 @@ def _ask(forest: Forest, sources: Sources, condition: Condition, probe: Probe, s
             return [content(value.targets), content(value.foils)]
         return sources.texts(value).id if _is_corpus(value) else None
 
-    probe_id = identity({"probe": canonical(probe, content), **_source(probe)})
+    probe_id = identity({"probe": canonical(probe.known_by(), content), **_source(probe)})
     return Ask(
         stage=settings["stage_id"],
         probe=probe,

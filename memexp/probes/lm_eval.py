@@ -8,6 +8,7 @@ model answers as well. One row per item and metric:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -53,8 +54,9 @@ class LmEval(Probe):
     limit: Positive | None = None
     """Ask only so many items of each task, from the beginning."""
     include_path: PathText | None = None
-    """Folder with task files of your own; then only these are known. Without it, those that come with the harness are,
-    and finding them takes some ten seconds a process."""
+    """Folder with task files of your own, on a file system that every node sees; then only these are known. Data files
+    that a task names without a folder are looked for in it. Without it, the tasks that come with the harness are known,
+    and finding them takes some ten seconds a process. Its path is no part of an identity."""
     shots_seed: Count = 1234
     """Seed of the draw of examples."""
     content: Text | None = None
@@ -66,14 +68,21 @@ class LmEval(Probe):
         return LM_EVAL
 
     def bind(self, condition: Condition) -> LmEval:
-        """With the version of the harness and the hash of the task files."""
-        return dataclasses.replace(self, content=f"lm-eval {version('lm_eval')} {_hash(self.include_path)}".strip())
+        """With the version of the harness and the hash of the task files; the path for workers, who are elsewhere."""
+        folder = None if self.include_path is None else str(_folder(self.include_path).resolve())
+        content = f"lm-eval {version('lm_eval')} {_hash(self.include_path)}".strip()
+        return dataclasses.replace(self, include_path=folder, content=content)
+
+    def known_by(self) -> LmEval:
+        """By the content of the folder, not by its path."""
+        return dataclasses.replace(self, include_path=None)
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """The tasks exist."""
         known = _manager(self.include_path).all_tasks
         for name in self.tasks:
             if name not in known:
+                _check_files(self.include_path)
                 near = difflib.get_close_matches(name, known, n=3) or known[:10]
                 hint = f"near it are {', '.join(near)}" if near else "there is none at all"
                 raise DataError(f"LmEval.tasks: {self.include_path or 'lm-eval'} has no task {name!r}; {hint}")
@@ -92,7 +101,7 @@ class LmEval(Probe):
         """The harness's tasks by name, those of groups included."""
         from memexp.core.harness import quiet
 
-        with quiet():
+        with quiet(), contextlib.chdir(self.include_path or "."):
             try:
                 tasks = dict(_manager(self.include_path).load(list(self.tasks))["tasks"])
             except Exception as error:  # whatever a task's file, its functions or its dataset raise
@@ -124,6 +133,17 @@ def _own_manager() -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
+
+
+def _check_files(include_path: str | None) -> None:
+    """Say which task file cannot be read, of which the harness says nothing. Raises DataError."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for file in sorted(_folder(include_path).rglob("*.yaml")) if include_path else ():
+        try:
+            load_yaml(file, resolve_func=False)
+        except Exception as error:  # of the YAML reader, or of an include that is not there
+            raise DataError(f"{file}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _folder(include_path: str) -> Path:

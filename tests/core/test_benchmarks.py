@@ -16,10 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ lies
 import memexp.trial
 from benchmarks import executed, grid, results, ways
 from benchmarks.equality import Unequal, compare, compare_stores
-from benchmarks.material import MODEL, Material, make, padding_efficiency
-from benchmarks.parts import finding
+from benchmarks.harness import GPT2, TASKS
+from benchmarks.harnessed import answering, built, timed
+from benchmarks.material import MODEL, Material, lengthen, make, padding_efficiency
+from benchmarks.parts import PARTS as ALL_PARTS
+from benchmarks.parts import Bench, finding
 from benchmarks.ways import PARTS, WAYS, way_of
 from memexp.plan import bundle, grow
+from memexp.stimuli.models import model_folder
 from memexp.store import Store
 
 SMALL = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128}
@@ -89,6 +93,67 @@ def test_every_kind_of_difference_is_noticed(
 def test_a_flipped_decision_is_noticed() -> None:
     with pytest.raises(Unequal, match="1 of 1 decisions flipped"):
         compare("recognition", {"published": [2.0, 2.000001], "memexp": [2.000001, 2.0]})
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_all_ways_behind_the_harness_give_the_same(material: Material, name: str) -> None:
+    lengthen(material)
+    asked = TASKS[name]
+    folder = material.long if asked.model == GPT2 else model_folder(asked.model)
+    found = {
+        way: timed(answering(how, folder), built(asked, entities=4))[2]
+        for way, how in {"memexp": "memexp", "HFLM": "hflm@5", "on ours": "hflm-on-ours@8", "alone": "nobody"}.items()
+    }
+    nobody = found.pop("alone")
+    assert set(compare(f"harness {name}", found, reference="HFLM")) == {"memexp", "on ours"}
+    with pytest.raises(Unequal, match=f"harness {name}, memexp and HFLM: .* answers differ"):
+        compare(f"harness {name}", {"HFLM": found["HFLM"], "memexp": nobody}, reference="HFLM")
+
+
+def test_prompts_that_do_not_fit_are_not_timed(material: Material) -> None:
+    with pytest.raises(ValueError, match="do not fit the model's context"):
+        timed(answering("memexp", material.model), built(TASKS["letters"], entities=4))  # 128 tokens at most
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        ({"answers": [[-2.0, False], [-1.0, False]]}, "1 of 1 answers differ"),
+        ({"answers": [[-1.0, True], [-2.0, False]]}, "1 of 1 answers differ"),
+        ({"answers": [[-1.0, False], [-2.0001, False]]}, "log-likelihoods differ by"),
+        ({"answers": [[-1.0, False], [float("nan"), False]]}, "log-likelihoods differ by inf"),
+        ({"metrics": {"acc": 0.0}}, "metrics differ"),
+    ],
+)
+def test_every_kind_of_other_answer_is_noticed(spoilt: dict[str, Any], message: str) -> None:
+    item = {"answers": [[-1.0, False], [-2.0, False]], "metrics": {"acc": 1.0}}
+    near = {**item, "answers": [[-1.000001, False], [-2.0, False]]}
+    compare("harness choice", {"HFLM": [item], "memexp": [near]}, reference="HFLM")
+    with pytest.raises(Unequal, match=message):
+        compare("harness choice", {"HFLM": [item], "memexp": [item | spoilt]}, reference="HFLM")
+
+
+def test_hflm_is_timed_with_its_best_batch_size(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = {"memexp": 2.0, "hflm@16": 3.0, "hflm-on-ours@64": 1.0, "nobody": 0.5}
+    text = {"answers": ["a fox"], "metrics": {"f1": 1.0}}
+    asked: list[str] = []
+
+    def told(self: Bench, module: str, way: str, task: str) -> dict[str, Any]:
+        asked.append(way)
+        return {"cpu": cpu.get(way, 9.0), "wall": 0.0, "result": [text]}
+
+    monkeypatch.setattr(Bench, "told", told)
+    found = ALL_PARTS["harness"](Bench(material, tmp_path, pairs=2, grid_pairs=2))
+    assert len(asked) == len(TASKS) * (2 * 5 + 1 + 2 * 4)
+    title = "facts_qa, 0 shots, tiny-m"
+    assert found["series"][f"{title}: HFLM, 16 at a time"] == [3.0, 3.0]
+    assert found["series"][f"{title}: the harness alone"] == [0.5, 0.5]
+    whole, scorer = found["findings"][:2]
+    assert (whole["what"], whole["median"], whole["verdict"]) == (f"{title}: HFLM / memexp", 1.5, "floor held")
+    assert (scorer["median"], scorer["verdict"]) == (0.5, "")
+    assert len(found["findings"]) == 2 * len(TASKS)
 
 
 def test_the_lists_are_as_long_as_those_of_experiment_1(tmp_path: Path) -> None:

@@ -863,3 +863,35 @@ def test_the_identity_is_that_of_the_harness_and_of_the_folders_content(folder: 
 )
 def test_a_metric_is_a_number_or_a_pair_of_them(value: Any, expected: tuple[float | None, float | None]) -> None:
     assert memexp.probes.lm_eval._number(value) == expected
+
+
+def test_a_folder_of_tasks_travels_by_its_path_and_is_known_by_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers are in other folders; data beside the task files is named without one."""
+    for name in ("here", "there"):
+        folder = tmp_path / name / "tasks"
+        folder.mkdir(parents=True)
+        (folder / "data.jsonl").write_text('{"q": "Is it?", "c": ["yes", "no"], "a": 0}\n')
+        (folder / "mine.yaml").write_text(
+            "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: data.jsonl}}\ntest_split: test\n"
+            "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: c\ndoc_to_target: a\n"
+            "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+        )
+    condition = Condition(Model("tiny-s"), Study("unused.txt", exposures=1, lr=1e-3), probes=[Recall()])
+    bound = []
+    for name in ("here", "there"):
+        monkeypatch.chdir(tmp_path / name)
+        bound.append(LmEval(["mine"], include_path="tasks").bind(condition))
+    monkeypatch.chdir(tmp_path)
+    assert bound[0] != bound[1] and bound[0].known_by() == bound[1].known_by()
+    bound[0].check({}, {})
+    table = bound[0].measure(Session(language_model("gpt2")), {})
+    assert table.num_rows == 1 and table.to_pylist()[0]["metric"] == "acc"
+    assert Path.cwd() == tmp_path
+
+
+def test_a_task_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("task: mine\n dataset_path: json\n")
+    with pytest.raises(DataError, match=r"broken\.yaml: mapping values are not allowed"):
+        LmEval(["mine"], include_path=str(tmp_path)).check({}, {})

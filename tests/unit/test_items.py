@@ -15,8 +15,8 @@ import pytest
 from memexp.errors import DataError, MemexpError, SpecError
 from memexp.probes import QA, Choice, FactRatios
 from memexp.sources import Sources, Texts
-from memexp.spec import HubItems, InlineItems, ItemFile
-from memexp.stimuli.facts import FactWorld
+from memexp.spec import HubItems, InlineItems, ItemFile, Study
+from memexp.stimuli.facts import FactDataset, FactWorld
 
 Row = dict[str, Any]
 
@@ -465,3 +465,16 @@ def test_items_must_be_dictionaries_and_some() -> None:
         with pytest.raises(SpecError, match=told) as error:
             InlineItems("mine", rows)
         assert complaint(error).startswith("InlineItems.rows: ")
+
+
+@pytest.mark.parametrize("whole", [FactWorld(entities=4), FactDataset("somewhere")])
+def test_a_whole_dataset_is_no_subset(whole: object) -> None:
+    with pytest.raises(SpecError, match=r'QA.items: is a whole dataset; take a subset: .items\("Eval_QA"\)'):
+        QA(whole)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"Study.corpus: is a whole dataset; take a subset: .corpus\("):
+        Study(whole, exposures=1, lr=1e-3)  # type: ignore[arg-type]
+
+
+def test_texts_are_no_questions() -> None:
+    with pytest.raises(SpecError, match=r"QA.items: holds texts, not questions or facts"):
+        QA(FactWorld(entities=4).corpus("Corpus_narrative"))  # type: ignore[arg-type]
