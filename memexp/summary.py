@@ -48,6 +48,8 @@ GROUPS = (
     *("interference_lr", "interference_batch_size", "interference_optimizer", "task"),
 )
 """Settings that get a column of the table where the sweep varies them, as all labels do but ``counterbalanced``."""
+AXES = ("exposures", "retention_steps", "task")
+"""The first of these that a sweep varies has a column of the table for each of its values."""
 MOST_FILES = 2_000
 MOST_ROWS = 40
 
@@ -82,7 +84,7 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
         return
     over: dict[str, None] = {}
     for kind, asks in kinds.items() if len(forest.asks) <= MOST_FILES else ():
-        axis = "exposures" if _varies(asks, "exposures") or not _varies(asks, "task") else "task"
+        axis = next((name for name in AXES if _varies(asks, name)), AXES[0])
         varied = [name for name in _varied(asks) if name != axis] or ["model"]
         groups = list(dict.fromkeys(_group(ask, varied) for ask in asks))
         if len(groups) <= MOST_ROWS:
@@ -133,12 +135,14 @@ def _group(ask: Ask, varied: Sequence[str]) -> Group:
 def _print_table(kind: str, found: Found, groups: list[Group], varied: list[str], axis: str, console: Console) -> None:
     """One table: a row for each group, in the order of the sweep, a column for each value of `axis`."""
     met = {at for means in found.means.values() for at in means}
-    columns = sorted(met) if axis == "exposures" else [at for at in found.values if at in met]
+    columns = [at for at in found.values if at in met]
+    if axis != "task":
+        columns.sort(key=lambda at: -1 if at is None else at)
     table = Table()
     for name in varied:
         table.add_column(Text(name))
     for at in columns:
-        table.add_column(Text(str(at)), justify="right")
+        table.add_column(Text(_shown(at)), justify="right")
     rows = [(group, [found.means[group].get(at) for at in columns]) for group in groups if group in found.means]
     for group, row in rows:
         # Text, since a name in brackets would be taken for a style.

@@ -16,7 +16,7 @@ from rich.console import Console
 from memexp.plan import Forest, grow
 from memexp.probes import QA, Recall, Recognition
 from memexp.records import MADE_WITH, RECALL, RECOGNITION, SWEEPS, rows_for
-from memexp.spec import Condition, Forget, Full, InlineItems, LoRA, Model, Pair, Study
+from memexp.spec import Condition, Forget, Full, InlineItems, Interference, LoRA, Model, Pair, Study
 from memexp.store import Store
 from memexp.summary import print_summary
 
@@ -206,6 +206,23 @@ def test_where_exposures_do_not_vary_tests_are_columns(tiny_model: Model, pair: 
     page = printed(answered(forest, Store(tmp_path)), forest)
     head, row = (line.split() for line in page.splitlines() if line.startswith(("┃", "│")))
     assert head[1::2] == ["model", "a", "b"] and row[1::2] == ["tiny", "0.50", "1.00"]
+
+
+def test_where_exposures_do_not_vary_retention_intervals_are_columns(
+    tiny_model: Model, pair: Pair, tmp_path: Path
+) -> None:
+    study = Study(pair.targets, exposures=1, lr=1e-3)
+    forest = grow(
+        Condition(
+            tiny_model, study, probes=[Recognition(pair)], interference=n and Interference(pair.foils, n, 1e-3, 4)
+        )
+        for n in (None, 30, 4)
+    )
+    page = printed(committed(forest, Store(tmp_path), {None: 4, 30: 1, 4: 3}, "retention_steps"), forest)
+    cells = [line.split("│" if "│" in line else "┃")[1:-1] for line in page.splitlines() if line[0:1] in ("┃", "│")]
+    head, row = [[cell.strip() for cell in found] for found in cells]
+    assert head == ["model", "", "4", "30"] and row == ["tiny", "1.00", "0.75", "0.25"]
+    assert "by retention_steps" in page and "rises" not in page
 
 
 def test_an_empty_store_has_no_table(forest: Forest, tmp_path: Path) -> None:
