@@ -29,7 +29,7 @@ import memexp.tasks
 from benchmarks.harness import ALONE, GPT2, HFLMS, TASKS, Asked
 from benchmarks.material import Material
 from memexp.core.harness import HarnessModel, evaluate, quiet
-from memexp.core.model import load
+from memexp.core.load import load
 from memexp.core.session import Session
 from memexp.core.world import World
 from memexp.sources import Sources

@@ -112,7 +112,7 @@ def _sentences(count: int, draw: random.Random) -> list[str]:
 def _save_model(folder: Path, model: Mapping[str, Any], vocabulary: int, seed: int) -> None:
     from transformers import GPT2Config
 
-    from memexp.core.model import load_tokenizer
+    from memexp.core.load import load_tokenizer
     from memexp.sources import ResolvedTokenizer
 
     texts = tuple(text for name in shipped_lists() for text in load_list(name))
@@ -137,7 +137,7 @@ def lengthen(material: Material, positions: int = 512, seed: int = 0) -> None:
 
 
 def _draw(folder: Path, config: Any, tokenizer: Any, seed: int) -> None:
-    """By transformers alone: what `memexp.core.model.load` hands over is set up for memexp's own use."""
+    """By transformers alone: what `memexp.core.load.load` hands over is set up for memexp's own use."""
     import torch
     from transformers import GPT2LMHeadModel
 

@@ -21,7 +21,7 @@ from benchmarks.published import recall as published_recall
 from benchmarks.published import recognition as published_recognition
 from benchmarks.published import study as published_study
 from memexp.core.data import encode
-from memexp.core.model import load
+from memexp.core.load import load
 from memexp.core.session import Session
 from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World

@@ -22,7 +22,8 @@ from memexp.attempt import Attempt, Progress, stage_row
 from memexp.core import snapshot
 from memexp.core.data import encode
 from memexp.core.forget import reset
-from memexp.core.model import LanguageModel, load
+from memexp.core.load import load
+from memexp.core.model import LanguageModel
 from memexp.core.session import Session
 from memexp.core.snapshot import Snapshot
 from memexp.core.train import Diverged, Step, adamw, interfere, study_exposures

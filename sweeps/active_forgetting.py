@@ -12,7 +12,7 @@ all conditions of a method and seed fork from one first pass. Several minutes on
 
 As published, adapters reset from block 10 of 32 upward, with the controls:
 
-    memexp run sweeps/active_forgetting.py -- --published --models meta-llama/Meta-Llama-3-8B --methods lora \\
+    memexp run sweeps/active_forgetting.py -- --published --models meta-llama/Meta-Llama-3-8B --methods lora \
         --layers 10 --workers 2 --gpus 1
 """
 

@@ -11,7 +11,7 @@ blocks >= k). It is asked each time, freely and by choice; "none" has all it lea
 
 As published:
 
-    memexp run sweeps/layer_ablation.py -- --published --models meta-llama/Meta-Llama-3-8B --methods full \\
+    memexp run sweeps/layer_ablation.py -- --published --models meta-llama/Meta-Llama-3-8B --methods full \
         --workers 4 --gpus 1
 """
 

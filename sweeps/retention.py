@@ -13,7 +13,7 @@ conditions study the foils, so that without study a pair is told apart half the 
 As published, GPT-J after 3 exposures, with the study lists of the paper's repository and sentences of CNN/DailyMail in
 a file of your own (a text longer than 100 characters a line):
 
-    memexp run sweeps/retention.py -- --published --data llm-memory/data/llm-experiment-data --interference cnn.txt \\
+    memexp run sweeps/retention.py -- --published --data llm-memory/data/llm-experiment-data --interference cnn.txt \
         --workers 4 --gpus 1
 """
 
@@ -41,7 +41,7 @@ parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[run_options()]
 )
 parser.add_argument("--published", action="store_true", help="GPT-J, the published lists, steps and hyperparameters")
-parser.add_argument("--models", nargs="+", help="default: tiny-m; published: EleutherAI/gpt-j-6B")
+parser.add_argument("--models", nargs="+", help="default: tiny-m; published: EleutherAI/gpt-j-6b")
 parser.add_argument("--data", type=Path, help="folder with expt1/seen_data_0.json ... (needed with --published)")
 parser.add_argument("--interference", type=Path, help="file of unrelated texts (needed with --published)")
 parser.add_argument("--experiments", nargs="+", type=int, default=(1, 3), help="of the published ones")
@@ -85,7 +85,7 @@ conditions = [
         interference=Interference(unrelated, steps=after, lr=1e-5 if args.published else 1e-3, batch_size=16),
         labels={"experiment": experiment, "replication": replication},
     )
-    for name in args.models or (["EleutherAI/gpt-j-6B"] if args.published else ["tiny-m"])
+    for name in args.models or (["EleutherAI/gpt-j-6b"] if args.published else ["tiny-m"])
     for (experiment, replication), pair in pairs.items()
     for exposures in args.exposures or ([3] if args.published else [10])
     for seed in args.seeds

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
-from memexp.core.model import REFUSALS, load_tokenizer, random_config
+from memexp.core.load import REFUSALS, load_tokenizer, random_config
 from memexp.errors import MemexpError, ModelError
 from memexp.sources import ResolvedModel
 from memexp.sources.models import location, read_config

@@ -1,7 +1,7 @@
 """One stage of training: AdamW over the study list, or over unrelated text, in an order that depends on keys alone.
 
 optimizer = adamw(lm, study)
-losses = study_exposures(lm, optimizer, study, rows, seed=0, first=1, last=1, done=0)
+steps = study_exposures(lm, optimizer, study, rows, seed=0, first=1, last=1)
 """
 
 from __future__ import annotations

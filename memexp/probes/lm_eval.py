@@ -17,24 +17,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BeforeValidator, Field
 
 from memexp.errors import DataError, SpecError
 from memexp.records import LM_EVAL
-from memexp.spec import Condition, Count, PathText, Positive, Probe, Text, spec
+from memexp.spec import Condition, Count, PathText, Positive, Probe, SomeText, Text, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
 
 __all__ = ["LmEval"]
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 @spec
@@ -47,7 +42,7 @@ class LmEval(Probe):
 
     kind: ClassVar[str] = "lm_eval"
 
-    tasks: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    tasks: SomeText
     """Names of tasks, groups or tags."""
     shots: Count | None = None
     """Number of few-shot examples; by default what each task says. A task that fixes 0 keeps it."""

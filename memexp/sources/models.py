@@ -1,6 +1,6 @@
 """Models and tokenizers: from a description to a pinned, hashed thing that any node can load.
 
-Reads ``config.json`` and safetensors headers only; weights are opened by `memexp.core.model`, in the trial.
+Reads ``config.json`` and safetensors headers only; weights are opened by `memexp.core.load`, in the trial.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ import torch
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from memexp.core.model import LanguageModel, load
+from memexp.core.load import load
+from memexp.core.model import LanguageModel
 from memexp.core.world import World
 from memexp.sources import ResolvedModel, Sources
 from memexp.spec import Full, LoRA, Model, RandomInit, ShippedText, TrainedTokenizer

@@ -13,7 +13,7 @@ import torch
 from core.small import TARGETS, language_model, varied
 
 from memexp.core.data import batches_of, encode, groups, key_seed, left_padded, order, right_padded
-from memexp.core.model import load_tokenizer
+from memexp.core.load import load_tokenizer
 from memexp.core.scoring import SCORING_TOKENS
 from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS
 from memexp.sources import ResolvedTokenizer

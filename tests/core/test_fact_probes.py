@@ -24,7 +24,8 @@ from torch import Tensor
 import memexp.probes.lm_eval
 from memexp.core import snapshot
 from memexp.core.harness import quiet
-from memexp.core.model import LanguageModel, load
+from memexp.core.load import load
+from memexp.core.model import LanguageModel
 from memexp.core.session import Session
 from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World

@@ -19,7 +19,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 import memexp.tasks
 from memexp.core.harness import HarnessModel, evaluate, quiet
-from memexp.core.model import LanguageModel, load
+from memexp.core.load import load
+from memexp.core.model import LanguageModel
 from memexp.core.session import Session
 from memexp.core.world import World
 from memexp.errors import DataError, SpecError

@@ -30,7 +30,8 @@ from core.small import (
 from safetensors.torch import load_file, save_file
 
 from memexp.core.data import encode, right_padded
-from memexp.core.model import LanguageModel, blocks, load, set_dropout
+from memexp.core.load import load
+from memexp.core.model import LanguageModel, blocks, set_dropout
 from memexp.core.session import Session
 from memexp.core.train import adamw
 from memexp.core.world import World
@@ -150,7 +151,7 @@ def test_a_bin_file_of_tensors_is_loaded(copy: Path, saved: Path) -> None:
 
 HUB = """
 import sys, torch
-from memexp.core.model import load
+from memexp.core.load import load
 from memexp.core.world import World
 from memexp.sources import Sources
 from memexp.spec import Full, Model

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from memexp.attempt import Attempt
-from memexp.core.model import load
+from memexp.core.load import load
 from memexp.core.world import World
 from memexp.plan import Trial, grow
 from memexp.probes import Recall, Recognition

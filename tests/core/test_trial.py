@@ -14,7 +14,8 @@ import torch
 
 import memexp.trial
 from memexp.attempt import Attempt, Progress
-from memexp.core.model import LanguageModel, load
+from memexp.core.load import load
+from memexp.core.model import LanguageModel
 from memexp.core.session import Session
 from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World

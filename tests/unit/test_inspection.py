@@ -73,7 +73,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, pair: Pair) -> Path:
     """Folders ``gpt2`` and ``llama`` as `save_pretrained` leaves them; copy them to spoil them."""
-    from memexp.core.model import load
+    from memexp.core.load import load
     from memexp.core.world import World
     from memexp.sources import Sources
 

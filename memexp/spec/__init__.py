@@ -1,0 +1,60 @@
+"""What to do, as frozen and validated data: models, methods, corpora, study, conditions, resources.
+
+A sweep script builds these objects; nothing here reads a file, knows torch or knows Ray. Every field
+is checked when the object is made, so a wrong value fails on the line that holds it:
+
+    Condition(model=Model("gpt2"), study=Study(TextFile("seen.jsonl"), exposures=3, lr=3e-5),
+              probes=[Recall()])
+"""
+
+from memexp.spec.condition import Condition, Probe, Resources, ResourcesFor, counterbalanced
+from memexp.spec.corpora import (
+    Corpus,
+    HubItems,
+    HubText,
+    InlineItems,
+    InlineText,
+    ItemFile,
+    Items,
+    Pair,
+    ShippedText,
+    TextFile,
+)
+from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
+from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
+from memexp.spec.training import Forget, Interference, Study, retention_steps
+
+__all__ = [
+    "Condition",
+    "Corpus",
+    "Count",
+    "Forget",
+    "Full",
+    "HubItems",
+    "HubText",
+    "InlineItems",
+    "InlineText",
+    "Interference",
+    "ItemFile",
+    "Items",
+    "LoRA",
+    "Method",
+    "Model",
+    "Name",
+    "Pair",
+    "PathText",
+    "Positive",
+    "Probe",
+    "RandomInit",
+    "Resources",
+    "ResourcesFor",
+    "ShippedText",
+    "SomeText",
+    "Study",
+    "Text",
+    "TextFile",
+    "TrainedTokenizer",
+    "counterbalanced",
+    "retention_steps",
+    "spec",
+]

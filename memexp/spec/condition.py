@@ -1,0 +1,166 @@
+"""One grid cell: a condition with its probes and labels, and what its trial may hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from memexp.errors import SpecError
+from memexp.spec.corpora import Pair
+from memexp.spec.fields import LARGEST, NAME, Count, NonNegative, Positive, Rate, as_tuple, finite, spec
+from memexp.spec.models import Full, LoRA, Model
+from memexp.spec.training import Forget, Interference, Study
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from memexp.core.session import Session
+
+__all__ = ["Condition", "Probe", "Resources", "ResourcesFor", "counterbalanced"]
+
+
+def _label_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError(f"label {value!r} becomes a column: use letters, digits and '_', not starting with a digit")
+    return value
+
+
+def _label(value: str | int | float | bool) -> str | int | float | bool:
+    if isinstance(value, float):
+        return finite(value)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{value} does not fit a column of 64 bits")
+    return value
+
+
+class Probe(ABC):
+    """A measurement made after a stage. Subclass it with `@spec` to write your own.
+
+    The fields of the bound probe (see `bind`) are its identity: together with the stage they must determine every
+    number `measure` returns. Corpora among the fields are hashed by content.
+    """
+
+    kind: ClassVar[str]
+    """Folder in the store and table name in queries."""
+
+    @classmethod
+    @abstractmethod
+    def schema(cls) -> pa.Schema:
+        """Columns of one row per item, without the settings that memexp adds."""
+
+    def bind(self, condition: Condition) -> Probe:
+        """A copy with what it takes over from `condition` filled in."""
+        return self
+
+    def known_by(self) -> Probe:
+        """A copy with what no number depends on at its default; its fields are the identity. By default all count."""
+        return self
+
+    def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:  # noqa: B027 - optional
+        """Refuse corpora that do not fit, before anything is trained. Raises `DataError`.
+
+        Args:
+            texts: the texts of each corpus among the fields; those of a `Pair` are ``targets`` and ``foils``.
+            names: what each corpus is called.
+        """
+
+    @abstractmethod
+    def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """Measure the model of `session` on `texts` (as in `check`). Called on every rank; rank 0's table is kept.
+
+        Returns:
+            A table with the columns of `schema`, one row per item.
+        """
+
+
+@spec
+class Condition:
+    """One fully specified grid cell, with what is to be measured there."""
+
+    model: Model
+    """The model that studies."""
+    study: Study
+    """What it studies."""
+    method: Full | LoRA = Field(default_factory=Full)
+    """How it learns."""
+    seed: Count = 0
+    """Seed of data order and dropout, and of the fresh adapters after forgetting."""
+    probes: Annotated[tuple[Any, ...], BeforeValidator(as_tuple)] = ()
+    """Measurements made when the condition's training is over."""
+    labels: dict[
+        Annotated[str, AfterValidator(_label_name)], Annotated[str | int | float | bool, AfterValidator(_label)]
+    ] = Field(default_factory=dict)
+    """Names of your own, one column each: ``{"experiment": 1}``."""
+    forget: Forget | None = None
+    """What of the study is undone, and how often it is studied again afterwards."""
+    interference: Interference | None = None
+    """What is trained on afterwards."""
+
+    def __post_init__(self) -> None:
+        if not self.probes:
+            raise SpecError("Condition.probes is empty: without a probe there is nothing to measure")
+        if self.forget is not None and self.study.exposures == 0:
+            raise SpecError("Condition.forget: with study.exposures=0 there is nothing to forget")
+        for probe in self.probes:
+            if not isinstance(probe, Probe) or not dataclasses.is_dataclass(probe):
+                hint = "its class needs @spec" if isinstance(probe, Probe) else "give probes such as Recall()"
+                raise SpecError(f"Condition.probes: {probe!r} is no probe; {hint}")
+            kind = getattr(probe, "kind", "")
+            if not NAME.fullmatch(kind) or kind.lower() in ("training", "stages", "sweeps"):
+                raise SpecError(f"{type(probe).__name__}.kind: {kind!r} cannot name a table of results")
+
+
+def counterbalanced(condition: Condition) -> Condition:
+    """The twin of `condition` that studies the foils and takes the targets as foils.
+
+    Two unequal lists make recognition at zero exposures differ from one half; the mean over a condition and its twin
+    does not. Every probe with a `Pair` gets it swapped. The twin carries the label ``counterbalanced = True``; the
+    original may carry ``False``, or nothing, which reads as NULL.
+
+    Raises:
+        SpecError: no probe of the condition has a pair whose targets are the study list.
+    """
+    pairs = [probe.pair for probe in condition.probes if isinstance(getattr(probe, "pair", None), Pair)]
+    foils = next((pair.foils for pair in pairs if pair.targets == condition.study.corpus), None)
+    if foils is None:
+        raise SpecError("counterbalanced() needs a probe with a pair whose targets are the condition's study list")
+    probes = [
+        dataclasses.replace(probe, pair=probe.pair.swapped) if isinstance(getattr(probe, "pair", None), Pair) else probe
+        for probe in condition.probes
+    ]
+    return dataclasses.replace(
+        condition,
+        study=dataclasses.replace(condition.study, corpus=foils),
+        probes=tuple(probes),
+        labels={**condition.labels, "counterbalanced": True},
+    )
+
+
+@spec
+class Resources:
+    """What one trial holds. Never part of an identity; recorded in every row."""
+
+    workers: Positive = 1
+    """Processes over which one model is sharded (FSDP2)."""
+    cpus: Rate = 1.0
+    """CPUs of each worker, and its number of threads (rounded up)."""
+    gpus: NonNegative = 0.0
+    """GPUs of each worker; a fraction shares one."""
+
+    def __post_init__(self) -> None:
+        if self.gpus > 1 and self.gpus % 1:
+            raise SpecError(f"Resources.gpus must be a whole number or a fraction of one, got {self.gpus:g}")
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker: decided here and not by the machine's load, since it changes the last digits."""
+        return max(1, math.ceil(self.cpus))
+
+
+ResourcesFor = Resources | Callable[[Model], Resources]

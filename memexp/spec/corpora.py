@@ -1,0 +1,204 @@
+"""What is studied and asked: texts, questions and facts, from a file, a dataset, memexp or Python."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from memexp.spec.fields import Name, PathText, Positive, Text, as_tuple, spec
+
+__all__ = [
+    "Corpus",
+    "HubItems",
+    "HubText",
+    "InlineItems",
+    "InlineText",
+    "ItemFile",
+    "Items",
+    "Pair",
+    "ShippedText",
+    "TextFile",
+]
+
+# ---------------------------------------------------------------------------------------------------------
+# Texts
+
+
+@spec
+class TextFile:
+    """A local file of texts: ``.jsonl`` or ``.json`` (an object a line), ``.csv``, ``.txt`` (a text a line), or
+    ``.parquet``."""
+
+    path: PathText
+    """Where the file is, absolute or relative to the current folder. Recorded, never part of an identity."""
+    field: Text | None = None
+    """The column that holds the text; by default ``sent``, else ``text``, else the only column of strings."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call this corpus."""
+        return self.path
+
+
+@spec
+class HubText:
+    """A dataset of the Hugging Face hub, or a local folder in its format."""
+
+    dataset: Text
+    """Dataset id, such as ``xiaozeroone/Country-city-animals``, or the path of a folder ``load_dataset`` can read."""
+    subset: Text | None = None
+    """Configuration of the dataset."""
+    split: Text = "train"
+    """Split of the dataset."""
+    revision: Text | None = None
+    """Branch, tag or commit; resolved to a commit once, before anything is hashed."""
+    field: Text | None = None
+    """The column that holds the text; by default ``sent``, else ``text``, else the only column of strings."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call this corpus."""
+        return "/".join(part for part in (self.dataset, self.subset, self.split) if part)
+
+
+@spec
+class ShippedText:
+    """A study list that ships with memexp (see `memexp.stimuli`)."""
+
+    list_name: Name
+    """Name of the list, such as ``sentences-targets``."""
+    first: Positive | None = None
+    """Take only so many of its texts, from the beginning."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call this corpus."""
+        return self.list_name if self.first is None else f"{self.list_name}[:{self.first}]"
+
+
+@spec
+class InlineText:
+    """Texts given in Python, such as those of `memexp.stimuli.random_words` or of code of your own.
+
+    Known by its texts as every corpus is: the same list in a file is the same study.
+    """
+
+    name: Text
+    """What the rows call this corpus. Recorded, never part of an identity."""
+    texts: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+    """The texts, in order; none may be empty."""
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(repr(self.texts).encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        """One short line; no two lists have the same, on which `memexp.sources.Sources` counts."""
+        return f"InlineText({self.name!r}, {len(self.texts)} texts, {self._digest})"
+
+
+def _refuse_whole_dataset(value: Any, wanted: str) -> None:
+    """Of `memexp.FactWorld` and `memexp.FactDataset` a subset is meant."""
+    if callable(getattr(value, "corpus", None)) and callable(getattr(value, "items", None)):
+        raise ValueError(f"is a whole dataset; take a subset: .{wanted}")
+
+
+def _as_corpus(value: Any) -> Any:
+    _refuse_whole_dataset(value, 'corpus("Corpus_narrative")')
+    return TextFile(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
+
+
+Corpus = Annotated[TextFile | HubText | ShippedText | InlineText, BeforeValidator(_as_corpus)]
+"""Texts to study or to be probed with; a plain string or path stands for a `TextFile`."""
+
+
+@spec
+class Pair:
+    """A study list and its foils, matched by index."""
+
+    targets: Corpus
+    """The list that is studied."""
+    foils: Corpus
+    """Unstudied texts; item i is the foil of target i. Surplus foils are not used."""
+    name: Name | None = None
+    """A name for labels; not part of any identity."""
+
+    @property
+    def swapped(self) -> Pair:
+        """The same pair with the roles of the two lists exchanged."""
+        return Pair(targets=self.foils, foils=self.targets, name=self.name)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Questions and facts
+
+
+@spec
+class ItemFile:
+    """A local file of questions or facts: ``.jsonl`` or ``.json`` (an object a line), ``.csv`` or ``.parquet``.
+
+    A question has ``question`` and ``answer``, with ``choices`` (a list of at least two) the index, from 0, of the
+    right one; a fact has ``head``, ``relation`` and ``tail``. An optional ``fact`` says which questions are about the
+    same. Other columns are not read. The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv
+    2409.14057).
+    """
+
+    path: PathText
+    """Where the file is, absolute or relative to the current folder. Recorded, never part of an identity."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call these items."""
+        return self.path
+
+
+@spec
+class HubItems:
+    """Questions or facts (see `ItemFile`) of a dataset of the Hugging Face hub, or of a local folder in its format."""
+
+    dataset: Text
+    """Dataset id, such as ``xiaozeroone/Country-city-animals``, or the path of a folder ``load_dataset`` can read."""
+    subset: Text | None = None
+    """Configuration of the dataset."""
+    split: Text = "test"
+    """Split of the dataset."""
+    revision: Text | None = None
+    """Branch, tag or commit; resolved to a commit once, before anything is hashed."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call these items."""
+        return "/".join(part for part in (self.dataset, self.subset, self.split) if part)
+
+
+@spec
+class InlineItems:
+    """Questions or facts (see `ItemFile`) given in Python, such as those of `memexp.stimuli.facts`."""
+
+    name: Text
+    """What the rows call these items. Recorded, never part of an identity."""
+    rows: Annotated[tuple[dict[str, Any], ...], BeforeValidator(as_tuple), Field(min_length=1)]
+    """A dictionary for each item."""
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(repr(self.rows).encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        """One short line; no two lists have the same, on which `memexp.sources.Sources` counts."""
+        return f"InlineItems({self.name!r}, {len(self.rows)} items, {self._digest})"
+
+
+def _as_items(value: Any) -> Any:
+    _refuse_whole_dataset(value, 'items("Eval_QA")')
+    if isinstance(value, TextFile | HubText | ShippedText | InlineText):
+        raise ValueError('holds texts, not questions or facts; of a dataset take .items("Eval_QA")')
+    return ItemFile(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
+
+
+Items = Annotated[ItemFile | HubItems | InlineItems, BeforeValidator(_as_items)]
+"""Questions to be answered or facts to be scored; a plain string or path stands for an `ItemFile`."""
