@@ -124,6 +124,8 @@ class _Walk:
     """Of ``stages/``, not committed yet."""
     failures: list[str] = field(default_factory=list)
     """One line each, for the user."""
+    commits: int = 0
+    """Files of ``stages/`` so far."""
     loaded: Snapshot = field(init=False)
     """The base model's weights as loaded."""
 
@@ -254,6 +256,8 @@ class _Walk:
                 for ask in asks:
                     table = rows_for(items, ask.settings, ask.labels, self.made_with)
                     self._commit(ask.kind, ask.name, table, stage)
+            if self.trial.stoppable:
+                self._commit_rows(stage)
             self.report(Progress(answered=tuple(map(_file, asks))))
 
     def _commit(self, kind: str, name: str, table: pa.Table, stage: Stage) -> None:
@@ -294,7 +298,9 @@ class _Walk:
         """One file for a tree's stages, by the rank that leads or by one whose error the others do not know."""
         failed = any(row["status"] == "failed" for row in self.rows)
         if self.rows and (self.world.leads or failed):
+            self.commits += 1
             name = f"{tree.id}-{self.attempt.id}" + ("" if self.world.leads else f"-{self.world.rank}")
+            name += f"-{self.commits}" if self.trial.stoppable else ""
             self.sink.commit("stages", name, pa.Table.from_pylist(self.rows, schema=STAGES))
         self.rows = []
 

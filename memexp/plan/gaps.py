@@ -5,12 +5,14 @@ asks = missing(forest, store).asks
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from memexp.plan.forest import Ask, Forest
+from memexp.records import MADE_WITH, rows_for
 from memexp.store import Store
 
-__all__ = ["Copy", "Missing", "missing"]
+__all__ = ["Copy", "Missing", "copy", "missing"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,21 @@ def missing(forest: Forest, store: Store, retry_diverged: bool = False) -> Missi
         lost = {(ask.kind, ask.name) for ask in found.diverged}
         found.asks = [ask for ask in found.asks if (ask.kind, ask.name) not in lost]
     return found
+
+
+def copy(missing: Missing, store: Store) -> None:
+    """Give results that were measured for another condition to those who ask for them now."""
+
+    def copied(item: Copy) -> None:
+        ask = item.ask
+        table = store.read(ask.kind, item.source)
+        items = table.select(ask.probe.schema().names)
+        made_with, *_ = table.select(MADE_WITH.names).slice(0, 1).to_pylist() or [{}]  # a probe may find no items
+        store.commit(ask.kind, ask.name, rows_for(items, ask.settings, ask.labels, made_with))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(copied, missing.copies))
+    missing.copies.clear()
 
 
 def _diverged(store: Store) -> set[str]:

@@ -29,6 +29,8 @@ class Trial:
     """What the trial holds."""
     texts: dict[str, Texts] = field(default_factory=dict)
     """The corpora its stages and asks need, by identity."""
+    stoppable: bool = False
+    """May be ended whenever it reports a result, so that its rows in ``stages/`` must not lag behind."""
 
     @property
     def steps(self) -> int:

@@ -22,9 +22,12 @@ from memexp.spec.corpora import (
 )
 from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
 from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
+from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
 from memexp.spec.training import Forget, Interference, Study, retention_steps
 
 __all__ = [
+    "ASHA",
+    "Choices",
     "Condition",
     "Corpus",
     "Count",
@@ -34,26 +37,31 @@ __all__ = [
     "HubText",
     "InlineItems",
     "InlineText",
+    "Integers",
     "Interference",
     "ItemFile",
     "Items",
     "LoRA",
+    "MedianStopping",
     "Method",
     "Model",
     "Name",
     "Pair",
     "PathText",
+    "Point",
     "Positive",
     "Probe",
     "RandomInit",
     "Resources",
     "ResourcesFor",
+    "Search",
     "ShippedText",
     "SomeText",
     "Study",
     "Text",
     "TextFile",
     "TrainedTokenizer",
+    "Uniform",
     "counterbalanced",
     "retention_steps",
     "spec",
