@@ -34,7 +34,18 @@ from memexp.spec import Condition, Point, ResourcesFor, Search
 from memexp.spec.search import shown
 from memexp.store import Store
 
-__all__ = ["Entry", "Ledger", "Place", "Prepared", "Stop", "elsewhere", "prepare", "record_stopped", "remember"]
+__all__ = [
+    "Entry",
+    "Ledger",
+    "Place",
+    "Prepared",
+    "Stop",
+    "elsewhere",
+    "prepare",
+    "record_stopped",
+    "remember",
+    "stopped",
+]
 
 State = Literal["complete", "diverged", "stopped", "open"]
 
@@ -197,7 +208,7 @@ class Entry:
 
 
 class Ledger:
-    """The suggestions of a search that its store has. Copies results that were measured for other conditions."""
+    """The suggestions of a search that its store has, with those whose results can be copied from other conditions'."""
 
     def __init__(self, prepared: Prepared, store: Store, retry_diverged: bool = False) -> None:
         self.prepared, self.store = prepared, store
@@ -205,21 +216,15 @@ class Ledger:
         self.entries = {index: Entry(index, prepared.place(point)) for index, point in sorted(points.items())}
         places = [entry.place for entry in self.entries.values()]
         forest = _union(places, prepared)
-        missing = planning.missing(forest, store, retry_diverged)
-        planning.copy(missing, store)
-        stopped = _stopped(store, prepared.id)
+        self.missing = planning.missing(forest, store, retry_diverged)
+        ended = stopped(store, prepared.id)
         for entry in self.entries.values():
-            entry.state = _state(entry, missing, stopped)
-            entry.values = self._values(entry, missing)
+            entry.state = _state(entry, self.missing, ended)
+            entry.values = _values(prepared, store, entry.place, self.missing)
 
-    def _values(self, entry: Entry, missing: Missing) -> list[float | None]:
-        lacking = {file_of(ask) for ask in (*missing.asks, *missing.diverged)}
-        found: list[float | None] = []
-        for stop in entry.place.stops:
-            if stop.files & lacking:
-                break
-            found.append(self.prepared.value(stop, self.store))
-        return found
+    def copy(self) -> None:
+        """Give suggestions the results that were measured for other conditions."""
+        planning.copy(self.missing, self.store)
 
     @property
     def done(self) -> int:
@@ -238,18 +243,26 @@ class Ledger:
         return min(found, key=lambda entry: sign * (entry.value or 0.0), default=None)
 
 
+def _values(prepared: Prepared, store: Store, place: Place, missing: Missing) -> list[float | None]:
+    """The metric of the conditions from the first on, as far as their numbers are in the store."""
+    lacking = {file_of(ask) for ask in (*missing.asks, *missing.diverged)}
+    sources = {copy.ask.name: copy.source for copy in missing.copies}
+    there = itertools.takewhile(lambda stop: not stop.files & lacking, place.stops)
+    return [prepared.value(stop, store, sources) for stop in there]
+
+
 def _union(places: Iterable[Place], prepared: Prepared) -> Forest:
     """One forest for many suggestions, so that the store is looked through once."""
     conditions = [one for place in places for one in prepared.search.conditions(place.point)]
     return planning.grow(conditions, prepared.resources, prepared.sources)
 
 
-def _state(entry: Entry, missing: Missing, stopped: set[int]) -> State:
+def _state(entry: Entry, missing: Missing, ended: set[int]) -> State:
     files = {file for stop in entry.place.stops for file in stop.files}
     lost = files & {file_of(ask) for ask in missing.diverged}
     if not lost and not files & {file_of(ask) for ask in missing.asks}:
         return "complete"
-    if entry.index in stopped:
+    if entry.index in ended:
         return "stopped"
     return "diverged" if lost else "open"
 
@@ -307,7 +320,7 @@ def record_stopped(store: Store, attempt: Attempt, prepared: Prepared, index: in
     store.commit("stages", name, pa.Table.from_pylist(rows, schema=STAGES))
 
 
-def _stopped(store: Store, search_id: str) -> set[int]:
+def stopped(store: Store, search_id: str) -> set[int]:
     """Numbers of the suggestions that the rule of this search ended."""
     mark = re.compile(rf".*stopped-{search_id}-(\d+)")
     return {int(match[1]) for match in map(mark.fullmatch, store.names("stages")) if match}
@@ -330,10 +343,5 @@ def elsewhere(ledger: Ledger) -> list[Entry]:
                 if place.key not in known:
                     places.setdefault(place.key, place)
     missing = planning.missing(_union(places.values(), prepared), store)
-    lacking = {file_of(ask) for ask in (*missing.asks, *missing.diverged)}
-    sources = {copy.ask.name: copy.source for copy in missing.copies}
-    return [
-        Entry(-1, place, "complete", [prepared.value(stop, store, sources) for stop in place.stops])
-        for place in places.values()
-        if not any(stop.files & lacking for stop in place.stops)
-    ]
+    found = [(place, _values(prepared, store, place, missing)) for place in places.values()]
+    return [Entry(-1, place, "complete", values) for place, values in found if len(values) == len(place.stops)]

@@ -117,9 +117,8 @@ def print_searches(store: Store, ledgers: Sequence[Ledger], console: Console) ->
             "" if best is None else f"{best.value:.4g}",
             *(str(states[state]) for state in ("complete", "stopped", "diverged")),
         )
-    console.print("\nBest suggestion of each search", highlight=False)
+    console.print("\nThe best suggestion of each search", highlight=False)
     console.print(table)
-    # TODO query
 
 
 def _varied(asks: Sequence[Ask]) -> list[str]:

@@ -143,7 +143,10 @@ class Sweep:
 
     def prepare(self, sources: Sources) -> list[Prepared]:
         """The searches, tried at the edges of their spaces. Raises what `grow` raises."""
-        return [prepare(search, self.resources, sources) for search in self.searches]
+        found = [prepare(search, self.resources, sources) for search in self.searches]
+        for place in (place for search in found for place in search.edges):
+            check_forgetting(place.forest)
+        return found
 
     def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
         """What the sweep comes to, on this machine, given what `store` has. Imports neither torch nor Ray."""
@@ -199,6 +202,8 @@ class Sweep:
         missing = planning.missing(forest, place, retry_diverged)
         planning.copy(missing, place)
         ledgers = [Ledger(search, place, retry_diverged) for search in searches]
+        for ledger in ledgers:
+            ledger.copy()
         for line in self._so_far(forest, missing, ledgers):
             _say(console, f"{self.name}: {line} are in {place.location}")
         work = _Work(forest, missing, ledgers, place, retry_diverged)

@@ -1,24 +1,29 @@
-"""The samplers of a search, as optuna knows them: the next point depends on its number and on what was told before."""
+"""The samplers of a search, as optuna knows them: the next point depends on its number and on what was told before.
+
+sampler = Sampler(search)
+OptunaSearch(distributions(search), sampler=sampler, ...)
+sampler.at(3)  # before suggestion 3 is asked for
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from memexp.spec import Choices, Integers, Search
 
-__all__ = ["Sampler", "distributions"]
+__all__ = ["SPREAD", "Sampler", "distributions"]
+
+SPREAD = 5
+"""Points that are spread evenly before a sampler chooses: measured by ``python -m benchmarks --parts search``."""
 
 
 def distributions(search: Search) -> dict[str, BaseDistribution]:
@@ -41,58 +46,106 @@ class Sampler(BaseSampler):
     """
 
     def __init__(self, search: Search) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.search = search
         self.at(0)
 
     def at(self, index: int) -> None:
         """The next point is that of suggestion `index`."""
         self.index = index
-        digest = hashlib.sha256(f"{self.search.seed}/{index}".encode()).digest()
-        self.inner = _made(self.search, int.from_bytes(digest[:4], "big"))
+        self.inner = _made(self.search, int(_share(self.search.seed, index) * 2**32))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As optuna asks it of every sampler."""
-        return {} if self._starting(study) else self.inner.infer_relative_search_space(study, trial)
+        """What is chosen together: nothing while points are spread, otherwise whatever there is to choose."""
+        if self._spreads(study, trial):
+            return {}
+        return {name: domain for name, domain in distributions(self.search).items() if not domain.single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As optuna asks it of every sampler."""
-        return self.inner.sample_relative(study, trial, search_space) if search_space else {}
+        """The values of what is chosen together."""
+        if not search_space or self.search.sampler == "random":
+            return {}
+        if self.search.sampler == "gp":
+            study = _completed(study)
+            study.sampler = self.inner
+            return study.ask(search_space).params
+        return self.inner.sample_relative(study, trial, search_space)
 
-    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, domain: BaseDistribution) -> Any:
-        """One value; of the first suggestions evenly spread."""
-        if not self._starting(study):
-            return self.inner.sample_independent(study, trial, name, domain)
-        return _value(domain, _spread(self.search.seed, self.index, list(self.search.space).index(name)))
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """One value by itself."""
+        if self._spreads(study, trial):
+            dimension = list(self.search.space).index(param_name)
+            return _value(param_distribution, _spread(self.search.seed, self.index, dimension))
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)
 
-    def _starting(self, study: Study) -> bool:
+    def _spreads(self, study: Study, trial: FrozenTrial) -> bool:
         if self.search.sampler == "random":
             return False
-        states = (TrialState.COMPLETE, TrialState.PRUNED)
-        return len(study.get_trials(deepcopy=False, states=states)) < start_points(self.search)
-
-
-def start_points(search: Search) -> int:
-    """Points that are spread evenly before a sampler chooses."""
-    return 4
+        trials = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        tried = [other for other in trials if other.state != TrialState.FAIL]
+        return len(tried) < SPREAD or all(_so_far(other) is None for other in tried)
 
 
 def _made(search: Search, seed: int) -> BaseSampler:
     if search.sampler == "random":
         return RandomSampler(seed=seed)
-    if search.sampler == "gp":
-        from optuna.samplers import GPSampler  # imports torch
+    if search.sampler == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+    from optuna.samplers import GPSampler  # imports torch
 
-        return GPSampler(seed=seed, n_startup_trials=0)
-    return TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the argument is called experimental; what is trained twice is the same here
+        return GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=True)
+
+
+def _completed(study: Study) -> Study:
+    """The study as a Gaussian process is to see it, which looks at nothing but complete trials.
+
+    What was stopped counts with its last value, and what diverged as the worst there is.
+    """
+    found = optuna.create_study(direction=study.direction)
+    trials = study.get_trials(deepcopy=False)
+    values = [value for value in map(_so_far, trials) if value is not None]
+    worst = max(values) if study.direction == optuna.study.StudyDirection.MINIMIZE else min(values)
+    for trial in trials:
+        if trial.state == TrialState.RUNNING and trial.params:
+            found.add_trial(create_trial(state=trial.state, params=trial.params, distributions=trial.distributions))
+        elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            value = _so_far(trial)
+            found.add_trial(
+                create_trial(
+                    value=worst if value is None else value, params=trial.params, distributions=trial.distributions
+                )
+            )
+    return found
+
+
+def _so_far(trial: FrozenTrial) -> float | None:
+    """The last value of a trial that is over; None where it has none."""
+    if trial.state == TrialState.COMPLETE:
+        return trial.value
+    if trial.state == TrialState.PRUNED and trial.last_step is not None:
+        return trial.intermediate_values[trial.last_step]
+    return None
+
+
+def _share(*key: int) -> float:
+    """A number in [0, 1) that depends on `key` alone."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32
 
 
 def _spread(seed: int, index: int, dimension: int) -> float:
-    """Member `index` of an additive recurrence in [0, 1), which covers it evenly however many are taken."""
-    start = int.from_bytes(hashlib.sha256(f"{seed}/{dimension}".encode()).digest()[:4], "big") / 2**32
-    ratio = (math.sqrt((2, 5, 13, 17)[dimension % 4]) * (1 + dimension // 4) + 1) / 2
-    return (start + index * ratio) % 1
+    """Member `index` of an additive recurrence in [0, 1), which covers it evenly however many are taken.
+
+    The first dimension's steps are the golden ratio; the others' are irrational to it and to each other.
+    """
+    ratio = (math.sqrt((5, 2, 13, 17, 21, 29)[dimension % 6]) + 1) / 2
+    return (_share(seed, dimension, 0) + index * ratio) % 1
 
 
 def _value(domain: BaseDistribution, share: float) -> Any:

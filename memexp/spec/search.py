@@ -159,9 +159,9 @@ class Search:
     """How many suggestions are tried, counting those in the store."""
     seed: Count = 0
     """Seed of the sampler."""
-    sampler: Literal["tpe", "gp", "random"] = "tpe"
-    """How the next point is chosen: a tree-structured Parzen estimator, a Gaussian process, or at random; the first
-    few points of the former two are spread evenly."""
+    sampler: Literal["gp", "tpe", "random"] = "gp"
+    """How the next point is chosen, by optuna: from a Gaussian process, from a tree-structured Parzen estimator (for
+    spaces with many `Choices`, or hundreds of trials), or at random. The former two begin with evenly spread points."""
     stopping: ASHA | MedianStopping | None = None
     """Rule that ends a suggestion before its last condition."""
     concurrent: Positive | None = None
