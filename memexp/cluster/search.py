@@ -8,6 +8,7 @@ trials and hears how they ended, `_Referee` ends those that a rule of stopping g
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from ray.tune.search.optuna import OptunaSearch
 from memexp import plan as planning
 from memexp.attempt import Attempt, Progress
 from memexp.cluster.connect import Cluster
-from memexp.cluster.samplers import Sampler, distributions
+from memexp.cluster.samplers import SPREAD, Sampler, distributions
 from memexp.cluster.tune import Listener, Outcome, execute_trial, fit, lost_trials, placement, send_probes
 from memexp.plan import Ask, Trial
 from memexp.spec import ASHA, MedianStopping, Resources
@@ -62,7 +63,8 @@ def execute_searches(
             search_alg=_Suggester(desk),
             scheduler=_Referee(desk),
             num_samples=sum(len(line.queue) for line in desk.lines),
-            reuse_actors=True,
+            # A trial that drives a worker group does not notice that it is stopped; its process has to go.
+            reuse_actors=all(line.resources.workers == 1 for line in desk.lines),
         ),
     )
     return desk.started, Outcome(listener.failures, lost_trials(results))
@@ -122,7 +124,8 @@ class Line:
         retry_diverged: bool = False,
     ) -> None:
         self.prepared, self.search = ledger.prepared, ledger.prepared.search
-        self.store, self.attempt, self.on_progress, self.retry_diverged = store, attempt, on_progress, retry_diverged
+        self.store, self.attempt, self.on_progress = store, attempt, on_progress
+        self.gone = set[str]() if retry_diverged else planning.diverged(store)
         self.example = self.prepared.edges[0]
         self.sampler = Sampler(self.search)
         self.optuna = OptunaSearch(
@@ -150,7 +153,7 @@ class Line:
         Args:
             busy: files that trials are about to write; a suggestion that wants one of them waits.
         """
-        while self.queue and len(self.going) < self.search.at_once:
+        while self.queue and len(self.going) < self._at_once(self.queue[0]):
             index = self.queue[0]
             if index not in self.places:
                 self.places[index] = self._suggest(index)
@@ -165,6 +168,14 @@ class Line:
             self.end(going)
         return None
 
+    def _at_once(self, index: int) -> int:
+        """How many suggestions may be tried together with this one.
+
+        A sampler learns from those only that are through; evenly spread and random points wait for nothing.
+        """
+        free = self.search.trials if self.search.sampler == "random" else SPREAD
+        return self.search.concurrent or (free if index < free else max(1, self.search.trials // 8))
+
     def _suggest(self, index: int) -> Place:
         """A new suggestion, stored before anything else; that of another process where one was first."""
         self.sampler.at(index)
@@ -178,7 +189,7 @@ class Line:
         return place
 
     def _begin(self, index: int, place: Place) -> Going:
-        missing = planning.missing(place.forest, self.store, self.retry_diverged)
+        missing = planning.missing(place.forest, self.store, gone=self.gone)
         planning.copy(missing, self.store)
         lacking = {file_of(ask) for ask in (*missing.asks, *missing.diverged)}
         going = Going(index, place, missing.asks, [set(stop.files & lacking) for stop in place.stops])
@@ -203,7 +214,8 @@ class Line:
             reached = max(going.values)
             record_stopped(self.store, self.attempt, self.prepared, going.index, going.place, reached)
         elif going.last not in going.values:
-            left = planning.missing(going.place.forest, self.store)
+            self.gone |= planning.diverged(self.store)
+            left = planning.missing(going.place.forest, self.store, gone=self.gone)
             entry.state = "diverged" if left.diverged and not left.asks and not crashed else "open"
         self.on_progress(Progress(suggestions=int(entry.state != "open")))
         if going.index not in self.asked:
@@ -249,7 +261,7 @@ def _rule(stopping: ASHA | MedianStopping | None, mode: str) -> TrialScheduler |
     if isinstance(stopping, MedianStopping):
         # min_time_slice: with fewer samples it would pause a trial to let others come up, which began anew then.
         return MedianStoppingRule(
-            grace_period=stopping.grace, min_samples_required=stopping.samples, min_time_slice=FAR, **common
+            grace_period=stopping.grace, min_samples_required=stopping.samples, min_time_slice=math.inf, **common
         )
     return None
 

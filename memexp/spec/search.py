@@ -165,8 +165,8 @@ class Search:
     stopping: ASHA | MedianStopping | None = None
     """Rule that ends a suggestion before its last condition."""
     concurrent: Positive | None = None
-    """Suggestions tried at a time, so far as the cluster can hold them; by default a quarter of `trials`, since a
-    sampler learns only from those that are through."""
+    """Suggestions tried at a time, so far as the cluster can hold them. By default an eighth of `trials`, since a
+    sampler learns from those only that are through; random points and the evenly spread ones have no need to wait."""
 
     def __post_init__(self) -> None:
         try:
@@ -177,11 +177,6 @@ class Search:
             raise SpecError(
                 "Search.stopping needs a condition that returns several, of more and more exposures or steps"
             )
-
-    @property
-    def at_once(self) -> int:
-        """Suggestions to try at a time."""
-        return self.concurrent or max(1, self.trials // 4)
 
     @property
     def corners(self) -> Iterator[Point]:
