@@ -91,7 +91,7 @@ def _plan(options: argparse.Namespace) -> int:
         table.add_row("optimizer steps", f"{plan.steps}", saved)
         table.add_row("to do", f"{plan.trials} trials", f"{plan.steps_missing} steps, {plan.copies} results to copy")
     for search in plan.searches:
-        left = f"{search['stored']} of them in the store, at most {search['steps_at_most']} steps for the others"
+        left = f"{search['stored']} in the store, others at most {search['steps_at_most']} steps"
         table.add_row(f"search {search['search']}", f"{search['trials']} suggestions", left)
     if plan.diverged:
         table.add_row("diverged", f"{plan.diverged}", "conditions; --retry-diverged repeats them")
