@@ -3,10 +3,10 @@
     python -m benchmarks --parts search
     python -m benchmarks.search MATERIAL OUT
 
-The objective is the mean NLL of 40 shipped sentences after one exposure. With the pretrained tiny-s it is a valley. With
-random weights, of a GPT-2 of two blocks and width 32, it is rugged where it is lowest: of two neighbours either may be
-the better. Each seed draws another order of the sentences, other random weights and another sampler. Suggestions are
-tried one after another, as a search of 8 trials does by default after the evenly spread points; no Ray is needed.
+The objective is the mean NLL of 40 shipped sentences after one exposure. With the pretrained tiny-s it is a valley;
+with random weights, of a GPT-2 of two blocks and width 32, it is rugged where it is lowest: of two neighbours either
+may be the better. Each seed draws another order of the sentences, other random weights and another sampler. Suggestions
+are tried one after another, as a search of 8 trials does by default after the evenly spread points; no Ray is needed.
 """
 
 from __future__ import annotations
