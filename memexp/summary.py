@@ -101,8 +101,8 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
     console.print(f"  {query}\n", highlight=False, markup=False, soft_wrap=True)
 
 
-def print_searches(store: Store, ledgers: Sequence[Ledger], console: Console) -> None:
-    """Print the best point of each search, and the query that gives all values of the first."""
+def print_searches(ledgers: Sequence[Ledger], console: Console) -> None:
+    """Print the best point of each search, and how its suggestions ended."""
     if not ledgers:
         return
     table = Table()

@@ -221,7 +221,7 @@ class Sweep:
                 raise
         print_summary(place, self.name, forest, results)
         ledgers = [Ledger(search, place) for search in searches]
-        print_searches(place, ledgers, results)
+        print_searches(ledgers, results)
         return self._conclude(forest, place, ledgers, console)
 
     def _so_far(self, forest: Forest, missing: Missing, ledgers: Sequence[Ledger]) -> Iterator[str]:

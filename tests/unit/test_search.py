@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import re
@@ -45,6 +46,7 @@ from memexp.spec import spec
 from memexp.status import print_status
 from memexp.store import Store
 from memexp.suggestions import Ledger, Prepared, elsewhere, prepare
+from memexp.summary import print_searches
 
 NLL = "SELECT avg(target_nll) FROM recognition"
 LR = Uniform(1e-5, 1e-1, log=True)
@@ -385,7 +387,7 @@ def test_a_trajectory_that_the_rule_ends_is_stopped_for_this_search_only(
 def test_a_rule_remembers_what_earlier_processes_measured(
     tmp_path: Path, trajectory: Callable[..., list[Condition]]
 ) -> None:
-    one = search(trajectory, stopping=MedianStopping(samples=2), trials=6)
+    one = search(trajectory, stopping=MedianStopping(samples=2), trials=6, sampler="random")
     whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
     tried(line(one, whole), whole)
     for _ in range(6):
@@ -529,3 +531,24 @@ def test_plan_and_status_count_suggestions(
     before = sorted(path.name for path in tmp_path.glob("*/*"))
     assert sweep.run(tmp_path, console=Console(quiet=True))  # nothing is left, so no cluster is asked
     assert sorted(path.name for path in tmp_path.glob("*/*")) == before
+
+
+def test_the_best_suggestion_of_each_search_is_told(tmp_path: Path, condition: Callable[..., Condition]) -> None:
+    store = Store(tmp_path)
+    low, high = (
+        search(condition, name="low", sampler="random"),
+        search(condition, name="high", mode="max", sampler="random"),
+    )
+    for one in (low, high):
+        tried(line(one, store), store)
+    ledgers = [Ledger(prepared(one), store) for one in (low, high, search(condition, name="none", seed=9))]
+    page = io.StringIO()
+    print_searches(ledgers, Console(file=page, width=100))
+    rows = [[cell.strip() for cell in row.split("│")[1:-1]] for row in page.getvalue().splitlines() if "│" in row]
+    values = [loss(_lr(entry)) for entry in ledgers[0].entries.values()]
+    assert [(row[0], row[2], row[3]) for row in rows] == [
+        ("low", f"{min(values):.4g}", "4"),
+        ("high", f"{max(loss(_lr(entry)) for entry in ledgers[1].entries.values()):.4g}", "4"),
+        ("none", "", "0"),
+    ]
+    assert rows[0][1] == f"lr={min(map(_lr, ledgers[0].entries.values()), key=loss):.4g}"
