@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from memexp.plan.forest import Ask, Forest, Stage
 from memexp.sources import Texts
-from memexp.spec import Resources
+from memexp.spec import Resources, Snapshots
 
 __all__ = ["TRIALS_PER_SLOT", "Trial", "bundle"]
 
@@ -29,6 +29,8 @@ class Trial:
     """What the trial holds."""
     texts: dict[str, Texts] = field(default_factory=dict)
     """The corpora its stages and asks need, by identity."""
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    """How often its trajectories are put down in the store."""
 
     @property
     def steps(self) -> int:
