@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -217,7 +218,7 @@ class Sweep:
         from memexp.cluster.tune import execute_trials
 
         needs = {forest.resources[forest.path(ask.stage)[0].id] for ask in missing.asks}
-        with connected(address, needs, store) as cluster:
+        with connected(address, needs, store) as cluster, _terminable():
             self._record(forest, store)
             trials = planning.bundle(forest, missing.asks, cluster.slots)
             trials = [dataclasses.replace(trial, snapshots=self.snapshots) for trial in trials]
@@ -276,7 +277,8 @@ class Sweep:
             options: the options of `run_options`, by default parsed from the command line.
 
         Returns:
-            The exit status: 0 if every condition is complete, 1 if not, 2 for bad input, 130 after Ctrl-C.
+            The exit status: 0 if every condition is complete, 1 if not, 2 for bad input, 130 after Ctrl-C, 143 after
+            SIGTERM.
         """
         if being_loaded():
             raise SpecError(
@@ -315,8 +317,31 @@ def guarded(work: Callable[[], int], debug: bool) -> int:
             raise
         print(f"memexp: {error}", file=sys.stderr)
         return 2
+    except Terminated:
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a cloud machine gets before it is taken away."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """While the context lasts, SIGTERM ends the sweep as Ctrl-C does; Ray's own handler would leave without a word."""
+    if threading.current_thread() is not threading.main_thread():  # a notebook's, which no signal reaches
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(console: Console, line: str, style: str | None = None) -> None:
