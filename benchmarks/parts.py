@@ -260,7 +260,7 @@ def _first_stage(store: Store) -> float:
 def probes_on_the_way(bench: Bench) -> Found:
     """A trajectory of 1,000 steps of interference with one probe at its end, with twelve, and with snapshots too."""
     sentences = len(bench.material.texts("targets"))
-    steps, items = str(min(1000, 2 * sentences)), str(min(80, sentences))
+    steps, items = ("1000", "80") if sentences >= 600 else (str(sentences), str(max(1, sentences // 5)))
     ways = {"one probe": "one", "twelve probes": "twelve", "twelve probes and ten snapshots": "snapshots"}
     series: dict[str, list[float]] = {way: [] for way in ways}
     equality: Found = {}
