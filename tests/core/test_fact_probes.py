@@ -172,8 +172,12 @@ VARIANTS: list[Row] = [
 
 def shown(prompt: str) -> list[tuple[str, str]]:
     """The answered questions of a prompt of open questions, and the question with nothing."""
-    parts = [re.fullmatch(r"Question: (.*) Answer:(?: (.*))?", part) for part in prompt.split("\n\n")]
-    return [(part[1], part[2] or "") for part in parts if part is not None or pytest.fail(prompt)]  # type: ignore[index]
+    found = []
+    for part in prompt.split("\n\n"):
+        match = re.fullmatch(r"Question: (.*) Answer:(?: (.*))?", part)
+        assert match is not None, prompt
+        found.append((match[1], match[2] or ""))
+    return found
 
 
 FACT_OF = {row["question"]: row["fact"] for row in VARIANTS}
