@@ -815,6 +815,26 @@ def test_a_task_that_samples_is_refused(session: Session, tmp_path: Path, asked:
     assert refusal(LmEval(["capitals_open"], include_path=made), session).startswith(told)
 
 
+def test_a_folder_is_read_again_when_its_content_has_changed(folder: Path) -> None:
+    probe = LmEval(["capitals_open"], include_path=folder)
+    first, again = probe.bind(CONDITION), probe.bind(CONDITION)
+    assert first._index() is again._index() is probe._index()
+    (folder / "generation.yaml").rename(folder / "open.yaml")
+    (folder / "more.yaml").write_text(DATA.format(folder) + OPEN_TASK.replace("capitals_open", "more"))
+    LmEval(["more"], include_path=folder).check({}, {})
+    LmEval(["more"], include_path=folder).bind(CONDITION).check({}, {})
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_folder_that_is_gone_is_named_once(session: Session, folder: Path, known: bool) -> None:
+    bound = LmEval(["capitals_open"], include_path=folder).bind(CONDITION)
+    if known:
+        bound.check({}, {})
+    folder.rename(folder.parent / "elsewhere")
+    with pytest.raises(DataError, match=f"^LmEval.include_path: {re.escape(str(folder))} is no folder$"):
+        bound.measure(session, {})
+
+
 def test_a_task_without_its_data_is_one_line(session: Session, folder: Path) -> None:
     (folder / "data.jsonl").unlink()
     text = refusal(LmEval(["capitals_open"], include_path=folder), session)
