@@ -183,8 +183,7 @@ def _compact(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     from memexp.llm_memory import import_results
-    from memexp.store import Store
-    from memexp.sweep import default_store
+    from memexp.store import Store, default_store
 
     done = import_results(options.folder, Store(options.store or default_store()))
     print(f"{done.files} files, {done.items} items: {done.new} files new, {done.files - done.new} already there")
@@ -196,8 +195,7 @@ def _store(options: argparse.Namespace) -> Any:
     import os
 
     from memexp.errors import StoreError
-    from memexp.store import Store
-    from memexp.sweep import default_store
+    from memexp.store import Store, default_store
 
     store = Store(options.store or default_store())
     if store.is_local and not os.path.isdir(store.location):

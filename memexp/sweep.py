@@ -40,20 +40,13 @@ from memexp.progress import Display
 from memexp.records import MADE_WITH, STAGES, SWEEPS, rows_for
 from memexp.spec import Condition, Model, Name, Resources, spec
 from memexp.status import latest_manifests
-from memexp.store import Store
+from memexp.store import Store, default_store, option_for
 from memexp.summary import print_summary
 
 if TYPE_CHECKING:
     from memexp.cluster.tune import Outcome
 
-__all__ = ["DEFAULT_STORE", "Plan", "Sweep", "run_options"]
-
-DEFAULT_STORE = "results"
-
-
-def default_store() -> str:
-    """Where results go unless ``--store`` says otherwise: MEMEXP_STORE, else ``results`` in the current folder."""
-    return os.environ.get("MEMEXP_STORE") or DEFAULT_STORE
+__all__ = ["Plan", "Sweep", "run_options"]
 
 
 def run_options(add_help: bool = False) -> argparse.ArgumentParser:
@@ -225,8 +218,7 @@ class Sweep:
         for line in [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]:
             _say(console, line, "red")
         if outcome.failures:
-            where = "" if store.location == default_store() else f"--store {store.location} "
-            _say(console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
+            _say(console, f"more: memexp query {option_for(store)}\"SELECT error FROM stages WHERE status = 'failed'\"")
 
     def _record(self, forest: Forest, store: Store) -> None:
         """Say in ``sweeps/`` which files hold this sweep's results, unless that is what it said last."""
