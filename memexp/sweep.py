@@ -34,7 +34,7 @@ from memexp import plan as planning
 from memexp.attempt import Attempt, stage_row
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import NUMERICS
-from memexp.inspection import check_forgetting, check_models, memory_per_worker, sizes
+from memexp.inspection import check_contexts, check_forgetting, check_models, memory_per_worker, sizes
 from memexp.plan import Ask, Forest, Missing, Trial
 from memexp.progress import Display
 from memexp.records import MADE_WITH, STAGES, SWEEPS, rows_for
@@ -117,6 +117,7 @@ class Sweep:
         """The forest of stages. Raises SpecError, DataError or ModelError for what could never be executed."""
         forest = planning.grow(self.conditions, self.resources)
         check_forgetting(forest)
+        check_contexts(forest, {})
         return forest
 
     def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
