@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     query = command("query", _query, "ask the store in SQL, read-only; tables are named by kind")
     query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
     query.add_argument("--csv", action="store_true", help="as CSV")
+    query.add_argument("--sweep", metavar="NAME", help="only what belongs to this sweep, as it was last started")
     command("verify", _verify, "read every file of a store to its last page")
     few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
     few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")
@@ -158,7 +159,7 @@ def _status(options: argparse.Namespace) -> int:
 def _query(options: argparse.Namespace) -> int:
     from memexp.query import print_query
 
-    return print_query(_store(options), options.sql, options.csv)
+    return print_query(_store(options), options.sql, options.csv, options.sweep)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -183,8 +184,7 @@ def _compact(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     from memexp.llm_memory import import_results
-    from memexp.store import Store
-    from memexp.sweep import default_store
+    from memexp.store import Store, default_store
 
     done = import_results(options.folder, Store(options.store or default_store()))
     print(f"{done.files} files, {done.items} items: {done.new} files new, {done.files - done.new} already there")
@@ -196,8 +196,7 @@ def _store(options: argparse.Namespace) -> Any:
     import os
 
     from memexp.errors import StoreError
-    from memexp.store import Store
-    from memexp.sweep import default_store
+    from memexp.store import Store, default_store
 
     store = Store(options.store or default_store())
     if store.is_local and not os.path.isdir(store.location):

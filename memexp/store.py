@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -33,7 +34,7 @@ from memexp.places import TEMPORARY, Bucket, Folder, explained
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["EXPORT", "Problem", "Store", "Verification", "fitted"]
+__all__ = ["EXPORT", "Problem", "Store", "Verification", "default_store", "fitted", "option_for"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -277,6 +278,19 @@ class Store:
         """Remove a side file if it is there. Results are for people to remove."""
         with explained(f"delete {self.location}/{path}"), suppress(FileNotFoundError):
             self._place.delete(_side(path))
+
+
+def default_store() -> str:
+    """Where results go unless ``--store`` says otherwise: MEMEXP_STORE, else ``results`` in the current folder."""
+    return os.environ.get("MEMEXP_STORE") or "results"
+
+
+def option_for(store: Store) -> str:
+    """What a command that is to be typed here needs to find `store`: ``--store ... ``, or nothing for the default."""
+    with suppress(StoreError):  # of a MEMEXP_STORE that cannot be a store
+        if Store(default_store()).location == store.location:
+            return ""
+    return f"--store {shlex.quote(store.location)} "
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memexp.plan import Ask, Forest
-from memexp.store import Store
+from memexp.store import Store, option_for
 
 __all__ = ["print_summary"]
 
@@ -78,7 +78,8 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
     others = [kind for kind in dict.fromkeys(ask.kind for ask in forest.asks) if kind not in MEASURES]
     others = [k for k in others if any(store.exists(ask.kind, ask.name) for ask in forest.asks if ask.kind == k)]
     if others:
-        line = f'Rows of {", ".join(others)} are in the store: memexp query "SELECT * FROM {others[0]}"'
+        query = f'memexp query {option_for(store)}"SELECT * FROM {others[0]}"'
+        line = f"Rows of {', '.join(others)} are in the store: {query}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not kinds:
         return

@@ -36,26 +36,19 @@ from memexp import snapshots
 from memexp.attempt import Attempt, stage_row
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import NUMERICS
-from memexp.inspection import check_forgetting, check_models, memory_per_worker, sizes
+from memexp.inspection import check_contexts, check_forgetting, check_models, memory_per_worker, sizes
 from memexp.plan import Ask, Forest, Missing, Trial
 from memexp.progress import Display
 from memexp.records import MADE_WITH, STAGES, SWEEPS, rows_for
 from memexp.spec import Condition, Model, Name, Resources, Snapshots, spec
 from memexp.status import latest_manifests
-from memexp.store import Store
+from memexp.store import Store, default_store, option_for
 from memexp.summary import print_summary
 
 if TYPE_CHECKING:
     from memexp.cluster.tune import Outcome
 
-__all__ = ["DEFAULT_STORE", "Plan", "Sweep", "run_options"]
-
-DEFAULT_STORE = "results"
-
-
-def default_store() -> str:
-    """Where results go unless ``--store`` says otherwise: MEMEXP_STORE, else ``results`` in the current folder."""
-    return os.environ.get("MEMEXP_STORE") or DEFAULT_STORE
+__all__ = ["Plan", "Sweep", "run_options"]
 
 
 def run_options(add_help: bool = False) -> argparse.ArgumentParser:
@@ -128,6 +121,7 @@ class Sweep:
         """The forest of stages. Raises SpecError, DataError or ModelError for what could never be executed."""
         forest = planning.grow(self.conditions, self.resources)
         check_forgetting(forest)
+        check_contexts(forest, {})
         return forest
 
     def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
@@ -230,8 +224,7 @@ class Sweep:
         for line in [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]:
             _say(console, line, "red")
         if outcome.failures:
-            where = "" if store.location == default_store() else f"--store {store.location} "
-            _say(console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
+            _say(console, f"more: memexp query {option_for(store)}\"SELECT error FROM stages WHERE status = 'failed'\"")
 
     def _record(self, forest: Forest, store: Store) -> None:
         """Say in ``sweeps/`` which files hold this sweep's results, unless that is what it said last."""

@@ -77,8 +77,16 @@ class ResolvedModel:
     @property
     def blocks(self) -> int | None:
         """Number of blocks, where the configuration says it under one of the usual names."""
+        return self._configured("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+    @property
+    def context(self) -> int | None:
+        """Tokens it can take at once, where the configuration says it under one of the usual names."""
+        return self._configured("max_position_embeddings", "n_positions")
+
+    def _configured(self, *names: str) -> int | None:
         config = self.config if self.config is not None else read_config(self.source or "", self.commit)
-        found = [config[name] for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers") if name in config]
+        found = [config[name] for name in names if name in config]
         return found[0] if found and isinstance(found[0], int) else None
 
     def check_shipped(self) -> None:
