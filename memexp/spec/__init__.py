@@ -11,6 +11,7 @@ from memexp.spec.condition import Condition, Probe, Resources, ResourcesFor, cou
 from memexp.spec.corpora import (
     Corpus,
     HubItems,
+    HubStream,
     HubText,
     InlineItems,
     InlineText,
@@ -18,11 +19,13 @@ from memexp.spec.corpora import (
     Items,
     Pair,
     ShippedText,
+    StreamedCorpus,
     TextFile,
+    TextStream,
 )
 from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
 from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
-from memexp.spec.training import Forget, Interference, Study, retention_steps
+from memexp.spec.training import Forget, Interference, Pretrain, Study, retention_steps
 
 __all__ = [
     "Condition",
@@ -31,6 +34,7 @@ __all__ = [
     "Forget",
     "Full",
     "HubItems",
+    "HubStream",
     "HubText",
     "InlineItems",
     "InlineText",
@@ -44,15 +48,18 @@ __all__ = [
     "Pair",
     "PathText",
     "Positive",
+    "Pretrain",
     "Probe",
     "RandomInit",
     "Resources",
     "ResourcesFor",
     "ShippedText",
     "SomeText",
+    "StreamedCorpus",
     "Study",
     "Text",
     "TextFile",
+    "TextStream",
     "TrainedTokenizer",
     "counterbalanced",
     "retention_steps",
