@@ -20,13 +20,14 @@ from torch.optim import AdamW
 from memexp import __version__
 from memexp.attempt import Attempt, Progress, stage_row
 from memexp.core import snapshot
+from memexp.core.batches import PassingBatches, StudyBatches
 from memexp.core.data import encode
 from memexp.core.forget import reset
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.session import Session
 from memexp.core.snapshot import Snapshot
-from memexp.core.train import Diverged, Step, adamw, interfere, study_exposures
+from memexp.core.train import Diverged, Step, adamw, train
 from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
 from memexp.identity import NUMERICS
@@ -199,7 +200,9 @@ class _Walk:
         began = time.monotonic()
         rows = encode(lm.tokenizer, self.trial.texts[stage.corpus].items, stage.study.block_size)
         optimizer = optimizer or adamw(lm, stage.study)
-        steps = study_exposures(lm, optimizer, stage.study, rows, stage.seed, stage.first, stage.last)
+        batches = StudyBatches(stage.study, rows, stage.seed)
+        each = batches.per_exposure
+        steps = train(lm, optimizer, stage.study, batches, (stage.first - 1) * each + 1, stage.last * each)
         if self.world.leads:
             self._commit("training", stage.id, _training(stage, self.trial, steps), stage)
         self._note(stage, "complete", began, len(steps), sum(step.tokens for step in steps))
@@ -213,7 +216,8 @@ class _Walk:
         rows = encode(lm.tokenizer, self.trial.texts[stage.corpus].items, interference.block_size)
         if optimizer is None or (stage.first == 1 and interference.optimizer == "fresh"):
             optimizer = adamw(lm, interference)
-        steps = interfere(lm, optimizer, interference, rows, stage.seed, stage.first, stage.last)
+        batches = PassingBatches(interference, rows, stage.seed)
+        steps = train(lm, optimizer, interference, batches, stage.first, stage.last)
         if self.world.leads:
             self._commit_steps(stage, steps)
         self._note(stage, "complete", began, len(steps), sum(step.tokens for step in steps))

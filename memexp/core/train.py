@@ -1,24 +1,25 @@
-"""One stage of training: AdamW over the study list, or over unrelated text, in an order that depends on keys alone.
+"""One stage of training: AdamW over the study list, or over unrelated text, in batches that depend on keys alone.
 
 optimizer = adamw(lm, study)
-steps = study_exposures(lm, optimizer, study, rows, seed=0, first=1, last=1)
+steps = train(lm, optimizer, study, StudyBatches(study, rows, seed=0), first=1, last=25)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.optim import AdamW
 
-from memexp.core.data import Row, groups, key_seed, order, right_padded
+from memexp.core.batches import Batches, StudyBatches
+from memexp.core.data import Row, groups, key_seed, right_padded
 from memexp.core.model import LanguageModel, local, set_dropout
 from memexp.errors import MemexpError
 from memexp.spec import Interference, Study
 
-__all__ = ["Diverged", "Step", "adamw", "interfere", "learning_rate", "study_exposures", "update"]
+__all__ = ["Diverged", "Step", "adamw", "study_exposures", "train", "update"]
 
 # What a micro-group costs by itself (its gradients are added to those of the others) and how large one may be, in
 # padded tokens: 48 to 192 took the same time, 16 and no splitting more. On a GPU a short batch costs what a
@@ -61,107 +62,63 @@ def adamw(lm: LanguageModel, study: Study | Interference) -> AdamW:
     return AdamW(parts, lr=study.lr, fused=True)
 
 
-def learning_rate(study: Study, step: int, per_exposure: int) -> float:
-    """Learning rate of the `step`-th step (from 1), as transformers' schedules of the same names give it."""
-    total = study.exposures * per_exposure
-    warmup = math.ceil(study.warmup_ratio * total) if study.warmup_ratio else study.warmup_steps
-    before = step - 1
-    if before < warmup:
-        return study.lr * before / warmup
-    if study.schedule == "linear":
-        return study.lr * max(0.0, (total - before) / max(1, total - warmup))
-    return study.lr
+def train(
+    lm: LanguageModel,
+    optimizer: AdamW,
+    settings: Study | Interference,
+    batches: Batches,
+    first: int,
+    last: int,
+    after: Callable[[Step], None] = lambda _: None,
+) -> list[Step]:
+    """Make the steps `first` to `last` of a stage. All ranks call with the same batches.
+
+    Args:
+        lm: the model, as step ``first - 1`` left it.
+        optimizer: as step ``first - 1`` left it.
+        settings: dropout, clipping and, for messages, the learning rate.
+        batches: what each step takes.
+        first: step to begin with, from 1.
+        last: step to end with.
+        after: called after every step.
+
+    Raises:
+        Diverged: a loss is not finite; the model is then of no more use.
+    """
+    set_dropout(lm.lm, settings.dropout)
+    lm.train()
+    lm.zero_grad()  # a stage that failed half-way through a batch leaves gradients behind
+    steps: list[Step] = []
+    for number in range(first, last + 1):
+        batch = batches(number)
+        if batch.draws is not None:
+            # Other dropout on every rank: they hold other rows.
+            torch.manual_seed(key_seed(*batch.draws, lm.world.rank))
+        loss, tokens = update(lm, optimizer, batch.rows, batch.lr, settings.clip_norm)
+        if loss is not None and not math.isfinite(loss):
+            where = f"exposure {batch.exposure}" if batches.what == "study" else batches.what
+            raise Diverged(f"the loss is {loss} at step {number} ({where}, lr {settings.lr:g})")
+        steps.append(Step(batch.exposure, number, loss, batch.lr, tokens))
+        after(steps[-1])
+    _check_weights(lm, f"after step {last} ({batches.what}, lr {settings.lr:g})")
+    return steps
 
 
 def study_exposures(
     lm: LanguageModel, optimizer: AdamW, study: Study, rows: Sequence[Row], seed: int, first: int, last: int
 ) -> list[Step]:
-    """Train on every row once per exposure, exposures `first` to `last`. All ranks call with the same rows.
-
-    Args:
-        lm: the model, as exposure ``first - 1`` left it.
-        optimizer: as exposure ``first - 1`` left it; fresh for the first.
-        study: settings.
-        rows: token ids of each text.
-        seed: with the exposure it keys order and dropout, so that conditions stay paired.
-        first: exposure to begin with, from 1.
-        last: exposure to end with.
-
-    Raises:
-        Diverged: a loss is not finite; the model is then of no more use.
-    """
-    set_dropout(lm.lm, study.dropout)
-    lm.train()
-    lm.zero_grad()  # a stage that failed half-way through a batch leaves gradients behind
-    per_exposure = math.ceil(len(rows) / study.batch_size)
-    steps: list[Step] = []
-    for exposure in range(first, last + 1):
-        # Other dropout on every rank: they hold other rows.
-        torch.manual_seed(key_seed(seed, "study", exposure, "dropout", lm.world.rank))
-        shuffled = order(len(rows), seed, "study", exposure)
-        for position in range(per_exposure):
-            number = (exposure - 1) * per_exposure + position + 1
-            lr = learning_rate(study, number, per_exposure)
-            chosen = shuffled[position * study.batch_size : (position + 1) * study.batch_size]
-            loss, tokens = update(lm, optimizer, [rows[i] for i in chosen], lr, study.clip_norm)
-            if loss is not None and not math.isfinite(loss):
-                raise Diverged(f"the loss is {loss} at step {number} (exposure {exposure}, lr {study.lr:g})")
-            steps.append(Step(exposure, number, loss, lr, tokens))
-    _check_weights(lm, steps[-1:], f"exposure {last}, lr {study.lr:g}")
-    return steps
+    """`train` on every row once per exposure, exposures `first` to `last`."""
+    batches = StudyBatches(study, rows, seed)
+    each = batches.per_exposure
+    return train(lm, optimizer, study, batches, (first - 1) * each + 1, last * each)
 
 
-def interfere(
-    lm: LanguageModel,
-    optimizer: AdamW,
-    interference: Interference,
-    rows: Sequence[Row],
-    seed: int,
-    first: int,
-    last: int,
-) -> list[Step]:
-    """Train on unrelated texts, steps `first` to `last` since study ended. All ranks call with the same rows.
-
-    What a step trains on and draws depends on `seed` and the step's number alone: stopping between makes no difference.
-
-    Args:
-        lm: the model, as step ``first - 1`` left it.
-        optimizer: as step ``first - 1`` left it.
-        interference: settings.
-        rows: token ids of each text.
-        seed: keys the order of every pass over the texts, and dropout.
-        first: step to begin with, from 1.
-        last: step to end with.
-
-    Raises:
-        Diverged: a loss is not finite; the model is then of no more use.
-    """
-    set_dropout(lm.lm, interference.dropout)
-    lm.train()
-    lm.zero_grad()
-    per_pass = math.ceil(len(rows) / interference.batch_size)
-    shuffled, shuffled_for = [], 0
-    steps: list[Step] = []
-    for number in range(first, last + 1):
-        turn, position = (number - 1) // per_pass + 1, (number - 1) % per_pass
-        if turn != shuffled_for:
-            shuffled, shuffled_for = order(len(rows), seed, "interference", turn), turn
-        torch.manual_seed(key_seed(seed, "interference", number, "dropout", lm.world.rank))
-        chosen = shuffled[position * interference.batch_size : (position + 1) * interference.batch_size]
-        loss, tokens = update(lm, optimizer, [rows[i] for i in chosen], interference.lr, interference.clip_norm)
-        if loss is not None and not math.isfinite(loss):
-            raise Diverged(f"the loss is {loss} at step {number} of interference (lr {interference.lr:g})")
-        steps.append(Step(turn, number, loss, interference.lr, tokens))
-    _check_weights(lm, steps[-1:], f"interference, lr {interference.lr:g}")
-    return steps
-
-
-def _check_weights(lm: LanguageModel, last: Sequence[Step], when: str) -> None:
+def _check_weights(lm: LanguageModel, when: str) -> None:
     """Raise Diverged where the last update, which comes after the last loss, has broken the weights."""
     lm.eval()
     broken = sum(int(not torch.isfinite(parameter.detach()).all()) for parameter in map(local, lm.learning().values()))
     if lm.world.sum(broken):
-        raise Diverged(f"weights are not finite after step {last[0].step if last else 0} ({when})")
+        raise Diverged(f"weights are not finite {when}")
 
 
 def update(

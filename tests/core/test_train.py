@@ -11,9 +11,10 @@ import torch
 from core.small import NO_DROPOUT, TARGETS, language_model, varied, weights
 from transformers import get_scheduler
 
+from memexp.core.batches import learning_rate
 from memexp.core.data import Row, encode, order
 from memexp.core.model import LanguageModel
-from memexp.core.train import Diverged, Step, adamw, learning_rate, study_exposures
+from memexp.core.train import Diverged, Step, adamw, study_exposures
 from memexp.spec import LoRA, ShippedText, Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # transformers on itself
@@ -188,7 +189,7 @@ def test_learning_rates_are_those_of_transformers(
         expected.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    assert [learning_rate(study, step, 7) for step in range(1, 22)] == pytest.approx(expected, rel=1e-12, abs=1e-18)
+    assert [learning_rate(study, step, 21) for step in range(1, 22)] == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
 def test_the_rate_of_a_step_is_the_one_it_records() -> None:
