@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from memexp.plan.forest import Ask, Forest, Stage
-from memexp.sources import Texts
+from memexp.sources import Stream, Texts
 from memexp.spec import Resources
 
 __all__ = ["TRIALS_PER_SLOT", "Trial", "bundle"]
@@ -28,7 +28,13 @@ class Trial:
     resources: Resources
     """What the trial holds."""
     texts: dict[str, Texts] = field(default_factory=dict)
-    """The corpora its stages and asks need, by identity."""
+    """The lists its stages and asks need, by identity."""
+    streams: dict[str, Stream] = field(default_factory=dict)
+    """The streams its stages need, by identity; their texts stay where they are."""
+
+    def corpus(self, corpus: str) -> Texts | Stream:
+        """A corpus by identity."""
+        return self.texts[corpus] if corpus in self.texts else self.streams[corpus]
 
     @property
     def steps(self) -> int:
@@ -80,11 +86,14 @@ def _deal(parts: Sequence[Trial], bundles: int) -> list[list[Trial]]:
 
 def _trial(forest: Forest, base: str, asks: Sequence[Ask]) -> Trial:
     needed = {stage.id: stage for ask in asks for stage in forest.path(ask.stage)[1:]}
-    texts = {stage.corpus for stage in needed.values()} | {text for ask in asks for text in ask.corpora.values()}
+    corpora = {stage.corpus for stage in needed.values() if stage.corpus} | {
+        text for ask in asks for text in ask.corpora.values()
+    }
     return Trial(
         base=forest.stages[base],
         stages=list(needed.values()),
         asks=list(asks),
         resources=forest.resources[base],
-        texts={text: forest.texts[text] for text in sorted(filter(None, texts))},
+        texts={corpus: forest.texts[corpus] for corpus in sorted(corpora & forest.texts.keys())},
+        streams={corpus: forest.streams[corpus] for corpus in sorted(corpora & forest.streams.keys())},
     )

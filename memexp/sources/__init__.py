@@ -10,9 +10,20 @@ from memexp.sources.models import (
     resolve_model,
 )
 from memexp.sources.parts import WINDOW
-from memexp.sources.streams import Stream, Windows, resolve_stream
+from memexp.sources.streams import Stream, Windows, resolve_stream, shared_texts
 from memexp.sources.texts import Texts, read_texts
-from memexp.spec import HubStream, Model, TextStream
+from memexp.spec import (
+    HubItems,
+    HubStream,
+    HubText,
+    InlineItems,
+    InlineText,
+    ItemFile,
+    Model,
+    ShippedText,
+    TextFile,
+    TextStream,
+)
 
 __all__ = [
     "WINDOW",
@@ -22,12 +33,22 @@ __all__ = [
     "Stream",
     "Texts",
     "Windows",
+    "is_corpus",
     "location",
     "parameters_from_headers",
     "read_texts",
     "resolve_model",
     "resolve_stream",
+    "shared_texts",
 ]
+
+_LISTS = (TextFile, HubText, ShippedText, InlineText, ItemFile, HubItems, InlineItems)
+_STREAMS = (TextStream, HubStream)
+
+
+def is_corpus(value: object) -> bool:
+    """Whether `Sources` can read it: texts, as a list or a stream, questions or facts."""
+    return isinstance(value, (*_LISTS, *_STREAMS))
 
 
 class Sources:
@@ -47,7 +68,7 @@ class Sources:
 
     def corpus(self, corpus: object) -> Texts | Stream:
         """The texts of a corpus description, or the stream it stands for. Raises DataError."""
-        if not isinstance(corpus, TextStream | HubStream):
+        if not isinstance(corpus, _STREAMS):
             return self.texts(corpus)
         key = repr(corpus)
         if key not in self._streams:

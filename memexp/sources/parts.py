@@ -62,9 +62,13 @@ class Part:
         try:
             size = Path(self.path).stat().st_size
         except OSError:
-            raise DataError(f"{self.path}: not on this node; a stream's files must be where every node sees them") from None
+            raise DataError(
+                f"{self.path}: not on this node; a stream's files must be where every node sees them"
+            ) from None
         if size != self.size:
-            raise DataError(f"{self.path}: has {size} bytes on this node, and had {self.size} when the sweep was planned")
+            raise DataError(
+                f"{self.path}: has {size} bytes on this node, and had {self.size} when the sweep was planned"
+            )
 
     def texts(self, field: str | None, start: int) -> Iterator[str]:
         """The texts from number `start` on, counting from 0. Raises DataError that names file and row."""

@@ -1,7 +1,7 @@
 """Streams: text of any size, read window by window where it is trained on.
 
-The driver resolves a `TextStream` or `HubStream` once: identity, number of texts, where in the files which text is. What
-is resolved is small and travels with the trials; the texts do not.
+The driver resolves a `TextStream` or `HubStream` once: identity, number of texts, and where in the files which text is.
+What is resolved is small and travels with the trials; the texts do not.
 
     stream = resolve_stream(TextStream("news/*.parquet"))
     Windows(stream)(7)          # texts 7 * WINDOW to 8 * WINDOW
@@ -13,21 +13,23 @@ import glob
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from memexp.cache import recall_answer, remember_answer
 from memexp.errors import DataError
 from memexp.identity import identity
 from memexp.sources.hub import hub_dataset, resolve_commit
 from memexp.sources.models import file_digest
 from memexp.sources.parts import WINDOW, Part, first_row, part_of
 from memexp.sources.tables import hub_refusal
-from memexp.sources.texts import guess_field, text_of
+from memexp.sources.texts import Texts, guess_field, text_of
 from memexp.spec import HubStream, TextStream
 
-__all__ = ["FileStream", "HubTexts", "Stream", "Windows", "resolve_stream"]
+__all__ = ["FileStream", "HubTexts", "Stream", "Windows", "resolve_stream", "shared_texts"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,26 @@ def resolve_stream(source: TextStream | HubStream) -> Stream:
     if stream.count is None and len(first) < WINDOW:
         return replace(stream, count=len(first))
     return stream
+
+
+def shared_texts(stream: Stream, lists: Sequence[Texts]) -> list[int]:
+    """How many different texts of each list are in a stream too: read to its end once, and remembered.
+
+    Raises DataError, as training on it would.
+    """
+    questions = [["shared texts", stream.id, texts.id] for texts in lists]
+    answers = [recall_answer(question) for question in questions]
+    wanted: dict[str, set[int]] = {}
+    for place, texts in enumerate(lists):
+        for text in texts.items if answers[place] is None else ():
+            wanted.setdefault(text, set()).add(place)
+    if wanted:
+        found = Counter(place for text in wanted.keys() & stream.texts(0) for place in wanted[text])
+        for place, question in enumerate(questions):
+            if answers[place] is None:
+                answers[place] = found[place]
+                remember_answer(question, found[place])
+    return [int(answer) for answer in answers if answer is not None]
 
 
 # ---------------------------------------------------------------------------------------------------------

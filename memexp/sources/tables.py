@@ -22,7 +22,17 @@ from memexp.errors import DataError
 from memexp.sources.hub import hub_dataset, resolve_commit
 from memexp.spec import HubItems, HubText
 
-__all__ = ["NumberedRow", "check_file", "check_text", "decoded", "file_rows", "hub_refusal", "hub_rows", "json_row", "lines"]
+__all__ = [
+    "NumberedRow",
+    "check_file",
+    "check_text",
+    "decoded",
+    "file_rows",
+    "hub_refusal",
+    "hub_rows",
+    "json_row",
+    "lines",
+]
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
