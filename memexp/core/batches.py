@@ -130,6 +130,7 @@ class StreamBatches:
         """`seed` keys the order of every pass and window, and the dropout of every step."""
         self.what = _word(settings)
         self.settings, self.windows, self.seed = settings, windows, seed
+        self._shuffled: tuple[tuple[int, int, int], list[int]] = ((0, 0, 0), [])
 
     def __call__(self, step: int) -> Batch:
         size = self.settings.batch_size
@@ -143,11 +144,18 @@ class StreamBatches:
             window = self.windows(number)
             if self.windows.count is not None:
                 end = min(end, self.windows.count)
-            shuffled = order(len(window), self.seed, self.what, turn, *([number] if number else []))
-            chosen = shuffled[at - number * WINDOW : end - number * WINDOW]
+            chosen = self._order(turn, number, len(window))[at - number * WINDOW : end - number * WINDOW]
             rows += [window[i] for i in chosen]
             at += len(chosen)
         return _passing(self.settings, rows, turn, step, self.seed)
+
+    def _order(self, turn: int, number: int, count: int) -> list[int]:
+        """Of the texts of a window, in a pass."""
+        if self._shuffled[0] != (turn, number, count):
+            # The first window has the key of a list in memory, and with it the order of one.
+            key = (self.seed, self.what, turn, *([number] if number else []))
+            self._shuffled = (turn, number, count), order(count, *key)
+        return self._shuffled[1]
 
     def _place(self, step: int) -> tuple[int, int]:
         """Which pass a step belongs to, from 1, and its first text's place in the pass."""
