@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from memexp.errors import DataError, ModelError, SpecError
 from memexp.inspection import check_models
-from memexp.plan import Forest, grow
+from memexp.plan import Forest, bundle, grow
+from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition
 from memexp.records import MADE_WITH, RECALL, SETTINGS, complaint
 from memexp.sources.streams import HubTexts
@@ -213,3 +215,53 @@ def test_an_adapter_is_not_pretrained(studied: Condition) -> None:
 def test_pretraining_that_makes_no_sense(fields: dict[str, Any], complaint: str) -> None:
     with pytest.raises(SpecError, match=complaint):
         pretrain(**{"steps": 1} | fields)
+
+
+# Trials
+
+
+def spread(studied: Condition) -> Forest:
+    """Two numbers of steps under one pretraining with four studies each, and four studies without."""
+    lrs = [dataclasses.replace(studied, study=dataclasses.replace(studied.study, lr=lr)) for lr in (1e-4, 2e-4, 3e-4)]
+    return grow([c for one in (studied, *lrs) for c in (one, *after(one, 10, 100))])
+
+
+def test_trees_are_cut_where_pretraining_ends(studied: Condition) -> None:
+    forest = spread(studied)
+    trials = bundle(forest, forest.asks, lambda _: 1)
+    first, second = ([trial for trial in trials if trial.phase == phase] for phase in (0, 1))
+    assert trials == first + second
+    (training,) = [trial for trial in first if trial.leaves]
+    assert training.steps == 100 and not training.asks and not training.given
+    stops = [stage.id for stage in training.stages]
+    assert [forest.stages[stop].last for stop in stops] == [10, 100] and {*training.leaves} == {*stops}
+    # What has no pretraining waits for none.
+    rest = [trial for trial in first if not trial.leaves]
+    assert sorted(trial.steps for trial in rest) == [6, 6, 12] and not any(trial.given for trial in rest)
+    assert len(second) == TRIALS_PER_SLOT
+    for trial in second:
+        assert not trial.leaves and trial.given <= {*stops} and {stage.id for stage in trial.stages} > trial.given
+        assert trial.steps == sum(stage.steps for stage in trial.stages if stage.kind != "pretrain")
+    assert sum(trial.steps for trial in trials) == forest.steps
+    given = [(ask.kind, ask.name) for trial in trials for ask in trial.asks]
+    assert sorted(given) == sorted((ask.kind, ask.name) for ask in forest.asks)
+
+
+def test_a_trial_has_what_its_stages_need(studied: Condition, stream: TextStream) -> None:
+    forest = grow([*after(studied, 2, corpus=stream), *after(dataclasses.replace(studied, seed=1), 2, corpus=stream)])
+    first, *second = bundle(forest, forest.asks, lambda _: 1)
+    assert list(first.streams) == list(forest.streams) and not first.texts
+    assert first.corpus(next(iter(first.streams))).name == stream.name
+    assert len(second) == 2 and all(trial.streams and trial.texts for trial in second)  # should it train again
+    assert len(pickle.dumps(first)) < 20_000
+
+
+def test_what_is_measured_at_the_end_of_pretraining_is_part_of_its_trial(studied: Condition) -> None:
+    unstudied = dataclasses.replace(studied, study=dataclasses.replace(studied.study, exposures=0))
+    forest = grow([unstudied, *after(unstudied, 10, 100)])
+    (trial,) = bundle(forest, forest.asks, lambda _: 4)
+    assert len(trial.asks) == 6 and (trial.phase, trial.leaves, trial.given) == (0, (), frozenset())
+    forest = grow([*after(unstudied, 10), *after(studied, 100)])
+    first, second = bundle(forest, forest.asks, lambda _: 4)
+    assert len(first.asks) == 2 and [forest.stages[stop].last for stop in first.leaves] == [100]
+    assert second.given == {stage.id for stage in first.stages}
