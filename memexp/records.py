@@ -266,8 +266,8 @@ STAGES = pa.schema(
     ]
 )
 """One row per attempt at a stage, or where ``probe_id`` is not NULL at measuring it. ``status``: complete, failed,
-diverged (the loss was not finite), skipped (a stage before it failed), or differs (a second attempt measured other
-numbers than the stored ones)."""
+diverged (the loss was not finite), skipped (a stage before it failed), differs (a second attempt measured other numbers
+than the stored ones), or unsaved (a snapshot could not be written, and training went on)."""
 
 SWEEPS = pa.schema(
     [

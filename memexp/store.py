@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -256,6 +256,22 @@ class Store:
         folder = _side(f"{prefix.split('/')[0]}/any").removesuffix("/any")
         with explained(f"list {self.location}/{prefix}"):
             return sorted(path for path in self._place.walk(folder) if path.startswith(prefix))
+
+    @contextmanager
+    def open(self, path: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
+        """A large side file as a stream, to be read in any order or written from the beginning to the end.
+
+        While it is written it may be seen in part: another side file says afterwards that it is whole.
+        """
+        doing = "read" if mode == "rb" else "write"
+        with explained(f"{doing} {self.location}/{path}"), self._place.stream(_side(path), mode) as stream:
+            yield stream
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a side file, or None where there is none."""
+        with explained(f"read {self.location}/{path}"), suppress(FileNotFoundError):
+            return self._place.size(_side(path))
+        return None
 
     def delete(self, path: str) -> None:
         """Remove a side file if it is there. Results are for people to remove."""

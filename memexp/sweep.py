@@ -31,6 +31,7 @@ from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from memexp import plan as planning
+from memexp import snapshots
 from memexp.attempt import Attempt, stage_row
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import NUMERICS
@@ -38,7 +39,7 @@ from memexp.inspection import check_forgetting, check_models, memory_per_worker,
 from memexp.plan import Ask, Forest, Missing, Trial
 from memexp.progress import Display
 from memexp.records import MADE_WITH, STAGES, SWEEPS, rows_for
-from memexp.spec import Condition, Model, Name, Resources, spec
+from memexp.spec import Condition, Model, Name, Resources, Snapshots, spec
 from memexp.status import latest_manifests
 from memexp.store import Store
 from memexp.summary import print_summary
@@ -119,6 +120,8 @@ class Sweep:
     """What is to be measured."""
     resources: Resources | Callable[[Model], Resources] = Field(default_factory=Resources)
     """What each trial holds, or a function of its model."""
+    snapshots: Snapshots = Field(default_factory=Snapshots)
+    """How often trajectories are put down in the store, for what is killed to go on from there."""
 
     def grow(self) -> Forest:
         """The forest of stages. Raises SpecError, DataError or ModelError for what could never be executed."""
@@ -217,6 +220,7 @@ class Sweep:
         with connected(address, needs, store) as cluster:
             self._record(forest, store)
             trials = planning.bundle(forest, missing.asks, cluster.slots)
+            trials = [dataclasses.replace(trial, snapshots=self.snapshots) for trial in trials]
             steps = sum(trial.steps for trial in trials)
             _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(missing.asks)} results")
             with Display(missing.asks, steps, console) as display:
@@ -251,6 +255,8 @@ class Sweep:
     def _conclude(self, forest: Forest, store: Store, console: Console) -> bool:
         """Look once more at the store, which alone decides, and say what it has."""
         left = planning.missing(forest, store)
+        if not self.snapshots.keep:
+            _discard_snapshots(forest, left, store)
         lacking = {ask.condition_id for ask in _open(left)}
         diverged = {ask.condition_id for ask in left.diverged}
         line = f"{forest.conditions - len(lacking)} of {forest.conditions} conditions complete"
@@ -345,6 +351,15 @@ def _copy(missing: Missing, store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(copy, missing.copies))
     missing.copies.clear()
+
+
+def _discard_snapshots(forest: Forest, left: Missing, store: Store) -> None:
+    """Remove the snapshots that nothing needs: a trial killed after its last result leaves some."""
+    wanted = [ask.stage for ask in [*left.asks, *(copy.ask for copy in left.copies)]]
+    needed = {stage.trajectory for at in wanted for stage in forest.path(at)}
+    done = {stage.trajectory for stage in forest.stages.values()} - needed
+    for trajectory in sorted(snapshots.find(store).trajectories & done):
+        snapshots.discard(store, trajectory)
 
 
 def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: Attempt) -> None:

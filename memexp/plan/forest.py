@@ -53,6 +53,33 @@ class Stage:
     steps: int = 0
     """Optimizer steps."""
 
+    @property
+    def settings(self) -> Study | Interference | None:
+        """How it trains; None for a base and a reset, which do not."""
+        return self.interference or self.study
+
+    @property
+    def trajectory(self) -> str:
+        """What its steps are numbered along: the line whose stop it is, or else the stage itself."""
+        return self.origin or self.id
+
+    @property
+    def first_step(self) -> int:
+        """Number of its first step on its trajectory: of study over all exposures, from 1."""
+        return self.last_step - self.steps + 1
+
+    @property
+    def last_step(self) -> int:
+        """Number of its last step."""
+        if self.origin is not None or not self.steps:
+            return self.last
+        return self.steps // (self.last - self.first + 1) * self.last
+
+    @property
+    def begins_afresh(self) -> bool:
+        """Whether it begins with a new optimizer, whatever came before it."""
+        return self.first == 1 and (self.interference is None or self.interference.optimizer == "fresh")
+
 
 @dataclass(frozen=True)
 class Ask:

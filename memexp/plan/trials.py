@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from memexp.plan.forest import Ask, Forest, Stage
 from memexp.sources import Stream, Texts
-from memexp.spec import Resources
+from memexp.spec import Resources, Snapshots
 
 __all__ = ["TRIALS_PER_SLOT", "Trial", "bundle"]
 
@@ -31,6 +31,8 @@ class Trial:
     """The lists its stages and asks need, by identity."""
     streams: dict[str, Stream] = field(default_factory=dict)
     """The streams its stages need, by identity; their texts stay where they are."""
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    """How often its trajectories are put down in the store."""
     phase: int = 0
     """Trials of phase 1 begin where pretraining ends, and so when those of phase 0 are over."""
     leaves: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ is checked when the object is made, so a wrong value fails on the line that hold
               probes=[Recall()])
 """
 
-from memexp.spec.condition import Condition, Probe, Resources, ResourcesFor, counterbalanced
+from memexp.spec.condition import Condition, Probe, Resources, ResourcesFor, Snapshots, counterbalanced
 from memexp.spec.corpora import (
     Corpus,
     HubItems,
@@ -54,6 +54,7 @@ __all__ = [
     "Resources",
     "ResourcesFor",
     "ShippedText",
+    "Snapshots",
     "SomeText",
     "StreamedCorpus",
     "Study",

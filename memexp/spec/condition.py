@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from memexp.core.session import Session
 
-__all__ = ["Condition", "Probe", "Resources", "ResourcesFor", "counterbalanced"]
+__all__ = ["Condition", "Probe", "Resources", "ResourcesFor", "Snapshots", "counterbalanced"]
 
 
 def _label_name(value: str) -> str:
@@ -165,6 +165,22 @@ class Resources:
     def threads(self) -> int:
         """Threads of each worker: decided here and not by the machine's load, since it changes the last digits."""
         return max(1, math.ceil(self.cpus))
+
+
+@spec
+class Snapshots:
+    """How often a trajectory is put down in the store in the middle of training: a crash costs what came since.
+
+    What is kept is exact: the same command goes on as if nothing had happened. Of each trajectory only the newest is
+    kept, and none when all that was asked of it is measured. Never part of an identity.
+    """
+
+    minutes: Rate | None = 10.0
+    """Training time between two; None does not go by time."""
+    steps: Positive | None = None
+    """Optimizer steps between two; None does not count them."""
+    keep: bool = False
+    """Whether the last ones stay when everything is measured, for conditions that may be added later."""
 
 
 ResourcesFor = Resources | Callable[[Model], Resources]

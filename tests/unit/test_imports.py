@@ -27,6 +27,7 @@ LAYERS = [
     "records",
     "places",
     "store",
+    "snapshots",
     "plan",
     "attempt",
     "inspection",
