@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from memexp.sources import ResolvedModel, Stream, Texts
-from memexp.spec import Forget, Full, Interference, LoRA, Pretrain, Probe, Resources, Study
+from memexp.spec import Forget, Full, Interference, LoRA, Pretrain, Probe, Resources, Study, Training
 
 __all__ = ["Ask", "Forest", "Stage"]
 
@@ -54,9 +54,9 @@ class Stage:
     """Optimizer steps."""
 
     @property
-    def settings(self) -> Study | Interference | None:
+    def settings(self) -> Training | None:
         """How it trains; None for a base and a reset, which do not."""
-        return self.interference or self.study
+        return self.pretrain or self.interference or self.study
 
     @property
     def trajectory(self) -> str:

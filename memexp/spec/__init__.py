@@ -25,7 +25,7 @@ from memexp.spec.corpora import (
 )
 from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
 from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
-from memexp.spec.training import Forget, Interference, Pretrain, Study, retention_steps
+from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
 
 __all__ = [
     "Condition",
@@ -62,6 +62,7 @@ __all__ = [
     "TextFile",
     "TextStream",
     "TrainedTokenizer",
+    "Training",
     "counterbalanced",
     "retention_steps",
     "spec",

@@ -11,7 +11,7 @@ from memexp.errors import SpecError
 from memexp.spec.corpora import Corpus, StreamedCorpus
 from memexp.spec.fields import Count, NonNegative, Positive, Probability, Rate, spec
 
-__all__ = ["Forget", "Interference", "Pretrain", "Study", "retention_steps"]
+__all__ = ["Forget", "Interference", "Pretrain", "Study", "Training", "retention_steps"]
 
 
 @spec
@@ -168,6 +168,8 @@ class Interference:
         if self.optimizer == "carried" and self.weight_decay:
             raise SpecError("Interference.weight_decay: a carried optimizer keeps that of study")
 
+
+Training = Pretrain | Study | Interference
 
 PUBLISHED_RETENTION = (*range(1, 11), *range(20, 101, 10), *range(1_000, 10_001, 1_000), 100_000)
 """Steps of interference after which Orhan 2023 (arXiv 2303.17557) measured."""
