@@ -32,7 +32,7 @@ from rich.console import Console
 
 from memexp import plan as planning
 from memexp import snapshots
-from memexp.attempt import Attempt, stage_row
+from memexp.attempt import Attempt, recorded, stage_row, without
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import NUMERICS
 from memexp.inspection import check_forgetting, check_models, memory_per_worker, sizes
@@ -223,12 +223,19 @@ class Sweep:
             trials = [dataclasses.replace(trial, snapshots=self.snapshots) for trial in trials]
             steps = sum(trial.steps for trial in trials)
             _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(missing.asks)} results")
+            failures: list[str] = []
             with Display(missing.asks, steps, console) as display:
-                outcome = execute_trials(trials, store, attempt, cluster, display)
-        _record_lost(trials, outcome, store, attempt)
-        for line in [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]:
+                for phase in sorted({trial.phase for trial in trials}):
+                    now = [trial for trial in trials if trial.phase == phase]
+                    if phase:
+                        now = _without_failed(now, store, attempt)
+                    if now:
+                        outcome = execute_trials(now, store, attempt, cluster, display)
+                        _record_lost(now, outcome, store, attempt)
+                        failures += [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]
+        for line in failures:
             _say(console, line, "red")
-        if outcome.failures:
+        if failures:
             where = "" if store.location == default_store() else f"--store {store.location} "
             _say(console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
 
@@ -356,8 +363,8 @@ def _copy(missing: Missing, store: Store) -> None:
 def _discard_snapshots(forest: Forest, left: Missing, store: Store) -> None:
     """Remove the snapshots that nothing needs: a trial killed after its last result leaves some."""
     wanted = [ask.stage for ask in [*left.asks, *(copy.ask for copy in left.copies)]]
-    needed = {stage.trajectory for at in wanted for stage in forest.path(at)}
-    done = {stage.trajectory for stage in forest.stages.values()} - needed
+    needed = {name for at in wanted for stage in forest.path(at) for name in (stage.trajectory, stage.id)}
+    done = {name for stage in forest.stages.values() for name in (stage.trajectory, stage.id)} - needed
     for trajectory in sorted(snapshots.find(store).trajectories & done):
         snapshots.discard(store, trajectory)
 
@@ -370,9 +377,10 @@ def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: A
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
+    there = {mark.trajectory for mark in snapshots.find(store).found} if outcome.lost else set()
     for index, why in outcome.lost.items():
         trial = trials[index]
-        left = {ask.stage for ask in trial.asks if not store.exists(ask.kind, ask.name)}
+        left = {ask.stage for ask in trial.asks if not store.exists(ask.kind, ask.name)} | {*trial.leaves} - there
         rows = [
             stage_row(stage, attempt, made_with, "failed", f"the trial died: {why}")
             for stage in [trial.base, *trial.stages]
@@ -380,8 +388,21 @@ def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: A
         ]
         if rows:
             store.commit(
-                "stages", f"{trial.base.id}-{attempt.id}lost{index}", pa.Table.from_pylist(rows, schema=STAGES)
+                "stages",
+                f"{trial.base.id}-{attempt.id}lost{trial.phase}x{index}",
+                pa.Table.from_pylist(rows, schema=STAGES),
             )
+
+
+def _without_failed(trials: list[Trial], store: Store, attempt: Attempt) -> list[Trial]:
+    """`trials` less what hangs below a model or a pretraining that failed just now, which is recorded as skipped."""
+    failed = recorded(store, attempt, "failed", "diverged")
+    found = []
+    for index, trial in enumerate(trials):
+        # An attempt of its own: two trials may lack the same stage.
+        own = dataclasses.replace(attempt, id=f"{attempt.id}after{index}")
+        found.append(without(trial, failed, store, own))
+    return [trial for trial in found if trial.asks]
 
 
 HEARTBEAT = 10.0
