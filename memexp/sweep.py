@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from rich.console import Console
 
 from memexp import plan as planning
 from memexp import snapshots
-from memexp.attempt import Attempt, recorded, stage_row, without
+from memexp.attempt import Attempt, stage_row
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import NUMERICS
 from memexp.inspection import check_forgetting, check_models, memory_per_worker, sizes
@@ -217,22 +218,16 @@ class Sweep:
         from memexp.cluster.tune import execute_trials
 
         needs = {forest.resources[forest.path(ask.stage)[0].id] for ask in missing.asks}
-        with connected(address, needs, store) as cluster:
+        with connected(address, needs, store) as cluster, _terminable():
             self._record(forest, store)
             trials = planning.bundle(forest, missing.asks, cluster.slots)
             trials = [dataclasses.replace(trial, snapshots=self.snapshots) for trial in trials]
             steps = sum(trial.steps for trial in trials)
             _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(missing.asks)} results")
-            failures: list[str] = []
             with Display(missing.asks, steps, console) as display:
-                for phase in sorted({trial.phase for trial in trials}):
-                    now = [trial for trial in trials if trial.phase == phase]
-                    if phase:
-                        now = _without_failed(now, store, attempt)
-                    if now:
-                        outcome = execute_trials(now, store, attempt, cluster, display)
-                        _record_lost(now, outcome, store, attempt)
-                        failures += [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]
+                failures = _phase_by_phase(
+                    trials, lambda now: execute_trials(now, store, attempt, cluster, display), store, attempt
+                )
         for line in failures:
             _say(console, line, "red")
         if failures:
@@ -283,7 +278,8 @@ class Sweep:
             options: the options of `run_options`, by default parsed from the command line.
 
         Returns:
-            The exit status: 0 if every condition is complete, 1 if not, 2 for bad input, 130 after Ctrl-C.
+            The exit status: 0 if every condition is complete, 1 if not, 2 for bad input, 130 after Ctrl-C, 143 after
+            SIGTERM.
         """
         if being_loaded():
             raise SpecError(
@@ -322,8 +318,31 @@ def guarded(work: Callable[[], int], debug: bool) -> int:
             raise
         print(f"memexp: {error}", file=sys.stderr)
         return 2
+    except Terminated:
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a cloud machine gets before it is taken away."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """While the context lasts, SIGTERM ends the sweep as Ctrl-C does; Ray's own handler would leave without a word."""
+    if threading.current_thread() is not threading.main_thread():  # a notebook's, which no signal reaches
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(console: Console, line: str, style: str | None = None) -> None:
@@ -369,6 +388,34 @@ def _discard_snapshots(forest: Forest, left: Missing, store: Store) -> None:
         snapshots.discard(store, trajectory)
 
 
+def _phase_by_phase(
+    trials: list[Trial], execute: Callable[[list[Trial]], Outcome], store: Store, attempt: Attempt
+) -> list[str]:
+    """Execute the trials of each phase when those of the phase before are over; a line for all that failed."""
+    failures: list[str] = []
+    for phase in sorted({trial.phase for trial in trials}):
+        now = [trial for trial in trials if trial.phase == phase]
+        if phase:
+            now = _without_failed(now, store, attempt)
+        if now:
+            outcome = execute(now)
+            _record_lost(now, outcome, store, attempt)
+            failures += [*dict.fromkeys(outcome.failures), *(f"a trial died: {why}" for why in outcome.lost.values())]
+    return failures
+
+
+def _without_failed(trials: list[Trial], store: Store, attempt: Attempt) -> list[Trial]:
+    """`trials` less what hangs below a model or a pretraining that failed just now, which is recorded as skipped."""
+    from memexp.cluster.failed import recorded, without
+
+    stages = [stage for trial in trials for stage in (trial.base, *trial.stages)]
+    failed = recorded(stages, store, attempt, ("failed", "diverged"))
+    # Each an attempt of its own: two trials may lack the same stage.
+    attempts = [dataclasses.replace(attempt, id=f"{attempt.id}after{index}") for index in range(len(trials))]
+    found = [without(trial, failed, store, own) for trial, own in zip(trials, attempts, strict=True)]
+    return [trial for trial in found if trial.asks]
+
+
 def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: Attempt) -> None:
     """Write the ``stages/`` rows that a dead trial could not write."""
     made_with = {
@@ -392,17 +439,6 @@ def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: A
                 f"{trial.base.id}-{attempt.id}lost{trial.phase}x{index}",
                 pa.Table.from_pylist(rows, schema=STAGES),
             )
-
-
-def _without_failed(trials: list[Trial], store: Store, attempt: Attempt) -> list[Trial]:
-    """`trials` less what hangs below a model or a pretraining that failed just now, which is recorded as skipped."""
-    failed = recorded(store, attempt, "failed", "diverged")
-    found = []
-    for index, trial in enumerate(trials):
-        # An attempt of its own: two trials may lack the same stage.
-        own = dataclasses.replace(attempt, id=f"{attempt.id}after{index}")
-        found.append(without(trial, failed, store, own))
-    return [trial for trial in found if trial.asks]
 
 
 HEARTBEAT = 10.0

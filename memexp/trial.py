@@ -38,6 +38,7 @@ from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
 from memexp.snapshots import Mark, Marks, Place, discard, find
 from memexp.sources import Stream
 from memexp.spec import Full, Study
+from memexp.watch import watched
 
 __all__ = ["Report", "Sink", "execute"]
 
@@ -163,6 +164,8 @@ class _Walk:
     """Since the last snapshot in the store, on the way to where the model is."""
     unsaved_at: dict[str, _Unsaved] = field(default_factory=dict)
     """The same at each fork."""
+    doing: tuple[Stage, Ask | None, float] = field(init=False)
+    """The stage, and the measurement if it is one, that is under way, and when it began."""
     kept: set[str] = field(default_factory=set)
     """Trajectories with files of snapshots in the store."""
 
@@ -184,9 +187,26 @@ class _Walk:
         self.kept = set(self.marks.trajectories)
 
     def run(self) -> list[str]:
-        """Everything, from the base down."""
+        """Everything, from the base down; a process that hangs ends itself."""
+        with watched(self.trial.resources.stall_minutes, lambda: self.passes, self._stuck):
+            return self._run()
+
+    @property
+    def passes(self) -> int:
+        """Forward passes made so far; none while the model is loaded."""
+        return self.lm.passes if hasattr(self, "lm") else 0
+
+    def _stuck(self) -> None:
+        """Record what hangs. Called from another thread, of a process that is about to end."""
+        stage, ask, began = self.doing
+        limit = self.trial.resources.stall_minutes
+        self._record(stage, "failed", f"no progress for {limit:g} minutes (Resources.stall_minutes)", began, ask)
+        self._commit_rows(stage)
+
+    def _run(self) -> list[str]:
         base = self.trial.base
         began = time.monotonic()
+        self.doing = base, None, began
         try:
             warm = _base(base, self.world)
         except Exception as error:  # recorded, never swallowed: `_fail` writes it to stages/ and to the outcome
@@ -242,7 +262,7 @@ class _Walk:
             if taken is None and not self._reach(self.stages[stage.parent or ""]):
                 self.lost.add(stage.id)
                 return False
-            self.at = None
+            self.at, self.doing = None, (stage, None, began)
             self._change(stage, taken, began)
         except StoreError:
             raise  # nothing could be recorded any more
@@ -342,6 +362,7 @@ class _Walk:
                 by_probe.setdefault((ask.kind, ask.probe_id), []).append(ask)
         for asks in by_probe.values():
             began = time.monotonic()
+            self.doing = stage, asks[0], began
             probe = asks[0].probe
             texts = {name: self.trial.texts[corpus].items for name, corpus in asks[0].corpora.items()}
             try:
@@ -370,13 +391,17 @@ class _Walk:
         if self.world.blames_peer(error):
             raise error
         status = "diverged" if isinstance(error, Diverged) else "failed"
-        text = (f"{ask.kind}: " if ask else "") + (str(error) if isinstance(error, MemexpError) else _told(error))
-        self._note(stage, status, began, error=text)
-        self.rows[-1]["probe_id"] = ask.probe_id if ask else None
-        self.failures.append(f"{stage.model.name}, {stage.kind} {stage.id} {status}: {text.strip().splitlines()[0]}")
+        self._record(stage, status, str(error) if isinstance(error, MemexpError) else _told(error), began, ask)
         if self.world.size > 1 and status == "failed":
             self._commit_rows(stage)
             raise error
+
+    def _record(self, stage: Stage, status: str, text: str, began: float, ask: Ask | None) -> None:
+        """A row of ``stages/`` for what went wrong, and a line for the user."""
+        text = (f"{ask.kind}: " if ask else "") + text
+        self._note(stage, status, began, error=text)
+        self.rows[-1]["probe_id"] = ask.probe_id if ask else None
+        self.failures.append(f"{stage.model.name}, {stage.kind} {stage.id} {status}: {text.strip().splitlines()[0]}")
 
     def _skip(self, stage: Stage) -> None:
         """Record that the descendants of a failed stage were not reached."""

@@ -12,7 +12,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from memexp.attempt import Attempt, Progress, recorded, without
+from memexp.attempt import Attempt, Progress
+from memexp.cluster.failed import recorded, without
 from memexp.plan import Trial
 from memexp.store import Store
 
@@ -45,7 +46,7 @@ def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
         try:
             return failures + (_group(trial, store, this).fit().return_value or [])
         except TrainingFailedError:
-            failed = recorded(store, this, "failed")
+            failed = recorded([trial.base, *trial.stages], store, this)
             if not failed and crashed:
                 raise
             crashed = crashed or not failed

@@ -25,6 +25,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from memexp.attempt import Attempt, Progress
 from memexp.cluster.connect import DRIVER, Cluster
+from memexp.cluster.failed import recorded, without
 from memexp.plan import Trial
 from memexp.spec import Resources
 from memexp.store import Store
@@ -134,9 +135,11 @@ def _trial(trial: Trial, store: Store, attempt: Attempt) -> None:
 
     reporter = _Reporter()
     # Of its own for every start: a trial that Tune starts again writes other rows than the one that died.
-    attempt = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
-    failures = execute(trial, store, World.current(trial.resources.gpus), attempt, reporter)
-    reporter.flush(failures)
+    this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
+    failed = recorded([trial.base, *trial.stages], store, attempt)  # by the one that died: what hung costs itself only
+    trial = without(trial, failed, store, this)
+    failures = execute(trial, store, World.current(trial.resources.gpus), this, reporter)
+    reporter.flush([*failed.values(), *failures])
 
 
 class _Reporter:

@@ -156,6 +156,9 @@ class Resources:
     """CPUs of each worker, and its number of threads (rounded up)."""
     gpus: NonNegative = 0.0
     """GPUs of each worker; a fraction shares one."""
+    stall_minutes: Rate = 60.0
+    """A worker that makes no forward pass for so long, while it loads, trains or measures, is taken to hang: it is
+    ended, what it was at is recorded as failed, and the rest goes on."""
 
     def __post_init__(self) -> None:
         if self.gpus > 1 and self.gpus % 1:

@@ -28,6 +28,7 @@ LAYERS = [
     "places",
     "store",
     "snapshots",
+    "watch",
     "plan",
     "attempt",
     "inspection",
