@@ -67,9 +67,10 @@ def check_contexts(forest: Forest, found: Mapping[str, Inspection]) -> None:
     """
     blocks = [(stage.model, "Study", stage.study.block_size) for stage in forest.stages.values() if stage.study]
     blocks += [
-        (stage.model, "Interference", stage.interference.block_size)
+        (stage.model, type(settings).__name__, settings.block_size)
         for stage in forest.stages.values()
-        if stage.interference
+        for settings in (stage.pretrain, stage.interference)
+        if settings
     ]
     blocks += [  # the untrained model has probes but no study
         (forest.stages[ask.stage].model, type(ask.probe).__name__, getattr(ask.probe, "block_size", None) or 0)

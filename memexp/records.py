@@ -77,6 +77,13 @@ SETTINGS = pa.schema(
         ("interference_lr", pa.float64()),
         ("interference_batch_size", pa.int64()),
         ("interference_optimizer", pa.string()),
+        # pretraining
+        ("pretrain_steps", pa.int64()),
+        ("pretrain_corpus", pa.string()),
+        ("pretrain_corpus_id", pa.string()),
+        ("pretrain_lr", pa.float64()),
+        ("pretrain_batch_size", pa.int64()),
+        ("pretrain_seed", pa.int64()),
     ]
 )
 """What was asked for. One row of these is shared by all items of a condition's probe."""
@@ -288,6 +295,11 @@ _KNOWN = {
     "sweeps": SWEEPS,
 }
 _BARE = ("training", "stages", "sweeps")
+_SINCE = {
+    *("pretrain_steps", "pretrain_corpus", "pretrain_corpus_id"),
+    *("pretrain_lr", "pretrain_batch_size", "pretrain_seed"),
+}
+"""Columns that files of memexp 0.1 do not have; where they are missing they read as NULL."""
 
 
 def check_items(probe: str, items: pa.Schema) -> None:
@@ -329,6 +341,8 @@ def complaint(kind: str, schema: pa.Schema) -> str | None:
         expected = [*SETTINGS, *MADE_WITH, *expected]
     for field in expected:
         if field.name not in schema.names:
+            if field.name in _SINCE:
+                continue
             return f"column {field.name!r} is missing"
         found = schema.field(field.name).type
         if found != field.type:

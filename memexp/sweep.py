@@ -219,11 +219,12 @@ class Sweep:
             steps = sum(trial.steps for trial in trials)
             _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(missing.asks)} results")
             with Display(missing.asks, steps, console) as display:
-                outcome = execute_trials(trials, store, attempt, cluster, display)
-        _record_lost(trials, outcome, store, attempt)
-        for line in [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]:
+                failures = _phase_by_phase(
+                    trials, lambda now: execute_trials(now, store, attempt, cluster, display), store, attempt
+                )
+        for line in failures:
             _say(console, line, "red")
-        if outcome.failures:
+        if failures:
             _say(console, f"more: memexp query {option_for(store)}\"SELECT error FROM stages WHERE status = 'failed'\"")
 
     def _record(self, forest: Forest, store: Store) -> None:
@@ -374,10 +375,38 @@ def _copy(missing: Missing, store: Store) -> None:
 def _discard_snapshots(forest: Forest, left: Missing, store: Store) -> None:
     """Remove the snapshots that nothing needs: a trial killed after its last result leaves some."""
     wanted = [ask.stage for ask in [*left.asks, *(copy.ask for copy in left.copies)]]
-    needed = {stage.trajectory for at in wanted for stage in forest.path(at)}
-    done = {stage.trajectory for stage in forest.stages.values()} - needed
+    needed = {name for at in wanted for stage in forest.path(at) for name in (stage.trajectory, stage.id)}
+    done = {name for stage in forest.stages.values() for name in (stage.trajectory, stage.id)} - needed
     for trajectory in sorted(snapshots.find(store).trajectories & done):
         snapshots.discard(store, trajectory)
+
+
+def _phase_by_phase(
+    trials: list[Trial], execute: Callable[[list[Trial]], Outcome], store: Store, attempt: Attempt
+) -> list[str]:
+    """Execute the trials of each phase when those of the phase before are over; a line for all that failed."""
+    failures: list[str] = []
+    for phase in sorted({trial.phase for trial in trials}):
+        now = [trial for trial in trials if trial.phase == phase]
+        if phase:
+            now = _without_failed(now, store, attempt)
+        if now:
+            outcome = execute(now)
+            _record_lost(now, outcome, store, attempt)
+            failures += [*dict.fromkeys(outcome.failures), *(f"a trial died: {why}" for why in outcome.lost.values())]
+    return failures
+
+
+def _without_failed(trials: list[Trial], store: Store, attempt: Attempt) -> list[Trial]:
+    """`trials` less what hangs below a model or a pretraining that failed just now, which is recorded as skipped."""
+    from memexp.cluster.failed import recorded, without
+
+    stages = [stage for trial in trials for stage in (trial.base, *trial.stages)]
+    failed = recorded(stages, store, attempt, ("failed", "diverged"))
+    # Each an attempt of its own: two trials may lack the same stage.
+    attempts = [dataclasses.replace(attempt, id=f"{attempt.id}after{index}") for index in range(len(trials))]
+    found = [without(trial, failed, store, own) for trial, own in zip(trials, attempts, strict=True)]
+    return [trial for trial in found if trial.asks]
 
 
 def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: Attempt) -> None:
@@ -388,9 +417,10 @@ def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: A
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
+    there = {mark.trajectory for mark in snapshots.find(store).found} if outcome.lost else set()
     for index, why in outcome.lost.items():
         trial = trials[index]
-        left = {ask.stage for ask in trial.asks if not store.exists(ask.kind, ask.name)}
+        left = {ask.stage for ask in trial.asks if not store.exists(ask.kind, ask.name)} | {*trial.leaves} - there
         rows = [
             stage_row(stage, attempt, made_with, "failed", f"the trial died: {why}")
             for stage in [trial.base, *trial.stages]
@@ -398,7 +428,9 @@ def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: A
         ]
         if rows:
             store.commit(
-                "stages", f"{trial.base.id}-{attempt.id}lost{index}", pa.Table.from_pylist(rows, schema=STAGES)
+                "stages",
+                f"{trial.base.id}-{attempt.id}lost{trial.phase}x{index}",
+                pa.Table.from_pylist(rows, schema=STAGES),
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from torch.optim import AdamW
 from memexp import __version__
 from memexp.attempt import Attempt, Progress, stage_row
 from memexp.core import snapshot
-from memexp.core.batches import Batches, PassingBatches, StudyBatches
+from memexp.core.batches import Batches, PassingBatches, RowWindows, StreamBatches, StudyBatches
 from memexp.core.data import encode
 from memexp.core.durable import Taken, publish, take_up
 from memexp.core.forget import reset
@@ -36,7 +36,8 @@ from memexp.identity import NUMERICS
 from memexp.plan import Ask, Stage, Trial
 from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
 from memexp.snapshots import Mark, Marks, Place, discard, find
-from memexp.spec import Full
+from memexp.sources import Stream
+from memexp.spec import Full, Study
 from memexp.watch import watched
 
 __all__ = ["Report", "Sink", "execute"]
@@ -74,9 +75,11 @@ def execute(trial: Trial, sink: Sink, world: World, attempt: Attempt, report: Re
     asks = _outstanding(trial, sink, world)
     left = {_file(ask) for ask in asks}
     report(Progress(answered=tuple(_file(ask) for ask in trial.asks if _file(ask) not in left)))
-    if not asks:
+    marks = world.broadcast(find(sink) if world.leads else Marks())
+    leaves = set(trial.leaves) - {mark.trajectory for mark in marks.found}
+    if not asks and not leaves:
         return []
-    return _Walk(trial, asks, sink, world, attempt, report).run()
+    return _Walk(trial, asks, leaves, sink, world, attempt, report, marks).run()
 
 
 def _outstanding(trial: Trial, sink: Sink, world: World) -> list[Ask]:
@@ -135,10 +138,14 @@ class _Walk:
 
     trial: Trial
     asks: Sequence[Ask]
+    leaves: Collection[str]
+    """Pretrain stages whose ends are to be in the store for trials to come, and are not yet."""
     sink: Sink
     world: World
     attempt: Attempt
     report: Report
+    marks: Marks
+    """The snapshots there were in the store when the trial began."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Of ``stages/``, not committed yet."""
     failures: list[str] = field(default_factory=list)
@@ -157,8 +164,6 @@ class _Walk:
     """Since the last snapshot in the store, on the way to where the model is."""
     unsaved_at: dict[str, _Unsaved] = field(default_factory=dict)
     """The same at each fork."""
-    marks: Marks = field(init=False)
-    """The snapshots there were in the store when the trial began."""
     doing: tuple[Stage, Ask | None, float] = field(init=False)
     """The stage, and the measurement if it is one, that is under way, and when it began."""
     kept: set[str] = field(default_factory=set)
@@ -167,8 +172,8 @@ class _Walk:
     def __post_init__(self) -> None:
         self.stages = {stage.id: stage for stage in [self.trial.base, *self.trial.stages]}
         needed: set[str] = set()
-        for ask in self.asks:
-            at: str | None = ask.stage
+        for end in [*(ask.stage for ask in self.asks), *self.leaves]:
+            at: str | None = end
             while at is not None:
                 needed.add(at)
                 at = self.stages[at].parent
@@ -178,6 +183,8 @@ class _Walk:
                 self.children.setdefault(stage.parent, []).append(stage)
         self.made_with = _made_with(self.world, self.trial)
         self.encoded: dict[tuple[str, int], list[list[int]]] = {}
+        self.windows: dict[tuple[str, int], RowWindows] = {}
+        self.kept = set(self.marks.trajectories)
 
     def run(self) -> list[str]:
         """Everything, from the base down; a process that hangs ends itself."""
@@ -209,8 +216,6 @@ class _Walk:
             return self.failures
         self._note(base, "complete", began)
         self.lm, self.at, self.forks = warm.lm, base.id, {base.id: warm.loaded}
-        self.marks = self.world.broadcast(find(self.sink) if self.world.leads else Marks())
-        self.kept = set(self.marks.trajectories)
         self._visit(base)
         return self.failures
 
@@ -220,14 +225,15 @@ class _Walk:
         A stage that fails is recorded and its descendants are skipped; its siblings go on.
         """
         failures = len(self.failures)
-        if any(ask.stage == stage.id for ask in self.asks) and self._reach(stage):
+        wanted = stage.id in self.leaves or any(ask.stage == stage.id for ask in self.asks)
+        if wanted and self._reach(stage):
             self._measure(stage)
         if stage is self.trial.base:
             self._commit_rows(stage)
         for child in self.children.get(stage.id, []):
             if stage.id not in self.lost:
                 self._visit(child)
-            if stage is self.trial.base:
+            if stage.kind in ("base", "pretrain"):
                 self._commit_rows(child)
         if stage is not self.trial.base:
             self.forks.pop(stage.id, None)
@@ -275,12 +281,14 @@ class _Walk:
         """The model in the middle or at the end of `stage`, from the newest whole snapshot there is."""
         if stage.settings is None:
             return None
-        for mark in self.marks.of(stage.trajectory, stage.first_step, stage.last_step):
+        ends = self.marks.of(stage.id, stage.last_step, stage.last_step) if stage.kind == "pretrain" else []
+        for mark in [*ends, *self.marks.of(stage.trajectory, stage.first_step, stage.last_step)]:
             self.at = None
             taken = take_up(self.sink, mark, self.lm, stage.settings)
             if taken is not None:
                 self.unsaved = _Unsaved()
-                self.report(Progress(steps=mark.step - stage.first_step + 1))
+                if stage.id not in self.trial.given:
+                    self.report(Progress(steps=mark.step - stage.first_step + 1))
                 return mark, taken
         return None
 
@@ -306,14 +314,20 @@ class _Walk:
         keeper.finish()
 
     def _batches(self, stage: Stage) -> Batches:
-        assert stage.corpus is not None and stage.settings is not None  # as in `_change`
-        key = stage.corpus, stage.settings.block_size
+        settings = stage.settings
+        assert stage.corpus is not None and settings is not None  # as in `_change`
+        corpus, key = self.trial.corpus(stage.corpus), (stage.corpus, settings.block_size)
+        if isinstance(corpus, Stream):
+            assert not isinstance(settings, Study)  # its corpus is a list
+            if key not in self.windows:
+                tokenizer = self.lm.tokenizer
+                self.windows[key] = RowWindows(corpus, lambda texts: encode(tokenizer, texts, key[1]))
+            return StreamBatches(settings, self.windows[key], stage.seed)
         if key not in self.encoded:
-            self.encoded[key] = encode(self.lm.tokenizer, self.trial.texts[stage.corpus].items, key[1])
-        if stage.interference is not None:
-            return PassingBatches(stage.interference, self.encoded[key], stage.seed)
-        assert stage.study is not None
-        return StudyBatches(stage.study, self.encoded[key], stage.seed)
+            self.encoded[key] = encode(self.lm.tokenizer, corpus.items, key[1])
+        if isinstance(settings, Study):
+            return StudyBatches(settings, self.encoded[key], stage.seed)
+        return PassingBatches(settings, self.encoded[key], stage.seed)
 
     def _untaught(self, stage: Stage) -> Snapshot:
         """The weights that forgetting goes back to: as pretraining left them, or else as they were loaded."""
@@ -438,15 +452,20 @@ class _Keeper:
         spacing = self.walk.trial.snapshots
         due = spacing.minutes is not None and self.walk.world.any(unsaved.seconds >= 60 * spacing.minutes)
         due = due or (spacing.steps is not None and unsaved.steps >= spacing.steps)
-        if due or (self.stage.kind == "pretrain" and step.step == self.stage.last_step):
-            self._save(step)
+        if self.stage.kind == "pretrain" and step.step == self.stage.last_step:
+            # Under the stage's own name: a later one on the line would take its place, and other trials begin here.
+            self._save(step, self.stage.id)
+        elif due:
+            self._save(step, self.stage.trajectory)
 
-    def _save(self, step: Step) -> None:
+    def _save(self, step: Step, name: str) -> None:
         """A snapshot that cannot be written is recorded; the trajectory goes on and tries again in time."""
         walk, began = self.walk, time.monotonic()
         try:
-            walk.kept.add(self.stage.trajectory)
-            publish(walk.sink, self.stage.trajectory, step.step, walk.lm, self.optimizer, self.steps)
+            walk.kept.add(name)
+            publish(walk.sink, name, step.step, walk.lm, self.optimizer, self.steps)
+            if name != self.stage.trajectory and walk.world.leads:
+                discard(walk.sink, self.stage.trajectory)  # what came before the end
         except StoreError as error:
             walk._note(self.stage, "unsaved", began, error=str(error))
         walk.unsaved.steps, walk.unsaved.seconds, self.clock = 0, 0.0, time.monotonic()
@@ -498,7 +517,7 @@ def _training(stage: Stage, trial: Trial, steps: Sequence[Step]) -> pa.Table:
         "kind": stage.kind,
         "model": stage.model.name,
         "method": "full" if isinstance(stage.method, Full) else "lora",
-        "corpus": trial.texts[stage.corpus].name,
+        "corpus": trial.corpus(stage.corpus).name,
         "seed": stage.seed,
         "batch_size": settings.batch_size,
     }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import pyarrow as pa
 
 from memexp.attempt import Attempt, stage_row
-from memexp.plan import Trial
+from memexp.plan import Stage, Trial
 from memexp.records import STAGES
 from memexp.store import Store
 
@@ -18,17 +18,19 @@ Failed = tuple[str, str | None]
 """A stage that failed, or with the identity of a probe its measurement by that probe."""
 
 
-def recorded(trial: Trial, store: Store, attempt: Attempt) -> dict[Failed, str]:
-    """What of a trial failed in an attempt, and a line for each."""
+def recorded(
+    stages: Iterable[Stage], store: Store, attempt: Attempt, statuses: Collection[str] = ("failed",)
+) -> dict[Failed, str]:
+    """Which of these stages ended so in an attempt, and a line for each."""
     found: dict[Failed, str] = {}
-    stages = {trial.base.id, *(stage.id for stage in trial.stages)}
+    wanted = {stage.id for stage in stages}
     for name in store.names("stages"):
         if attempt.id in name:
             for row in store.read("stages", name).to_pylist():
-                if row["status"] == "failed" and row["stage_id"] in stages:
+                if row["status"] in statuses and row["stage_id"] in wanted:
                     why = row["error"].splitlines()[0]
                     found[row["stage_id"], row["probe_id"]] = (
-                        f"{row['model']}, {row['kind']} {row['stage_id']} failed: {why}"
+                        f"{row['model']}, {row['kind']} {row['stage_id']} {row['status']}: {why}"
                     )
     return found
 
@@ -48,5 +50,9 @@ def without(trial: Trial, failed: Collection[Failed], store: Store, attempt: Att
     if skipped:
         rows = [stage_row(stage, attempt, {}, "skipped", "a stage before it did not complete") for stage in skipped]
         store.commit("stages", f"{trial.base.id}-{attempt.id}skipped", pa.Table.from_pylist(rows, schema=STAGES))
-    asks = [ask for ask in trial.asks if not lost(ask.stage) and (ask.stage, ask.probe_id) not in failed]
-    return dataclasses.replace(trial, asks=asks, stages=[stage for stage in trial.stages if not lost(stage.id)])
+    return dataclasses.replace(
+        trial,
+        asks=[ask for ask in trial.asks if not lost(ask.stage) and (ask.stage, ask.probe_id) not in failed],
+        stages=[stage for stage in trial.stages if not lost(stage.id)],
+        leaves=tuple(stage for stage in trial.leaves if not lost(stage)),
+    )

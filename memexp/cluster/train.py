@@ -41,12 +41,12 @@ def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
     """
     failures: list[str] = []
     crashed = False
-    while trial.asks:
+    while trial.asks or trial.leaves:
         this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
         try:
             return failures + (_group(trial, store, this).fit().return_value or [])
         except TrainingFailedError:
-            failed = recorded(trial, store, this)
+            failed = recorded([trial.base, *trial.stages], store, this)
             if not failed and crashed:
                 raise
             crashed = crashed or not failed

@@ -136,7 +136,7 @@ def _trial(trial: Trial, store: Store, attempt: Attempt) -> None:
     reporter = _Reporter()
     # Of its own for every start: a trial that Tune starts again writes other rows than the one that died.
     this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
-    failed = recorded(trial, store, attempt)  # by the one that died: what hung costs itself only
+    failed = recorded([trial.base, *trial.stages], store, attempt)  # by the one that died: what hung costs itself only
     trial = without(trial, failed, store, this)
     failures = execute(trial, store, World.current(trial.resources.gpus), this, reporter)
     reporter.flush([*failed.values(), *failures])

@@ -41,7 +41,7 @@ from memexp.core.train import Step, adamw
 from memexp.core.world import World
 from memexp.errors import StoreError
 from memexp.snapshots import FOLDER, Mark, Place
-from memexp.spec import Interference, Study
+from memexp.spec import Training
 
 __all__ = ["Taken", "publish", "take_up"]
 
@@ -103,7 +103,7 @@ class Taken:
     """The steps of the stage it was taken in, up to it."""
 
 
-def take_up(place: Place, mark: Mark, lm: LanguageModel, settings: Study | Interference) -> Taken | None:
+def take_up(place: Place, mark: Mark, lm: LanguageModel, settings: Training) -> Taken | None:
     """Bring `lm` and the random draws to a snapshot. All ranks call.
 
     Returns:

@@ -16,7 +16,7 @@ from torch.optim import AdamW
 
 from memexp.core.model import LanguageModel, local
 from memexp.core.train import adamw
-from memexp.spec import Interference, Study
+from memexp.spec import Training
 
 __all__ = ["Snapshot", "restore", "take"]
 
@@ -37,7 +37,7 @@ def take(lm: LanguageModel, optimizer: AdamW | None) -> Snapshot:
     return Snapshot(weights, None if optimizer is None else _copied(optimizer.state_dict()))
 
 
-def restore(lm: LanguageModel, snapshot: Snapshot, settings: Study | Interference | None) -> AdamW | None:
+def restore(lm: LanguageModel, snapshot: Snapshot, settings: Training | None) -> AdamW | None:
     """Bring `lm` back to `snapshot`, bit for bit.
 
     Returns:

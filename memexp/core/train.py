@@ -17,7 +17,7 @@ from memexp.core.batches import Batches, StudyBatches
 from memexp.core.data import Row, groups, key_seed, right_padded
 from memexp.core.model import LanguageModel, local, set_dropout
 from memexp.errors import MemexpError
-from memexp.spec import Interference, Study
+from memexp.spec import Study, Training
 
 __all__ = ["Diverged", "Step", "adamw", "study_exposures", "train", "update"]
 
@@ -49,7 +49,7 @@ class Step:
     """Predicted tokens in the batch, over all ranks."""
 
 
-def adamw(lm: LanguageModel, study: Study | Interference) -> AdamW:
+def adamw(lm: LanguageModel, study: Training) -> AdamW:
     """A fresh AdamW over what `lm` learns; weight decay on matrices only."""
     learning = list(lm.learning().values())
     matrices = [p for p in learning if p.ndim >= 2]
@@ -65,7 +65,7 @@ def adamw(lm: LanguageModel, study: Study | Interference) -> AdamW:
 def train(
     lm: LanguageModel,
     optimizer: AdamW,
-    settings: Study | Interference,
+    settings: Training,
     batches: Batches,
     first: int,
     last: int,

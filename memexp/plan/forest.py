@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from memexp.sources import ResolvedModel, Texts
-from memexp.spec import Forget, Full, Interference, LoRA, Probe, Resources, Study
+from memexp.sources import ResolvedModel, Stream, Texts
+from memexp.spec import Forget, Full, Interference, LoRA, Pretrain, Probe, Resources, Study, Training
 
 __all__ = ["Ask", "Forest", "Stage"]
 
@@ -28,6 +28,8 @@ class Stage:
     """How it learns."""
     dtype: str
     """Arithmetic of the trajectory."""
+    pretrain: Pretrain | None = None
+    """The settings of a pretrain stage."""
     study: Study | None = None
     """The settings of a study or restudy stage."""
     forget: Forget | None = None
@@ -35,7 +37,8 @@ class Stage:
     interference: Interference | None = None
     """The settings of an interference stage."""
     origin: str | None = None
-    """Identity of the trajectory that an interference stage is a stop of; all its stops have the same."""
+    """Identity of the trajectory that a stage of pretraining or interference is a stop of; all its stops have the
+    same."""
     start: str | None = None
     """Identity of the stage that the trajectory begins after."""
     corpus: str | None = None
@@ -43,16 +46,17 @@ class Stage:
     seed: int = 0
     """Seed of a stage that draws: an order, dropout, a fresh adapter."""
     first: int = 0
-    """The first exposure this stage makes, counting from 1 in study and in restudy; the first step of interference."""
+    """The first exposure this stage makes, counting from 1 in study and in restudy; the first step of
+    pretraining or interference."""
     last: int = 0
     """The last one: of exposures the same as `first` unless the schedule knows its horizon."""
     steps: int = 0
     """Optimizer steps."""
 
     @property
-    def settings(self) -> Study | Interference | None:
+    def settings(self) -> Training | None:
         """How it trains; None for a base and a reset, which do not."""
-        return self.interference or self.study
+        return self.pretrain or self.interference or self.study
 
     @property
     def trajectory(self) -> str:
@@ -126,7 +130,9 @@ class Forest:
     asks: list[Ask] = field(default_factory=list)
     """One per condition and probe, without duplicates."""
     texts: dict[str, Texts] = field(default_factory=dict)
-    """Every corpus by identity."""
+    """Every corpus that is held in memory, by identity."""
+    streams: dict[str, Stream] = field(default_factory=dict)
+    """Every corpus that is not, by identity."""
     resources: dict[str, Resources] = field(default_factory=dict)
     """What a trial holds, by base stage."""
     steps_unshared: int = 0
@@ -143,6 +149,10 @@ class Forest:
     def steps(self) -> int:
         """Optimizer steps with sharing."""
         return sum(stage.steps for stage in self.stages.values())
+
+    def corpus(self, corpus: str) -> Texts | Stream:
+        """A corpus by identity."""
+        return self.texts[corpus] if corpus in self.texts else self.streams[corpus]
 
     def path(self, stage: str) -> list[Stage]:
         """The stages from the base to `stage`."""

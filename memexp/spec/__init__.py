@@ -11,6 +11,7 @@ from memexp.spec.condition import Condition, Probe, Resources, ResourcesFor, Sna
 from memexp.spec.corpora import (
     Corpus,
     HubItems,
+    HubStream,
     HubText,
     InlineItems,
     InlineText,
@@ -18,11 +19,13 @@ from memexp.spec.corpora import (
     Items,
     Pair,
     ShippedText,
+    StreamedCorpus,
     TextFile,
+    TextStream,
 )
 from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
 from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
-from memexp.spec.training import Forget, Interference, Study, retention_steps
+from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
 
 __all__ = [
     "Condition",
@@ -31,6 +34,7 @@ __all__ = [
     "Forget",
     "Full",
     "HubItems",
+    "HubStream",
     "HubText",
     "InlineItems",
     "InlineText",
@@ -44,6 +48,7 @@ __all__ = [
     "Pair",
     "PathText",
     "Positive",
+    "Pretrain",
     "Probe",
     "RandomInit",
     "Resources",
@@ -51,10 +56,13 @@ __all__ = [
     "ShippedText",
     "Snapshots",
     "SomeText",
+    "StreamedCorpus",
     "Study",
     "Text",
     "TextFile",
+    "TextStream",
     "TrainedTokenizer",
+    "Training",
     "counterbalanced",
     "retention_steps",
     "spec",

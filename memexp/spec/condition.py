@@ -15,7 +15,7 @@ from memexp.errors import SpecError
 from memexp.spec.corpora import Pair
 from memexp.spec.fields import LARGEST, NAME, Count, NonNegative, Positive, Rate, as_tuple, finite, spec
 from memexp.spec.models import Full, LoRA, Model
-from memexp.spec.training import Forget, Interference, Study
+from memexp.spec.training import Forget, Interference, Pretrain, Study
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,12 +101,16 @@ class Condition:
     """What of the study is undone, and how often it is studied again afterwards."""
     interference: Interference | None = None
     """What is trained on afterwards."""
+    pretrain: Pretrain | None = None
+    """What is trained on before study."""
 
     def __post_init__(self) -> None:
         if not self.probes:
             raise SpecError("Condition.probes is empty: without a probe there is nothing to measure")
         if self.forget is not None and self.study.exposures == 0:
             raise SpecError("Condition.forget: with study.exposures=0 there is nothing to forget")
+        if self.pretrain is not None and isinstance(self.method, LoRA):
+            raise SpecError("Condition.pretrain needs method=Full(): of LoRA nothing but the adapter would learn")
         for probe in self.probes:
             if not isinstance(probe, Probe) or not dataclasses.is_dataclass(probe):
                 hint = "its class needs @spec" if isinstance(probe, Probe) else "give probes such as Recall()"

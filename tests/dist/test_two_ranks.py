@@ -26,7 +26,7 @@ from memexp.core.model import LanguageModel
 from memexp.core.scoring import RECALL_ROWS, answer_greedily, complete_greedily, continuations, token_nlls
 from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS, adamw, study_exposures
 from memexp.core.world import World
-from memexp.plan import Trial, grow
+from memexp.plan import Trial, bundle, grow
 from memexp.probes import QA, Choice, FactRatios, LayerAblation, Recall, Recognition
 from memexp.snapshots import Mark
 from memexp.spec import (
@@ -38,10 +38,12 @@ from memexp.spec import (
     LoRA,
     Model,
     Pair,
+    Pretrain,
     Resources,
     ShippedText,
     Snapshots,
     Study,
+    TextStream,
 )
 from memexp.store import Store
 from memexp.trial import execute
@@ -412,7 +414,7 @@ def trials_of(conditions: Sequence[Condition]) -> list[Trial]:
     for base in bases:
         asks = [ask for ask in forest.asks if forest.path(ask.stage)[0] is base]
         under = [s for s in forest.stages.values() if s.parent is not None and forest.path(s.id)[0] is base]
-        found.append(Trial(base, under, asks, Resources(), forest.texts))
+        found.append(Trial(base, under, asks, Resources(), forest.texts, forest.streams))
     return found
 
 
@@ -476,6 +478,32 @@ def test_two_ranks_leave_the_files_that_one_leaves(stores: tuple[list[list[str]]
     assert [status for _, status in statuses[0]].count("diverged") == 2
     assert len(failures[0]) == 2 and all("diverged" in line for line in failures[0])
     assert failures == [failures[0]] * 3
+
+
+def test_two_ranks_pretrain_from_a_stream_as_one(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    """And begin where two ranks have left it."""
+    (tmp_path / "stream.txt").write_text("".join(f"{text}\n" for text in [*TARGETS[:10], "", "One."]))
+    pretrain = Pretrain(TextStream(tmp_path / "stream.txt"), steps=6, lr=3e-3, batch_size=5, block_size=64)
+    conditions = [
+        Condition(tiny_model, Study(pair.targets, 1, lr, 5), probes=[Recognition(pair)], pretrain=pretrain)
+        for lr in (1e-3, 3e-3)
+    ]
+    forest = grow(conditions)
+    trials = bundle(forest, forest.asks, lambda _: 1)
+    assert [trial.phase for trial in trials] == [0, 1, 1]
+    memexp.trial._warm = None
+    assert executed(trials, str(tmp_path / "one")) == []
+    memexp.trial._warm = None
+    assert on_ranks(2, tmp_path / "ranks", executed, trials, str(tmp_path / "two")) == [[], []]
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    for kind, keys, names in (
+        ("training", ("stage_id", "step"), ("loss",)),
+        ("recognition", ("condition_id", "item"), ("target_nll", "foil_nll")),
+    ):
+        expected, found = table(one, kind, *keys), table(two, kind, *keys)
+        assert len(found) == len(expected) > 0
+        for name in names:
+            assert [row[name] for row in found] == pytest.approx([row[name] for row in expected], rel=1e-4)
 
 
 class Killed(BaseException):
