@@ -154,11 +154,22 @@ def carried_out(
     """Failures and optimizer steps of each trial, in a process of its own as it were."""
     found = []
     plain = memexp.core.train.update
+    made: list[None] = []
+    monkeypatch.setattr(memexp.core.train, "update", lambda *args: (made.append(None), plain(*args))[1])
     for number, trial in enumerate(trials):
-        made: list[None] = []
-        monkeypatch.setattr(memexp.core.train, "update", lambda *args: (made.append(None), plain(*args))[1])  # noqa: B023
         monkeypatch.setattr(memexp.trial, "_warm", None)
-        found.append((execute(trial, store, World.current(), Attempt("test", f"{name}{number}")), len(made)))
+        reported: list[int] = []
+        made.clear()
+        failures = execute(
+            trial,
+            store,
+            World.current(),
+            Attempt("test", f"{name}{number}"),
+            lambda progress, steps=reported: steps.append(progress.steps),
+        )
+        assert sum(reported) == len(made)  # what was given counts for whom has made it
+        found.append((failures, len(made)))
+    monkeypatch.setattr(memexp.core.train, "update", plain)
     return found
 
 
