@@ -241,10 +241,10 @@ TRAINING = pa.schema(
         ("tokens", pa.int64()),
     ]
 )
-"""One row per optimizer step of a stage. ``stage_id``: of interference its trajectory, which all stops on it share;
-``step`` counts from 1 at the start of study, of restudy or of interference, ``exposure`` the passes over the corpus;
-``loss``: mean NLL over the batch's predicted tokens, before the step; ``lr``: the rate the step used; ``tokens``: the
-number of those tokens."""
+"""One row per optimizer step of a stage. ``stage_id``: of pretraining and interference their trajectory, which all
+stops on it share; ``step`` counts from 1 at the start of pretraining, study, restudy or interference, ``exposure`` the
+passes over the corpus; ``loss``: mean NLL over the batch's predicted tokens, before the step; ``lr``: the rate the step
+used; ``tokens``: the number of those tokens."""
 
 STAGES = pa.schema(
     [

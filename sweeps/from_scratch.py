@@ -4,7 +4,8 @@ r"""Is it pretraining that makes few-shot memory? One architecture, from scratch
 
 The architecture of tiny-s is drawn at random, trained on other sentences for 0, 300 or 1,000 steps, and then studies 80
 sentences as the pretrained tiny-s does. Half the conditions study the foils, so that without study a pair is told apart
-half the time. All studies below one number of steps share one pretraining. A few minutes on two cores.
+half the time. All studies below one number of steps share one pretraining. Some minutes on two cores. What is to be
+seen: all come to tell the sentences apart, and recall after ten exposures rises with pretraining, from none at all.
 
     memexp query "SELECT arm, pretrain_steps, exposures, avg((target_nll < foil_nll)::int) AS recognition
                   FROM recognition GROUP BY ALL ORDER BY ALL"

@@ -1,4 +1,4 @@
-"""One stage of training: AdamW over the study list, or over unrelated text, in batches that depend on keys alone.
+"""One stage of training: AdamW over the study list, or over other text, in batches that depend on keys alone.
 
 optimizer = adamw(lm, study)
 steps = train(lm, optimizer, study, StudyBatches(study, rows, seed=0), first=1, last=25)
@@ -39,7 +39,7 @@ class Step:
     exposure: int
     """Which pass over the corpus, counting from 1."""
     step: int
-    """Steps since study or interference began, this one included."""
+    """Steps since pretraining, study or interference began, this one included."""
     loss: float | None
     """Mean negative log-likelihood over the batch's predicted tokens, in nats, before the step; None where a batch of
     one-token texts predicts nothing, which is a step that changes nothing."""

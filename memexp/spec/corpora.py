@@ -119,7 +119,8 @@ class TextStream:
     """Local files of texts of any size, which are read as they are trained on and never held in memory.
 
     ``.txt`` (a text a line), ``.jsonl`` or ``.json`` (an object a line), each also as ``.gz``, and ``.parquet``. For
-    interference and pretraining only. A blank text keeps its place and teaches nothing. Every node needs the files.
+    interference and pretraining only. Each pass shuffles within windows of 4,096 texts, the windows in order: shuffle a
+    sorted corpus before. A blank text keeps its place and teaches nothing. Every node needs the files.
     """
 
     files: Annotated[tuple[PathText, ...], BeforeValidator(_as_paths), Field(min_length=1)]

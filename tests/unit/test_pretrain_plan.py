@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from memexp.attempt import Attempt
 from memexp.errors import DataError, ModelError, SpecError
 from memexp.inspection import check_models
-from memexp.plan import Forest, bundle, grow
+from memexp.plan import Forest, Trial, bundle, grow
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition
 from memexp.records import MADE_WITH, RECALL, SETTINGS, complaint
+from memexp.snapshots import Mark
 from memexp.sources.streams import HubTexts
 from memexp.spec import (
     Condition,
@@ -33,6 +37,8 @@ from memexp.spec import (
     TextFile,
     TextStream,
 )
+from memexp.store import Store
+from memexp.sweep import _phase_by_phase
 
 OTHER = ShippedText("sentences-interference", first=10)
 
@@ -265,3 +271,51 @@ def test_what_is_measured_at_the_end_of_pretraining_is_part_of_its_trial(studied
     first, second = bundle(forest, forest.asks, lambda _: 4)
     assert len(first.asks) == 2 and [forest.stages[stop].last for stop in first.leaves] == [100]
     assert second.given == {stage.id for stage in first.stages}
+
+
+def phases(
+    studied: Condition, store: Store, outcome: Callable[[Trial], tuple[list[str], dict[int, str]]]
+) -> tuple[list[Trial], list[str], list[tuple[str, str]]]:
+    """The trials that were executed, what was said, and stages with how they ended; phase 0 is one trial."""
+    forest = grow(after(studied, 3, 5))
+    trials = bundle(forest, forest.asks, lambda _: 1)
+    executed: list[Trial] = []
+
+    def execute(now: list[Trial]) -> Any:
+        executed.extend(now)
+        failures, lost = outcome(now[0])
+        return SimpleNamespace(failures=failures, lost=lost)
+
+    said = _phase_by_phase(trials, execute, store, Attempt("sweep", "a"))
+    stages = store.scan("stages")
+    rows = [] if stages is None else stages.to_pylist()
+    return executed, said, sorted((row["kind"], row["status"]) for row in rows)
+
+
+def test_phases_follow_each_other(studied: Condition, tmp_path: Path) -> None:
+    executed, said, rows = phases(studied, Store(tmp_path / "store"), lambda _: ([], {}))
+    assert [trial.phase for trial in executed] == [0, 1, 1] and said == rows == []
+
+
+def test_a_trial_that_died_in_pretraining_is_not_made_up_for_in_the_next_phase(
+    studied: Condition, tmp_path: Path
+) -> None:
+    executed, said, rows = phases(studied, Store(tmp_path / "store"), lambda _: ([], {0: "killed"}))
+    assert [trial.phase for trial in executed] == [0] and said == ["a trial died: killed"]
+    assert set(rows) == {("pretrain", "failed"), ("pretrain", "skipped"), ("study", "skipped")}
+
+
+def test_what_a_trial_left_before_it_died_is_gone_on_with(studied: Condition, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+
+    def dies(trial: Trial) -> tuple[list[str], dict[int, str]]:
+        if trial.phase:
+            return [], {}
+        first = min(trial.stages, key=lambda stage: stage.last)
+        store.put_text(Mark(first.id, first.last).path, "{}")
+        return ["again", "again"], {0: "killed"}
+
+    executed, said, rows = phases(studied, store, dies)
+    assert [(trial.phase, len(trial.given)) for trial in executed] == [(0, 0), (1, 1)]  # the study after 3 steps
+    assert said == ["again", "a trial died: killed"]
+    assert rows.count(("pretrain", "failed")) == 1 and rows.count(("study", "skipped")) == 2
