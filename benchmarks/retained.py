@@ -57,7 +57,7 @@ def trial(way: str, steps: int, items: int) -> Trial:
     forest = grow(conditions)
     base, *others = forest.stages.values()
     snapshots = Snapshots(minutes=None, steps=max(1, steps // 10) if way == "snapshots" else None)
-    return Trial(base, others, forest.asks, forest.resources[base.id], forest.texts, snapshots)
+    return Trial(base, others, forest.asks, forest.resources[base.id], forest.texts, snapshots=snapshots)
 
 
 @contextmanager
