@@ -23,6 +23,7 @@ from benchmarks.equality import Unequal
 from benchmarks.material import make
 from benchmarks.parts import PARTS, Bench, Found, profile
 from benchmarks.results import add, made
+from benchmarks.search import SENTENCES
 
 DEFAULT = [part for part in PARTS if part != "sizes"]
 PROFILES = [f"{part}{dtype}" for dtype in ("", "@bfloat16") for part in ("study", "recognition", "recall")]
@@ -49,8 +50,8 @@ def main() -> int:
                 add(options.out, "profiles", options.profile, found)
                 _tell(options.profile, found)
             for part in parts:
-                used = bench.grid_pairs if part == "grid" else 1 if part == "sizes" else pairs
-                stamp = made(command, options.sentences, used)
+                used = bench.grid_pairs if part == "grid" else 1 if part in ("sizes", "search") else pairs
+                stamp = made(command, SENTENCES if part == "search" else options.sentences, used)
                 found = PARTS[part](bench) | stamp
                 add(options.out, "parts", part, found)
                 _tell(part, found)

@@ -280,6 +280,27 @@ def probes_on_the_way(bench: Bench) -> Found:
     }
 
 
+def against_grid(bench: Bench) -> Found:
+    """Searches of 8 trials beside the best of a grid of 16 points, for 10 seeds and every sampler."""
+    best = bench.told("benchmarks.search")
+    grid, seeds = best.pop("grid"), len(next(iter(best.values())))
+    spread = statistics.stdev(grid)
+    student = 2.262  # of 9 degrees of freedom, 95 %
+    findings = []
+    for what, width in (("the mean", student * spread / seeds**0.5), ("one seed", student * spread)):
+        for sampler, values in best.items():
+            hits = sum(value <= other + width for value, other in zip(values, grid, strict=True))
+            asked = 9 if sampler == "gp" and what == "the mean" else None
+            title = f"{sampler}: seeds of {seeds} within the 95 % interval of {what} (+-{width:.4f}) of the grid's best"
+            findings.append(finding(title, [hits], at_least=asked))
+    series = {"grid of 16 points": grid} | {f"{sampler}, 8 trials": values for sampler, values in best.items()}
+    return {
+        "unit": "best mean NLL, in thousandths, seed by seed",
+        "series": {name: [1000 * value for value in values] for name, values in series.items()},
+        "findings": findings,
+    }
+
+
 def profile(bench: Bench, part: str) -> Found:
     """Where memexp's time goes in study, recognition or recall; ``study@bfloat16`` with that dtype declared."""
     if not part.startswith("study"):
@@ -311,5 +332,6 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "harness": behind_harness,
     "ray": with_ray,
     "trials": many_trials,
+    "search": against_grid,
 }
 """By name, in the order they are executed."""

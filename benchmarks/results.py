@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ["add", "made", "render"]
 
-PACKAGES = ("memexp", "torch", "transformers", "accelerate", "ray", "pyarrow", "rouge-score", "lm-eval")
+PACKAGES = ("memexp", "torch", "transformers", "accelerate", "ray", "pyarrow", "rouge-score", "lm-eval", "optuna")
 
 TITLES = {
     "study": "Study, one exposure",
@@ -28,6 +28,7 @@ TITLES = {
     "harness": "lm-evaluation-harness",
     "ray": "What Ray costs: four equal trials on two CPUs",
     "trials": "What Ray costs: 200 tiny trials",
+    "search": "Search for the best learning rate",
     "sizes": "Batch sizes of the careful way",
 }
 
@@ -55,6 +56,10 @@ What is asked of a number, a floor ("at least") and an aim, was set before anyth
 
 (a), (b) and HFLM use torch as it comes, which multiplies float32 matrices by MKL. memexp has oneDNN do it where that is
 as exact (memexp/core/matmul.py): on AMD's processors about twice as fast; others were not measured.
+
+"Search" asks something else: whether a search over a continuous range finds, with half the trials, what a grid finds.
+Its objective is rugged where rates are high (benchmarks/search.py); the intervals are what other seeds make of the
+grid's best.
 
 Each number is the median over alternated pairs, beside the smallest and the largest; beside (a), (b) and HFLM memexp
 is the faster one above 1. Results were compared before anything was timed, and after each timing.

@@ -33,6 +33,8 @@ class Progress:
     """Result files that exist now, as ``kind/name``."""
     steps: int = 0
     """Optimizer steps made."""
+    suggestions: int = 0
+    """Suggestions of a search that are through."""
 
 
 def stage_row(

@@ -85,11 +85,15 @@ def _plan(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
-    table.add_row("conditions", f"{plan.conditions}", f"{plan.stored} of them in the store")
-    table.add_row("stages", f"{plan.stages}", "")
-    saved = f"{plan.steps_unshared} if every condition were trained by itself"
-    table.add_row("optimizer steps", f"{plan.steps}", saved)
-    table.add_row("to do", f"{plan.trials} trials", f"{plan.steps_missing} steps, {plan.copies} results to copy")
+    if plan.conditions:
+        table.add_row("conditions", f"{plan.conditions}", f"{plan.stored} of them in the store")
+        table.add_row("stages", f"{plan.stages}", "")
+        saved = f"{plan.steps_unshared} if every condition were trained by itself"
+        table.add_row("optimizer steps", f"{plan.steps}", saved)
+        table.add_row("to do", f"{plan.trials} trials", f"{plan.steps_missing} steps, {plan.copies} results to copy")
+    for search in plan.searches:
+        left = f"{search['stored']} in the store, others at most {search['steps_at_most']} steps"
+        table.add_row(f"search {search['search']}", f"{search['trials']} suggestions", left)
     if plan.diverged:
         table.add_row("diverged", f"{plan.diverged}", "conditions; --retry-diverged repeats them")
     for model in plan.models:

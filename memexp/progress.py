@@ -22,7 +22,7 @@ from rich.progress import (
 from memexp.attempt import Progress
 from memexp.plan import Ask
 
-__all__ = ["Display", "counted"]
+__all__ = ["Display", "SearchDisplay", "counted"]
 
 T = TypeVar("T")
 
@@ -44,15 +44,7 @@ class Display:
         self.console = console
         self.last = time.monotonic()
         self.first: tuple[float, int] | None = None  # when work was first seen, and how much of it
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.bars = _bars(console)
         self.rows = [
             self.bars.add_task("conditions", total=self.conditions, left=""),
             self.bars.add_task("steps", total=steps or 1, left=""),
@@ -94,6 +86,48 @@ class Display:
             return "time left not known yet"
         seconds = (now - since) * max(0, whole - done) / (done - before)
         return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"
+
+
+class SearchDisplay:
+    """Shows how many suggestions are through while searches are executed; used as `Display` is."""
+
+    def __init__(self, suggestions: int, console: Console) -> None:
+        self.total, self.through, self.made = suggestions, 0, 0
+        self.console = console
+        self.last = time.monotonic()
+        self.bars = _bars(console)
+        self.row = self.bars.add_task("suggestions", total=suggestions, left="")
+
+    def __enter__(self) -> SearchDisplay:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Count what a trial reports."""
+        self.through += progress.suggestions
+        self.made += progress.steps
+        self.bars.update(self.row, completed=self.through, left=f"{self.made} steps")
+        if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_EVERY:
+            self.last = time.monotonic()
+            line = f"{self.through} of {self.total} suggestions, {self.made} steps"
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def _bars(console: Console) -> Bars:
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 def counted(items: Iterable[T], done: str, total: int) -> Iterator[T]:

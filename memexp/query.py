@@ -10,20 +10,23 @@ are, and `stages` what it attempted. `training` is shared by sweeps and is no ta
 from __future__ import annotations
 
 import csv
+import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from memexp.errors import StoreError
-from memexp.status import latest_manifests
+from memexp.errors import SpecError, StoreError
+from memexp.manifests import latest_manifests
 from memexp.store import Store
 
-__all__ = ["print_query"]
+__all__ = ["Metric", "distinct", "print_query"]
 
 NARROWEST, WIDEST = 16, 40
 """A terminal without that many characters for each longer column shows part of an answer; that many of a value."""
@@ -39,10 +42,7 @@ def print_query(store: Store, sql: str, as_csv: bool, sweep: str | None = None) 
     with duckdb.connect() as connection:
         try:
             _open_to(connection, store, sweep)
-            statements = connection.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise StoreError("query takes one SELECT and changes nothing")
-            result = connection.execute(statements[0])
+            result = connection.execute(_select(connection, sql))
             names = [column[0] for column in result.description or []]
             rows = result.fetchall()
         except duckdb.Error as error:
@@ -57,6 +57,72 @@ def print_query(store: Store, sql: str, as_csv: bool, sweep: str | None = None) 
     else:
         print("no rows")
     return 0
+
+
+class Metric:
+    """One SELECT that makes one number of the rows of a condition.
+
+    Metric("SELECT avg(exact::int) FROM qa").of({"qa": rows})
+    """
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+    def check(self, tables: Mapping[str, pa.Table]) -> None:
+        """Try it on tables without rows. Raises SpecError unless it gives one number, or NULL, for any rows."""
+        try:
+            columns, rows = self._asked(tables)
+        except duckdb.Error as error:
+            line = str(error).splitlines()[0]
+            raise SpecError(f"Search.metric: {line} (tables: {', '.join(sorted(tables))})") from error
+        if len(columns) != 1 or len(rows) != 1:
+            raise SpecError(
+                f"Search.metric must give one number, an aggregate over all rows; it gives {len(columns)} columns "
+                f"and, of no rows, {len(rows)} rows"
+            )
+        if not re.fullmatch(NUMBER, columns[0]):
+            raise SpecError(f"Search.metric must give a number, not {columns[0]}")
+
+    def of(self, tables: Mapping[str, pa.Table]) -> float | None:
+        """Its value, or None where that is NULL or not finite. Raises SpecError with DuckDB's complaint."""
+        try:
+            _, [(value,)] = self._asked(tables)
+        except (duckdb.Error, ValueError) as error:
+            raise SpecError(f"Search.metric: {str(error).splitlines()[0]}") from error
+        return float(value) if value is not None and math.isfinite(value) else None
+
+    def _asked(self, tables: Mapping[str, pa.Table]) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The types of its columns, and its rows."""
+        with duckdb.connect() as connection:
+            for kind, table in tables.items():
+                connection.register(kind, table)
+            _lock(connection)
+            result = connection.execute(_select(connection, self.sql))
+            return [str(column[1]) for column in result.description or []], result.fetchall()
+
+
+NUMBER = r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*"
+
+
+def distinct(store: Store, kind: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The different values that `columns` of a kind have together; none where the store has no such columns."""
+    if kind not in store.kinds():
+        return []
+    with duckdb.connect() as connection:
+        _open_to(connection, store)
+        have = {row[0] for row in connection.execute(f'DESCRIBE "{kind}"').fetchall()}
+        if not have.issuperset(columns):
+            return []
+        names = ", ".join(f'"{name}"' for name in columns)
+        return connection.execute(f'SELECT DISTINCT {names} FROM "{kind}" ORDER BY ALL').fetchall()
+
+
+def _select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """The one statement of `sql`. Raises StoreError unless it is a SELECT."""
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise StoreError("query takes one SELECT and changes nothing")
+    return statements[0]
 
 
 def _shown(value: Any) -> str:
@@ -130,6 +196,11 @@ def _open_to(connection: duckdb.DuckDBPyConnection, store: Store, sweep: str | N
         connection.execute(f'CREATE VIEW "{kind}" AS SELECT * FROM {source}{rows}')
     if store.is_local:
         connection.execute("SET allowed_directories = ?", [[store.location]])
+    _lock(connection)
+
+
+def _lock(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("SET python_enable_replacements = false")  # a variable of ours is no table
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 

@@ -22,6 +22,7 @@ __all__ = [
     "RECALL",
     "RECOGNITION",
     "ROUGES",
+    "SEARCHES",
     "SETTINGS",
     "STAGES",
     "SWEEPS",
@@ -266,8 +267,9 @@ STAGES = pa.schema(
     ]
 )
 """One row per attempt at a stage, or where ``probe_id`` is not NULL at measuring it. ``status``: complete, failed,
-diverged (the loss was not finite), skipped (a stage before it failed), differs (a second attempt measured other numbers
-than the stored ones), or unsaved (a snapshot could not be written, and training went on)."""
+diverged (the loss was not finite), skipped (a stage before it failed), stopped (not reached, since the rule of a search
+ended its trajectory before), differs (a second attempt measured other numbers than the stored ones), or unsaved (a
+snapshot could not be written, and training went on)."""
 
 SWEEPS = pa.schema(
     [
@@ -282,6 +284,29 @@ SWEEPS = pa.schema(
 )
 """One row per condition and probe of a sweep: the result is ``<kind>/<name>.parquet``."""
 
+SEARCHES = pa.schema(
+    [
+        ("sweep", pa.string()),
+        ("search", pa.string()),
+        ("search_id", pa.string()),
+        ("suggestion", pa.int64()),
+        ("point", pa.string()),
+        ("axis", pa.string()),
+        ("stop", pa.int64()),
+        ("condition_id", pa.string()),
+        ("stage_id", pa.string()),
+        ("results", pa.list_(pa.string())),
+        ("metric", pa.string()),
+        ("mode", pa.string()),
+        ("trials", pa.int64()),
+        ("suggested", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""One row per condition of a suggestion, written before it is tried. ``suggestion``: its number in the search, from 0;
+``point``: its values, as JSON; ``stop``: the condition's exposures or retention steps, whichever ``axis`` says; the
+last one's ``metric`` is the suggestion's value; ``results``: the files that answer, as ``kind/name``; ``trials``: how
+many suggestions the search asked for when this one was made."""
+
 _KNOWN = {
     "recognition": RECOGNITION,
     "recall": RECALL,
@@ -293,8 +318,9 @@ _KNOWN = {
     "training": TRAINING,
     "stages": STAGES,
     "sweeps": SWEEPS,
+    "searches": SEARCHES,
 }
-_BARE = ("training", "stages", "sweeps")
+_BARE = ("training", "stages", "sweeps", "searches")
 _SINCE = {
     *("pretrain_steps", "pretrain_corpus", "pretrain_corpus_id"),
     *("pretrain_lr", "pretrain_batch_size", "pretrain_seed"),

@@ -9,9 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
+from memexp.manifests import latest_manifests
 from memexp.store import Store
+from memexp.suggestions import stopped
 
-__all__ = ["latest_manifests", "print_status"]
+__all__ = ["print_status"]
 
 SILENT_AFTER = 60.0
 """Seconds after which a sweep without a sign of life is taken for dead."""
@@ -20,8 +22,8 @@ SILENT_AFTER = 60.0
 def print_status(store: Store) -> int:
     """Print a line per sweep and the reasons of its failures; 0 if every sweep is complete, else 1."""
     console = Console(markup=False, highlight=False, soft_wrap=True)  # paths and reasons stay as they are
-    sweeps = latest_manifests(store)
-    if not sweeps:
+    sweeps, searches = latest_manifests(store), _searches(store)
+    if not sweeps and not searches:
         console.print(f"{store.location} holds no sweep")
         return 0
     have = {kind: store.names(kind) for kind in store.kinds()}
@@ -29,30 +31,61 @@ def print_status(store: Store) -> int:
     ends = _last_attempts(attempts.to_pylist() if attempts is not None else [])
     running = _running(store)
     whole = True
-    for sweep, asks in sorted(sweeps.items()):
+    for sweep in sorted(sweeps.keys() | searches.keys()):
+        asks = sweeps.get(sweep, [])
         lacking = [ask for ask in asks if ask["name"] not in have.get(ask["kind"], set())]
         conditions = {ask["condition_id"] for ask in asks}
         open_conditions = {ask["condition_id"] for ask in lacking}
         whole = whole and not open_conditions
-        line = f"{sweep}: {len(conditions) - len(open_conditions)} of {len(conditions)} conditions complete"
+        parts = [f"{len(conditions) - len(open_conditions)} of {len(conditions)} conditions"] if asks else []
+        stages = {ask["stage_id"] for ask in lacking}
+        for name, rows in searches.get(sweep, {}).items():
+            undone = _undone(store, rows, have, ends)
+            stages |= {row["stage_id"] for row in undone}
+            trials = max(rows, key=lambda row: row["suggested"])["trials"]
+            done = {row["suggestion"] for row in rows if row["suggestion"] < trials}
+            done -= {row["suggestion"] for row in undone}
+            whole = whole and len(done) == trials
+            parts.append(f"{len(done)} of {trials} suggestions of search {name}")
+        line = f"{sweep}: {', '.join(parts)} complete"
         for sign in running.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
         console.print(line)
-        for (status, error), count in _reasons(ends, sweep, {ask["stage_id"] for ask in lacking}).most_common(10):
+        for (status, error), count in _reasons(ends, sweep, stages).most_common(10):
             console.print(f"  {count} {status}: {error}")
     return 0 if whole else 1
 
 
-def latest_manifests(store: Store) -> dict[str, list[dict[str, Any]]]:
-    """The rows of ``sweeps/`` by name of the sweep: those it was last started with, since scripts get edited."""
-    table = store.scan("sweeps")
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(table.to_pylist() if table is not None else [], key=lambda row: row["started"]):
-        rows = found.setdefault(row["sweep"], [])
-        if rows and rows[0]["started"] != row["started"]:
-            rows.clear()
+def _searches(store: Store) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The rows of ``searches/`` by name of the sweep and of the search: of the search that was continued last."""
+    table = store.scan("searches")
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in sorted(table.to_pylist() if table is not None else [], key=lambda row: row["suggested"]):
+        rows = found.setdefault(row["sweep"], {}).setdefault(row["search"], [])
         rows.append(row)
+    for searches in found.values():
+        for rows in searches.values():
+            rows[:] = [row for row in rows if row["search_id"] == rows[-1]["search_id"]]
     return found
+
+
+def _undone(
+    store: Store, rows: list[dict[str, Any]], have: dict[str, set[str]], ends: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The conditions of a search without results, but for those of suggestions that were stopped or that diverged."""
+    files = {f"{kind}/{name}" for kind, names in have.items() for name in names}
+    lacking = [row for row in rows if not files.issuperset(row["results"])]
+    through = stopped(store, rows[0]["search_id"])
+    through |= {row["suggestion"] for row in lacking if (_end(ends, row["stage_id"]) or {}).get("status") == "diverged"}
+    return [row for row in lacking if row["suggestion"] not in through]
+
+
+def _end(ends: dict[str, dict[str, Any]], stage: str) -> dict[str, Any] | None:
+    """How a stage ended, and where it was skipped the one before it."""
+    row = ends.get(stage)
+    while row is not None and row["status"] == "skipped" and row["parent_id"] in ends:
+        row = ends[row["parent_id"]]
+    return row
 
 
 def _last_attempts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -68,9 +101,7 @@ def _reasons(ends: dict[str, dict[str, Any]], sweep: str, lacking: set[str]) -> 
     """Why the stages that results are lacking of did not end well, following skipped ones up to what failed."""
     reasons: Counter[tuple[str, str]] = Counter()
     for stage in lacking:
-        row = ends.get(stage)
-        while row is not None and row["status"] == "skipped" and row["parent_id"] in ends:
-            row = ends[row["parent_id"]]
+        row = _end(ends, stage)
         if row is not None and row["status"] in ("failed", "diverged"):
             reasons[row["status"], (row["error"] or "for no stated reason").splitlines()[0]] += 1
     return reasons

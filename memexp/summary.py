@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from memexp.plan import Ask, Forest
+from memexp.spec.search import shown
 from memexp.store import Store, option_for
+from memexp.suggestions import Ledger
 
-__all__ = ["print_summary"]
+__all__ = ["print_searches", "print_summary"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,26 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
     first = next(iter(kinds))
     query = _query(store, sweep, first, _varied(kinds[first]))
     console.print(f"  {query}\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_searches(store: Store, ledgers: Sequence[Ledger], console: Console) -> None:
+    """Print the best point of each search, and the query that gives all values of the first."""
+    if not ledgers:
+        return
+    table = Table()
+    for name in ("search", "best", "value", "of", "stopped", "diverged"):
+        table.add_column(Text(name), justify="left" if name in ("search", "best") else "right")
+    for ledger in ledgers:
+        states = Counter(entry.state for entry in ledger.entries.values())
+        best = ledger.best
+        table.add_row(
+            Text(ledger.prepared.search.name),
+            Text(shown(best.place.point) if best else ""),
+            "" if best is None else f"{best.value:.4g}",
+            *(str(states[state]) for state in ("complete", "stopped", "diverged")),
+        )
+    console.print("\nThe best suggestion of each search", highlight=False)
+    console.print(table)
 
 
 def _varied(asks: Sequence[Ask]) -> list[str]:

@@ -20,8 +20,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -37,15 +36,18 @@ from memexp.attempt import Attempt, stage_row
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import NUMERICS
 from memexp.inspection import check_contexts, check_forgetting, check_models, memory_per_worker, sizes
-from memexp.plan import Ask, Forest, Missing, Trial
-from memexp.progress import Display
-from memexp.records import MADE_WITH, STAGES, SWEEPS, rows_for
-from memexp.spec import Condition, Model, Name, Resources, Snapshots, spec
-from memexp.status import latest_manifests
+from memexp.manifests import latest_manifests
+from memexp.plan import Ask, Forest, Missing, Stage, Trial
+from memexp.progress import Display, SearchDisplay
+from memexp.records import STAGES, SWEEPS
+from memexp.sources import ResolvedModel, Sources
+from memexp.spec import Condition, Model, Name, Resources, Search, Snapshots, spec
 from memexp.store import Store, default_store, option_for
-from memexp.summary import print_summary
+from memexp.suggestions import Ledger, Prepared, prepare
+from memexp.summary import print_searches, print_summary
 
 if TYPE_CHECKING:
+    from memexp.cluster.connect import Cluster
     from memexp.cluster.tune import Outcome
 
 __all__ = ["Plan", "Sweep", "run_options"]
@@ -92,6 +94,9 @@ class Plan:
     """Conditions not to be had: their training diverged (repeated with ``--retry-diverged``)."""
     models: tuple[Mapping[str, Any], ...]
     """For each base: model, method, parameters, workers, bytes per worker."""
+    searches: tuple[Mapping[str, Any], ...] = ()
+    """For each search: name, identity, trials, those of them that are through, and optimizer steps that the others
+    come to at most."""
     remarks: tuple[str, ...] = ()
     """What to know before anything is trained: texts that interference shares with study, or takes again."""
 
@@ -110,38 +115,45 @@ class Sweep:
 
     name: Name
     """Names the sweep in ``stages/`` and ``sweeps/``."""
-    conditions: Annotated[tuple[Condition, ...], BeforeValidator(_all_of), Field(min_length=1)]
+    conditions: Annotated[tuple[Condition, ...], BeforeValidator(_all_of)] = ()
     """What is to be measured."""
+    searches: Annotated[tuple[Search, ...], BeforeValidator(_all_of)] = ()
+    """What is to be looked for, when the conditions are there: what they measured is told to the samplers."""
     resources: Resources | Callable[[Model], Resources] = Field(default_factory=Resources)
     """What each trial holds, or a function of its model."""
     snapshots: Snapshots = Field(default_factory=Snapshots)
     """How often trajectories are put down in the store, for what is killed to go on from there."""
 
-    def grow(self) -> Forest:
+    def __post_init__(self) -> None:
+        if not self.conditions and not self.searches:
+            raise SpecError("Sweep.conditions and Sweep.searches are both empty: there is nothing to do")
+        names = [search.name for search in self.searches]
+        for name in names:
+            if names.count(name) > 1:
+                raise SpecError(f"Sweep.searches: two are called {name!r}")
+
+    def grow(self, sources: Sources | None = None) -> Forest:
         """The forest of stages. Raises SpecError, DataError or ModelError for what could never be executed."""
-        forest = planning.grow(self.conditions, self.resources)
+        forest = planning.grow(self.conditions, self.resources, sources)
         check_forgetting(forest)
         check_contexts(forest, {})
         return forest
 
+    def prepare(self, sources: Sources) -> list[Prepared]:
+        """The searches, tried at the edges of their spaces. Raises what `grow` raises."""
+        found = [prepare(search, self.resources, sources) for search in self.searches]
+        for place in (place for search in found for place in search.edges):
+            check_forgetting(place.forest)
+            check_contexts(place.forest, {})
+        return found
+
     def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
         """What the sweep comes to, on this machine, given what `store` has. Imports neither torch nor Ray."""
-        forest = self.grow()
+        sources = Sources()
+        forest, searches = self.grow(sources), self.prepare(sources)
         place = Store(store or default_store())
         missing = planning.missing(forest, place)
         trials = planning.bundle(forest, missing.asks, _slots_here)
-        bases = [stage for stage in forest.stages.values() if stage.kind == "base"]
-        inspected = sizes([stage.model for stage in bases])
-        models = [
-            {
-                "model": stage.model.name,
-                "method": type(stage.method).__name__.lower(),
-                "parameters": inspected[stage.model.id].parameters,
-                "workers": forest.resources[stage.id].workers,
-                "bytes_per_worker": memory_per_worker(inspected[stage.model.id], stage, forest.resources[stage.id]),
-            }
-            for stage in bases
-        ]
         return Plan(
             conditions=forest.conditions,
             stages=len(forest.stages),
@@ -152,8 +164,9 @@ class Sweep:
             steps_missing=sum(trial.steps for trial in trials),
             copies=len(missing.copies),
             diverged=len({ask.condition_id for ask in missing.diverged}),
-            models=tuple(models),
-            remarks=tuple(forest.remarks),
+            models=_models(_forests(forest, searches)),
+            searches=tuple(_told(Ledger(search, place)) for search in searches),
+            remarks=_remarks(_forests(forest, searches)),
         )
 
     def run(
@@ -181,51 +194,61 @@ class Sweep:
         console = console or Console(stderr=True)
         place = Store(store or default_store())
         place.check_writable()
-        forest = self.grow()
-        for line in forest.remarks:
+        sources = Sources()
+        forest, searches = self.grow(sources), self.prepare(sources)
+        for line in _remarks(_forests(forest, searches)):
             _say(console, line, "yellow")
         missing = planning.missing(forest, place, retry_diverged)
-        _copy(missing, place)
-        _say(
-            console,
-            f"{self.name}: {_complete(forest, missing)} of {forest.conditions} conditions are in {place.location}",
-        )
-        if not missing.asks:
+        planning.copy(missing, place)
+        ledgers = [Ledger(search, place, retry_diverged) for search in searches]
+        for ledger in ledgers:
+            ledger.copy()
+        for line in self._so_far(forest, missing, ledgers):
+            _say(console, f"{self.name}: {line} are in {place.location}")
+        work = _Work(forest, missing, ledgers, place, self.snapshots, retry_diverged)
+        if not work.left:
             self._record(forest, place)
         else:
             attempt = Attempt(self.name, uuid.uuid4().hex[:12], _commit())
             try:
                 with _heartbeat(place, attempt, len(missing.asks)):
-                    self._execute(forest, missing, place, attempt, address, console)
+                    self._execute(work, attempt, address, console)
             except KeyboardInterrupt:
-                done = _complete(forest, planning.missing(forest, place))
-                _say(console, f"stopped: {done} of {forest.conditions} conditions complete; the same command goes on")
+                missing = planning.missing(forest, place)
+                done = ", ".join(self._so_far(forest, missing, [Ledger(search, place) for search in searches]))
+                _say(console, f"stopped: {done} complete; the same command goes on")
                 raise
         print_summary(place, self.name, forest, results)
-        return self._conclude(forest, place, console)
+        ledgers = [Ledger(search, place) for search in searches]
+        print_searches(place, ledgers, results)
+        return self._conclude(forest, place, ledgers, console)
 
-    def _execute(
-        self, forest: Forest, missing: Missing, store: Store, attempt: Attempt, address: str | None, console: Console
-    ) -> None:
-        check_models(forest, [forest.path(ask.stage)[0].model for ask in missing.asks])
+    def _so_far(self, forest: Forest, missing: Missing, ledgers: Sequence[Ledger]) -> Iterator[str]:
+        """What of the sweep is there, a part of a line for the conditions and one for each search."""
+        if self.conditions:
+            yield f"{_complete(forest, missing)} of {forest.conditions} conditions"
+        for ledger in ledgers:
+            search = ledger.prepared.search
+            yield f"{ledger.done} of {search.trials} suggestions of search {search.name}"
+
+    def _execute(self, work: _Work, attempt: Attempt, address: str | None, console: Console) -> None:
+        """First the conditions, then the searches, whose samplers are told what the conditions came to."""
+        for forest, bases in work.models:
+            check_models(forest, bases)
         from memexp.cluster.connect import connected
-        from memexp.cluster.tune import execute_trials
 
-        needs = {forest.resources[forest.path(ask.stage)[0].id] for ask in missing.asks}
-        with connected(address, needs, store) as cluster, _terminable():
-            self._record(forest, store)
-            trials = planning.bundle(forest, missing.asks, cluster.slots)
-            trials = [dataclasses.replace(trial, snapshots=self.snapshots) for trial in trials]
-            steps = sum(trial.steps for trial in trials)
-            _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(missing.asks)} results")
-            with Display(missing.asks, steps, console) as display:
-                failures = _phase_by_phase(
-                    trials, lambda now: execute_trials(now, store, attempt, cluster, display), store, attempt
-                )
+        with connected(address, work.needs, work.store) as cluster, _terminable():
+            self._record(work.forest, work.store)
+            failures: list[str] = []
+            if work.missing.asks:
+                failures += _execute_conditions(work, attempt, cluster, console)
+            if work.searches:
+                failures += _execute_searches(work, attempt, cluster, console)
         for line in failures:
             _say(console, line, "red")
         if failures:
-            _say(console, f"more: memexp query {option_for(store)}\"SELECT error FROM stages WHERE status = 'failed'\"")
+            where = option_for(work.store)
+            _say(console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
 
     def _record(self, forest: Forest, store: Store) -> None:
         """Say in ``sweeps/`` which files hold this sweep's results, unless that is what it said last."""
@@ -247,22 +270,25 @@ class Sweep:
             name = f"{self.name}-{uuid.uuid4().hex[:12]}"
             store.commit("sweeps", name, pa.Table.from_pylist(rows, schema=SWEEPS))
 
-    def _conclude(self, forest: Forest, store: Store, console: Console) -> bool:
+    def _conclude(self, forest: Forest, store: Store, ledgers: Sequence[Ledger], console: Console) -> bool:
         """Look once more at the store, which alone decides, and say what it has."""
         left = planning.missing(forest, store)
         if not self.snapshots.keep:
-            _discard_snapshots(forest, left, store)
+            _discard_snapshots(forest, left, ledgers, store)
         lacking = {ask.condition_id for ask in _open(left)}
         diverged = {ask.condition_id for ask in left.diverged}
-        line = f"{forest.conditions - len(lacking)} of {forest.conditions} conditions complete"
+        short = [ledger for ledger in ledgers if ledger.done < ledger.prepared.search.trials]
+        line = ", ".join(self._so_far(forest, left, ledgers)) + " complete"
         if diverged:
             line += f", {len(diverged)} diverged (an outcome; --retry-diverged repeats them)"
         if lacking - diverged:
             line += (
                 f", {len(lacking - diverged)} failed or skipped: `memexp status` says why, the same command tries again"
             )
-        _say(console, line, "red" if lacking else "green")
-        return not lacking
+        elif short:
+            line += ", others failed: `memexp status` says why, the same command tries again"
+        _say(console, line, "red" if lacking or short else "green")
+        return not lacking and not short
 
     def main(self, options: argparse.Namespace | None = None) -> int:
         """What a sweep script does when called by itself.
@@ -357,28 +383,137 @@ def _slots_here(resources: Resources) -> int:
     return max(1, int((os.cpu_count() or 1) / (resources.cpus * resources.workers)))
 
 
-def _copy(missing: Missing, store: Store) -> None:
-    """Give results that were measured for another condition to those who ask for them now."""
+@dataclass(frozen=True)
+class _Work:
+    """What of a sweep is to be executed."""
 
-    def copy(item: planning.Copy) -> None:
-        ask = item.ask
-        table = store.read(ask.kind, item.source)
-        items = table.select(ask.probe.schema().names)
-        made_with, *_ = table.select(MADE_WITH.names).slice(0, 1).to_pylist() or [{}]  # a probe may find no items
-        store.commit(ask.kind, ask.name, rows_for(items, ask.settings, ask.labels, made_with))
+    forest: Forest
+    missing: Missing
+    ledgers: Sequence[Ledger]
+    store: Store
+    snapshots: Snapshots
+    retry_diverged: bool
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(copy, missing.copies))
-    missing.copies.clear()
+    @property
+    def searches(self) -> list[Ledger]:
+        """The searches with suggestions to make or to try."""
+        return [ledger for ledger in self.ledgers if ledger.done < ledger.prepared.search.trials]
+
+    @property
+    def left(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.missing.asks or self.searches)
+
+    @property
+    def models(self) -> list[tuple[Forest, list[ResolvedModel]]]:
+        """The models of what is to be done, each with a forest that has their conditions."""
+        grid = [self.forest.path(ask.stage)[0].model for ask in self.missing.asks]
+        places = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
+        return [(self.forest, grid), *((one, [one.stages[base].model for base in one.resources]) for one in places)]
+
+    @property
+    def needs(self) -> set[Resources]:
+        """What its trials hold."""
+        grid = {self.forest.resources[self.forest.path(ask.stage)[0].id] for ask in self.missing.asks}
+        places = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
+        return grid.union(*(one.resources.values() for one in places))
 
 
-def _discard_snapshots(forest: Forest, left: Missing, store: Store) -> None:
-    """Remove the snapshots that nothing needs: a trial killed after its last result leaves some."""
+def _execute_conditions(work: _Work, attempt: Attempt, cluster: Cluster, console: Console) -> list[str]:
+    """The trials of the conditions; returns a line for every stage that failed."""
+    from memexp.cluster.tune import execute_trials
+
+    asks = work.missing.asks
+    trials = planning.bundle(work.forest, asks, cluster.slots)
+    trials = [dataclasses.replace(trial, snapshots=work.snapshots) for trial in trials]
+    steps = sum(trial.steps for trial in trials)
+    _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(asks)} results")
+    with Display(asks, steps, console) as display:
+        return _phase_by_phase(
+            trials, lambda now: execute_trials(now, work.store, attempt, cluster, display), work.store, attempt
+        )
+
+
+def _execute_searches(work: _Work, attempt: Attempt, cluster: Cluster, console: Console) -> list[str]:
+    """The suggestions of the searches likewise."""
+    from memexp.cluster.search import execute_searches
+
+    left = sum(ledger.prepared.search.trials - ledger.done for ledger in work.searches)
+    searches = "1 search" if len(work.searches) == 1 else f"{len(work.searches)} searches"
+    _say(console, f"trying {left} suggestions of {searches}")
+    attempt = dataclasses.replace(attempt, id=f"{attempt.id}s")  # an experiment of its own beside the conditions'
+    with SearchDisplay(left, console) as display:
+        trials, outcome = execute_searches(
+            work.searches, work.store, attempt, cluster, display, work.snapshots, work.retry_diverged
+        )
+    return _recorded(trials, outcome, work.store, attempt)
+
+
+def _recorded(trials: list[Trial], outcome: Outcome, store: Store, attempt: Attempt) -> list[str]:
+    """A line for all that failed, recorded in ``stages/`` where a trial died before it could."""
+    _record_lost(trials, outcome, store, attempt)
+    return [*dict.fromkeys(outcome.failures), *(f"a trial died: {why}" for why in outcome.lost.values())]
+
+
+def _forests(forest: Forest, searches: Sequence[Prepared]) -> list[Forest]:
+    """The conditions' forest and those at the edges of the searches' spaces."""
+    return [forest, *(place.forest for search in searches for place in search.edges)]
+
+
+def _remarks(forests: Sequence[Forest]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(line for forest in forests for line in forest.remarks))
+
+
+def _models(forests: Sequence[Forest]) -> tuple[Mapping[str, Any], ...]:
+    """What `Plan.models` says of every base."""
+    found = {base: (forest, forest.stages[base]) for forest in forests for base in forest.resources}
+    inspected = sizes([stage.model for _, stage in found.values()])
+    return tuple(
+        {
+            "model": stage.model.name,
+            "method": type(stage.method).__name__.lower(),
+            "parameters": inspected[stage.model.id].parameters,
+            "workers": forest.resources[stage.id].workers,
+            "bytes_per_worker": memory_per_worker(inspected[stage.model.id], stage, forest.resources[stage.id]),
+        }
+        for forest, stage in found.values()
+    )
+
+
+def _told(ledger: Ledger) -> Mapping[str, Any]:
+    """What `Plan.searches` says of a search."""
+    search, done = ledger.prepared.search, ledger.done
+    return {
+        "search": search.name,
+        "search_id": ledger.prepared.id,
+        "trials": search.trials,
+        "stored": done,
+        "steps_at_most": (search.trials - done) * ledger.prepared.steps,
+    }
+
+
+def _discard_snapshots(forest: Forest, left: Missing, ledgers: Sequence[Ledger], store: Store) -> None:
+    """Remove the snapshots that nothing needs: a trial killed after its last result leaves some, and pretraining."""
+    found = snapshots.find(store).trajectories
+    if not found:
+        return
     wanted = [ask.stage for ask in [*left.asks, *(copy.ask for copy in left.copies)]]
-    needed = {name for at in wanted for stage in forest.path(at) for name in (stage.trajectory, stage.id)}
-    done = {name for stage in forest.stages.values() for name in (stage.trajectory, stage.id)} - needed
-    for trajectory in sorted(snapshots.find(store).trajectories & done):
+    needed = {name for at in wanted for stage in forest.path(at) for name in _names(stage)}
+    done = {name for stage in forest.stages.values() for name in _names(stage)}
+    for ledger in ledgers:
+        over = ledger.done >= ledger.prepared.search.trials
+        for index, entry in ledger.entries.items():
+            for stage in entry.place.forest.stages.values():
+                # Suggestions to come may begin where pretraining ends.
+                open_ = not ledger.through(index) or (not over and stage.kind == "pretrain")
+                (needed if open_ else done).update(_names(stage))
+    for trajectory in sorted(found & (done - needed)):
         snapshots.discard(store, trajectory)
+
+
+def _names(stage: Stage) -> tuple[str, str]:
+    """What snapshots of a stage may be called."""
+    return stage.trajectory, stage.id
 
 
 def _phase_by_phase(
@@ -391,9 +526,7 @@ def _phase_by_phase(
         if phase:
             now = _without_failed(now, store, attempt)
         if now:
-            outcome = execute(now)
-            _record_lost(now, outcome, store, attempt)
-            failures += [*dict.fromkeys(outcome.failures), *(f"a trial died: {why}" for why in outcome.lost.values())]
+            failures += _recorded(now, execute(now), store, attempt)
     return failures
 
 

@@ -168,6 +168,8 @@ class _Walk:
     """The stage, and the measurement if it is one, that is under way, and when it began."""
     kept: set[str] = field(default_factory=set)
     """Trajectories with files of snapshots in the store."""
+    commits: int = 0
+    """Files of ``stages/`` so far."""
 
     def __post_init__(self) -> None:
         self.stages = {stage.id: stage for stage in [self.trial.base, *self.trial.stages]}
@@ -377,6 +379,8 @@ class _Walk:
                 for ask in asks:
                     table = rows_for(items, ask.settings, ask.labels, self.made_with)
                     self._commit(ask.kind, ask.name, table, stage)
+            if self.trial.stoppable:
+                self._commit_rows(stage)
             self.report(Progress(answered=tuple(map(_file, asks))))
 
     def _commit(self, kind: str, name: str, table: pa.Table, stage: Stage) -> None:
@@ -421,7 +425,9 @@ class _Walk:
         """One file for a tree's stages, by the rank that leads or by one whose error the others do not know."""
         failed = any(row["status"] == "failed" for row in self.rows)
         if self.rows and (self.world.leads or failed):
+            self.commits += 1
             name = f"{tree.id}-{self.attempt.id}" + ("" if self.world.leads else f"-{self.world.rank}")
+            name += f"-{self.commits}" if self.trial.stoppable else ""
             self.sink.commit("stages", name, pa.Table.from_pylist(self.rows, schema=STAGES))
         self.rows = []
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -26,11 +26,11 @@ from ray.tune.experiment import Trial as TuneTrial
 from memexp.attempt import Attempt, Progress
 from memexp.cluster.connect import DRIVER, Cluster
 from memexp.cluster.failed import recorded, without
-from memexp.plan import Trial
+from memexp.plan import Ask, Trial
 from memexp.spec import Resources
 from memexp.store import Store
 
-__all__ = ["Outcome", "execute_trials"]
+__all__ = ["Listener", "Outcome", "execute_trial", "execute_trials", "fit", "lost_trials", "placement", "send_probes"]
 
 REPORT_EVERY = 0.5
 """Seconds between reports of a trial: each one waits for Tune's event loop."""
@@ -63,22 +63,35 @@ def execute_trials(
     One-worker trials execute inside reused Tune actors, which keep the base model they loaded last; a trial of several
     workers is a driver that holds no CPU and starts a TorchTrainer. A crashed trial is started once more.
     """
-    _send_probes(trials)
+    send_probes(ask for trial in trials for ask in trial.asks)
     payloads = [ray.put(trial) for trial in trials]
     needs = [trial.resources for trial in trials]  # without the trials, which would travel with the function
-    listener = _Listener(on_progress)
+    listener = Listener(on_progress)
+    results = fit(
+        lambda config: execute_trial(ray.get(payloads[config["trial"]]), store, attempt),
+        lambda config: placement(needs[config["trial"]], cluster),
+        attempt,
+        listener,
+        tune.TuneConfig(reuse_actors=True),
+        {"trial": tune.grid_search(list(range(len(trials))))},
+    )
+    return Outcome(listener.failures, lost_trials(results))
 
-    def trainable(config: dict[str, Any]) -> None:
-        _trial(ray.get(payloads[config["trial"]]), store, attempt)
 
-    def resources(config: dict[str, Any]) -> PlacementGroupFactory:
-        return _bundle(needs[config["trial"]], cluster)
-
+def fit(
+    trainable: Callable[[dict[str, Any]], None],
+    resources: Callable[[dict[str, Any]], PlacementGroupFactory],
+    attempt: Attempt,
+    listener: Listener,
+    settings: tune.TuneConfig,
+    space: dict[str, Any] | None = None,
+) -> tune.ResultGrid:
+    """A Tune experiment that shows nothing, keeps nothing and starts a crashed trial once more."""
     with tempfile.TemporaryDirectory(prefix="memexp-tune-") as scratch:
-        results = tune.Tuner(
+        return tune.Tuner(
             tune.with_resources(trainable, resources),
-            param_space={"trial": tune.grid_search(list(range(len(trials))))},
-            tune_config=tune.TuneConfig(reuse_actors=True),
+            param_space=space,
+            tune_config=settings,
             run_config=tune.RunConfig(
                 name=attempt.id,
                 storage_path=scratch,  # of Tune's own records nothing is kept
@@ -88,17 +101,21 @@ def execute_trials(
                 progress_reporter=_Silence(),
             ),
         ).fit()
-    outcome = Outcome(failures=listener.failures)
-    for index, result in enumerate(results):  # in the order of the grid; one that never started has no config
+
+
+def lost_trials(results: tune.ResultGrid) -> dict[int, str]:
+    """Why trials died, by their number in the order in which they were made."""
+    lost = {}
+    for index, result in enumerate(results):  # one that never started has no config
         if result.error is not None:
             lines = [line for line in str(result.error).splitlines() if line.strip()] or [type(result.error).__name__]
-            outcome.lost[index] = lines[-1].strip()
-    return outcome
+            lost[index] = lines[-1].strip()
+    return lost
 
 
-def _send_probes(trials: Sequence[Trial]) -> None:
+def send_probes(asks: Iterable[Ask]) -> None:
     """Have a user's own probes travel with the trials, with the modules beside them: workers could not import these."""
-    names = {type(ask.probe).__module__ for trial in trials for ask in trial.asks}
+    names = {type(ask.probe).__module__ for ask in asks}
     own = {name for name in names if name.partition(".")[0] != "memexp"}
     folders = {_folder(sys.modules[name]) for name in own} - {None}
     own |= {name for name, module in list(sys.modules.items()) if _folder(module) in folders}
@@ -111,7 +128,8 @@ def _folder(module: ModuleType) -> Path | None:
     return Path(file).resolve().parent if file else None
 
 
-def _bundle(resources: Resources, cluster: Cluster) -> PlacementGroupFactory:
+def placement(resources: Resources, cluster: Cluster) -> PlacementGroupFactory:
+    """What a Tune trial with these resources holds."""
     if resources.workers > 1:
         # The share that keeps no more drivers alive than the cluster can hold worker groups: the rest would wait inside
         # Train, where waiting ends in an error.
@@ -122,7 +140,7 @@ def _bundle(resources: Resources, cluster: Cluster) -> PlacementGroupFactory:
     return PlacementGroupFactory([bundle])
 
 
-def _trial(trial: Trial, store: Store, attempt: Attempt) -> None:
+def execute_trial(trial: Trial, store: Store, attempt: Attempt) -> None:
     """What a Tune trial does."""
     if trial.resources.workers > 1:
         from memexp.cluster.train import drive
@@ -133,7 +151,7 @@ def _trial(trial: Trial, store: Store, attempt: Attempt) -> None:
     from memexp.core.world import World
     from memexp.trial import execute
 
-    reporter = _Reporter()
+    reporter = _Reporter(at_once=trial.stoppable)
     # Of its own for every start: a trial that Tune starts again writes other rows than the one that died.
     this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
     failed = recorded([trial.base, *trial.stages], store, attempt)  # by the one that died: what hung costs itself only
@@ -143,9 +161,13 @@ def _trial(trial: Trial, store: Store, attempt: Attempt) -> None:
 
 
 class _Reporter:
-    """Adds up progress and reports it every `REPORT_EVERY` seconds."""
+    """Adds up progress and reports it every `REPORT_EVERY` seconds, results at once where Tune may stop the trial.
 
-    def __init__(self) -> None:
+    Tune stops a trial while it waits in such a report, so nothing that comes after it has begun.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        self.at_once = at_once
         self.answered: list[str] = []
         self.steps = 0
         self.last = time.monotonic()
@@ -153,7 +175,7 @@ class _Reporter:
     def __call__(self, progress: Progress) -> None:
         self.answered += progress.answered
         self.steps += progress.steps
-        if time.monotonic() - self.last > REPORT_EVERY:
+        if (self.at_once and self.answered) or time.monotonic() - self.last > REPORT_EVERY:
             self.flush([])
 
     def flush(self, failures: list[str]) -> None:
@@ -161,7 +183,7 @@ class _Reporter:
         self.answered, self.steps, self.last = [], 0, time.monotonic()
 
 
-class _Listener(tune.Callback):  # type: ignore[misc] # untyped
+class Listener(tune.Callback):  # type: ignore[misc] # untyped
     """Hands what trials report to the display, and keeps their failures."""
 
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:

@@ -5,12 +5,15 @@ asks = missing(forest, store).asks
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from memexp.plan.forest import Ask, Forest
+from memexp.records import MADE_WITH, rows_for
 from memexp.store import Store
 
-__all__ = ["Copy", "Missing", "missing"]
+__all__ = ["Copy", "Missing", "copy", "diverged", "missing"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,17 @@ class Missing:
     """Not to be had: their training reached a loss that is not finite."""
 
 
-def missing(forest: Forest, store: Store, retry_diverged: bool = False) -> Missing:
+def missing(forest: Forest, store: Store, retry_diverged: bool = False, gone: Collection[str] | None = None) -> Missing:
     """What of `forest` is not in `store`.
 
-    Raises StoreError where a file that is to be relied on is not whole.
+    Args:
+        forest: the whole sweep.
+        store: where its results may be.
+        retry_diverged: whether what diverged is to be measured after all.
+        gone: the stages that diverged, where they were looked up before (see `diverged`).
+
+    Raises:
+        StoreError: a file that is to be relied on is not whole.
     """
     found = Missing()
     by_kind: dict[str, list[Ask]] = {}
@@ -56,14 +66,30 @@ def missing(forest: Forest, store: Store, retry_diverged: bool = False) -> Missi
             else:
                 found.asks.append(ask)
     if found.asks and not retry_diverged:
-        gone = _diverged(store)
+        gone = diverged(store) if gone is None else gone
         found.diverged = [ask for ask in found.asks if any(stage.id in gone for stage in forest.path(ask.stage))]
         lost = {(ask.kind, ask.name) for ask in found.diverged}
         found.asks = [ask for ask in found.asks if (ask.kind, ask.name) not in lost]
     return found
 
 
-def _diverged(store: Store) -> set[str]:
+def copy(missing: Missing, store: Store) -> None:
+    """Give results that were measured for another condition to those who ask for them now."""
+
+    def copied(item: Copy) -> None:
+        ask = item.ask
+        table = store.read(ask.kind, item.source)
+        items = table.select(ask.probe.schema().names)
+        made_with, *_ = table.select(MADE_WITH.names).slice(0, 1).to_pylist() or [{}]  # a probe may find no items
+        store.commit(ask.kind, ask.name, rows_for(items, ask.settings, ask.labels, made_with))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(copied, missing.copies))
+    missing.copies.clear()
+
+
+def diverged(store: Store) -> set[str]:
+    """The stages that reached a loss that is not finite, whenever they were tried."""
     attempts = store.scan("stages")
     if attempts is None:
         return set()

@@ -9,7 +9,7 @@ from memexp.plan.forest import Ask, Forest, Stage
 from memexp.sources import Stream, Texts
 from memexp.spec import Resources, Snapshots
 
-__all__ = ["TRIALS_PER_SLOT", "Trial", "bundle"]
+__all__ = ["TRIALS_PER_SLOT", "Trial", "bundle", "whole"]
 
 TRIALS_PER_SLOT = 4
 """Bundles per place of a one-worker trial: a warm trial starts in about 0.2 s, so finer bundles even out the finish."""
@@ -39,6 +39,9 @@ class Trial:
     """The pretrain stages whose ends it is to leave in the store, for those of the next phase."""
     given: frozenset[str] = frozenset()
     """The pretrain stages that the phase before leaves; where one is not there, the trial trains it again."""
+
+    stoppable: bool = False
+    """May be ended whenever it reports a result, so that its rows in ``stages/`` must not lag behind."""
 
     def corpus(self, corpus: str) -> Texts | Stream:
         """A corpus by identity."""
@@ -70,6 +73,12 @@ def bundle(forest: Forest, asks: Sequence[Ask], slots: Callable[[Resources], int
         groups.sort(key=lambda group: -sum(trial.steps for trial in group))
         found += [trial for group in groups for trial in group]
     return found
+
+
+def whole(forest: Forest, asks: Sequence[Ask]) -> Trial:
+    """The one trial that measures `asks`, all of one base model, from the base down."""
+    base = forest.path(asks[0].stage)[0].id
+    return _trial(forest, base, [_Tree(list(asks))], phase=0)
 
 
 @dataclass

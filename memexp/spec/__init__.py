@@ -25,9 +25,12 @@ from memexp.spec.corpora import (
 )
 from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
 from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
+from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
 from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
 
 __all__ = [
+    "ASHA",
+    "Choices",
     "Condition",
     "Corpus",
     "Count",
@@ -38,21 +41,25 @@ __all__ = [
     "HubText",
     "InlineItems",
     "InlineText",
+    "Integers",
     "Interference",
     "ItemFile",
     "Items",
     "LoRA",
+    "MedianStopping",
     "Method",
     "Model",
     "Name",
     "Pair",
     "PathText",
+    "Point",
     "Positive",
     "Pretrain",
     "Probe",
     "RandomInit",
     "Resources",
     "ResourcesFor",
+    "Search",
     "ShippedText",
     "Snapshots",
     "SomeText",
@@ -63,6 +70,7 @@ __all__ = [
     "TextStream",
     "TrainedTokenizer",
     "Training",
+    "Uniform",
     "counterbalanced",
     "retention_steps",
     "spec",

@@ -116,7 +116,7 @@ class Condition:
                 hint = "its class needs @spec" if isinstance(probe, Probe) else "give probes such as Recall()"
                 raise SpecError(f"Condition.probes: {probe!r} is no probe; {hint}")
             kind = getattr(probe, "kind", "")
-            if not NAME.fullmatch(kind) or kind.lower() in ("training", "stages", "sweeps"):
+            if not NAME.fullmatch(kind) or kind.lower() in ("training", "stages", "sweeps", "searches"):
                 raise SpecError(f"{type(probe).__name__}.kind: {kind!r} cannot name a table of results")
 
 

@@ -1,0 +1,126 @@
+"""Searches of half the trials against a grid, on a tiny objective: what the default sampler was chosen by.
+
+    python -m benchmarks --parts search
+    python -m benchmarks.search MATERIAL OUT
+
+The objective is the mean NLL of 40 shipped sentences after one exposure, of a GPT-2 of two blocks and width 32 with
+random weights. It is smooth at low learning rates and rugged at high ones. Each seed draws other weights, another order
+of the sentences and another sampler. Suggestions are tried one after another, as a search of 8 trials does by default
+after the evenly spread points; no Ray is needed for that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from memexp import (
+    Condition,
+    Model,
+    Pair,
+    RandomInit,
+    Recognition,
+    Resources,
+    Search,
+    ShippedText,
+    Study,
+    TrainedTokenizer,
+    Uniform,
+)
+from memexp import plan as planning
+from memexp.attempt import Attempt
+from memexp.plan import Ask, Forest
+from memexp.sources import Sources
+from memexp.store import Store
+from memexp.suggestions import Ledger, prepare
+
+__all__ = ["SAMPLERS", "SENTENCES", "best_of_grid", "best_of_search"]
+
+LOW, HIGH, POINTS, TRIALS, SEEDS, SENTENCES = 1e-4, 3e-1, 16, 8, 10, 40
+SAMPLERS = ("gp", "tpe", "random")
+METRIC = "SELECT avg(target_nll) FROM recognition"
+CONFIG = {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128}
+
+
+def objective(seed: int) -> Callable[[float], Condition]:
+    """The function of a search over the learning rate."""
+    pair = Pair(ShippedText("sentences-targets", first=SENTENCES), ShippedText("sentences-foils", first=SENTENCES))
+    config = CONFIG | {f"{part}_pdrop": 0.0 for part in ("resid", "embd", "attn")}
+    tokenizer = TrainedTokenizer([pair.targets, pair.foils], vocab_size=400)
+    model = Model("tiny", tokenizer=tokenizer, init=RandomInit(config, seed=seed))
+
+    def condition(lr: float) -> Condition:
+        study = Study(pair.targets, exposures=1, lr=lr, batch_size=4)
+        return Condition(model, study, seed=seed, probes=[Recognition(pair)])
+
+    return condition
+
+
+def search(seed: int, sampler: Any) -> Search:
+    """So many trials over the whole range."""
+    space = {"lr": Uniform(LOW, HIGH, log=True)}
+    return Search("lr", objective(seed), space, METRIC, "min", trials=TRIALS, seed=seed, sampler=sampler)
+
+
+def best_of_grid(seed: int, store: Store, sources: Sources) -> float:
+    """The best value of points at even distances on a log scale, both ends included."""
+    rates = [LOW * (HIGH / LOW) ** (i / (POINTS - 1)) for i in range(POINTS)]
+    prepared = prepare(search(seed, "random"), Resources(), sources)
+    places = [prepared.place({"lr": rate}) for rate in rates]
+    for place in places:
+        _execute(place.forest, place.forest.asks, store)
+    values = [prepared.value(place.stops[-1], store) for place in places]
+    return min(value for value in values if value is not None)
+
+
+def best_of_search(seed: int, sampler: str, store: Store, sources: Sources) -> float:
+    """The best value that a search finds, in a store that has nothing of it."""
+    from memexp.cluster.search import Line  # knows Ray
+
+    prepared = prepare(search(seed, sampler), Resources(), sources)
+    line = Line(Ledger(prepared, store), store, Attempt("benchmark", "search"))
+    while (going := line.next(set())) is not None:
+        _execute(going.place.forest, going.asks, store)
+        line.hear(going, [file for stop in going.place.stops for file in stop.files])
+        line.end(going)
+    best = Ledger(prepared, store).best
+    assert best is not None and best.value is not None  # of so many trials some do not diverge
+    return best.value
+
+
+def _execute(forest: Forest, asks: list[Ask], store: Store) -> None:
+    from memexp.core.world import World
+    from memexp.trial import execute
+
+    for trial in planning.bundle(forest, asks, lambda _: 1):
+        execute(trial, store, World.current(), Attempt("benchmark", uuid.uuid4().hex[:12]))
+
+
+def main() -> None:
+    """The best values of grid and searches, seed by seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("material", type=Path, help="not used: every module of the benchmarks is told of it")
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    sources = Sources()
+    found: dict[str, list[float]] = {name: [] for name in ("grid", *SAMPLERS)}
+    for seed in range(SEEDS):
+        for name in found:
+            with tempfile.TemporaryDirectory() as folder:
+                store = Store(folder)
+                best = (
+                    best_of_search(seed, name, store, sources)
+                    if name in SAMPLERS
+                    else best_of_grid(seed, store, sources)
+                )
+            found[name].append(best)
+    options.out.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

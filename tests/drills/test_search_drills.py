@@ -1,0 +1,100 @@
+"""Killing a search in the middle, then giving the same command again: it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support import command, sweep_script
+from test_sweep_drills import of_mark, started, until
+
+from memexp.store import Store
+
+pytestmark = [pytest.mark.drill, pytest.mark.cluster]
+
+TRIALS = 8
+
+SEARCH = f"""
+def condition(lr, batch_size):
+    return [Condition(model, Study(pair.targets, exposures=n, lr=lr, batch_size=batch_size, block_size=64),
+                      probes=[Recognition(pair)]) for n in (1, 2, 3)]
+
+sweep = Sweep(
+    name="small",
+    searches=[Search("lr", condition, {{"lr": Uniform(1e-4, 1e-1, log=True), "batch_size": Choices([2, 4])}},
+                     "SELECT avg(target_nll) FROM recognition", "min", trials={TRIALS}, stopping=ASHA(reduction=2))],
+)
+if __name__ == "__main__":
+    raise SystemExit(sweep.main())
+"""
+
+
+def suggestions(store: Path) -> dict[int, tuple[str, ...]]:
+    """The points of the stored suggestions, and the conditions that they stand for."""
+    place = Store(store)
+    found: dict[int, tuple[str, ...]] = {}
+    for name in place.names("searches"):
+        rows = place.read("searches", name).to_pylist()
+        [point] = {row["point"] for row in rows}
+        found[rows[0]["suggestion"]] = (point, *sorted(row["condition_id"] for row in rows))
+    return found
+
+
+def results(store: Path) -> dict[str, int]:
+    """When each result was written."""
+    return {path.name: path.stat().st_mtime_ns for path in store.glob("recognition/*.parquet")}
+
+
+def test_kill_9_of_the_driver_in_the_middle_of_a_search(tmp_path: Path) -> None:
+    script = sweep_script(tmp_path / "sweep", items=60)
+    script.write_text(script.read_text().split("sweep = Sweep(")[0] + SEARCH)
+    store = tmp_path / "store"
+    with started(script, store) as (process, mark):
+        until(lambda: (len(suggestions(store)) >= 4 and len(results(store)) >= 6) or process.poll() is not None)
+        process.kill()
+        process.wait(30)
+    until(lambda: not of_mark(mark, "ray::"))  # its local cluster goes down with it
+    kept, written = suggestions(store), results(store)
+    assert 4 <= len(kept) <= TRIALS and len(written) < 3 * TRIALS
+    trained = Counter(
+        row["stage_id"] for row in stages(store) if row["kind"] == "study" and row["status"] == "complete"
+    )
+
+    again = command("run", script, "--store", store, "--address", "local")
+    page, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, page
+    found = suggestions(store)
+    assert sorted(found) == list(range(TRIALS))
+    assert {index: found[index] for index in kept} == kept
+    assert results(store).items() >= written.items()  # nothing was measured again
+    assert f"{TRIALS} of {TRIALS} suggestions of search lr complete" in page
+    assert len({json.loads(point)["lr"] for point, *_ in found.values()}) == TRIALS
+    ends = {(row["stage_id"], row["status"]) for row in stages(store)}
+    for row in Store(store).scan("searches").to_pylist():  # type: ignore[union-attr]
+        assert {(row["stage_id"], "complete"), (row["stage_id"], "stopped")} & ends
+    whole = {path.name.split("-")[0] for path in store.glob("recognition/*.parquet")}
+    times = Counter(row["stage_id"] for row in stages(store) if row["kind"] == "study" and row["status"] == "complete")
+    last = {rows[-1] for rows in ladders(store).values() if rows[-1] in whole and trained[rows[-1]]}
+    assert last and all(times[stage] == 1 for stage in last)  # no suggestion that was through was trained twice
+    assert not Store(store).verify().problems
+
+    idle = command("run", script, "--store", store, "--address", "local")
+    page, _ = idle.communicate(timeout=120)
+    assert idle.returncode == 0 and "trying" not in page
+
+
+def stages(store: Path) -> list[dict[str, object]]:
+    table = Store(store).scan("stages")
+    return table.to_pylist() if table is not None else []
+
+
+def ladders(store: Path) -> dict[int, list[str]]:
+    """The stages of each suggestion, ascending."""
+    table = Store(store).scan("searches")
+    assert table is not None
+    found: dict[int, list[str]] = {}
+    for row in sorted(table.to_pylist(), key=lambda row: (row["suggestion"], row["stop"])):
+        found.setdefault(row["suggestion"], []).append(row["stage_id"])
+    return found
