@@ -124,8 +124,9 @@ class Prepared:
             conditions = self.search.conditions(point)
             forest = planning.grow(conditions, self.resources, self.sources)
             return Place(point, _axis(conditions), forest, _stops(conditions, forest))
-        except SpecError as error:
-            raise SpecError(f"search {self.search.name}, {shown(point)}: {error}") from error
+        except Exception as error:  # the function is the user's and may raise anything
+            kind = "" if isinstance(error, MemexpError) else f"{type(error).__name__}: "
+            raise SpecError(f"search {self.search.name}, {shown(point)}: {kind}{error}") from error
 
     def value(self, stop: Stop, store: Store, sources: Mapping[str, str] | None = None) -> float | None:
         """The metric of a condition whose rows are in the store, None where it comes to no finite number.

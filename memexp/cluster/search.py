@@ -7,10 +7,11 @@ trials and hears how they ended, `_Referee` ends those that a rule of stopping g
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from memexp.attempt import Attempt, Progress
 from memexp.cluster.connect import Cluster
 from memexp.cluster.samplers import SPREAD, Sampler, distributions
 from memexp.cluster.tune import Listener, Outcome, execute_trial, fit, lost_trials, placement, send_probes
+from memexp.errors import MemexpError
 from memexp.plan import Ask, Trial
 from memexp.spec import ASHA, MedianStopping, Resources, Snapshots
 from memexp.store import Store
@@ -55,19 +57,26 @@ def execute_searches(
     desk = _Desk([Line(ledger, store, attempt, on_progress, retry_diverged) for ledger in ledgers], cluster, snapshots)
     send_probes(ask for line in desk.lines for ask in line.example.forest.asks)
     listener = Listener(on_progress)
-    results = fit(
-        lambda config: _work(config, store, attempt),
-        lambda config: placement(config["needs"], cluster),
-        attempt,
-        listener,
-        tune.TuneConfig(
-            search_alg=_Suggester(desk),
-            scheduler=_Referee(desk),
-            num_samples=sum(len(line.queue) for line in desk.lines),
-            # A trial that drives a worker group does not notice that it is stopped; its process has to go.
-            reuse_actors=all(line.resources.workers == 1 for line in desk.lines),
-        ),
+    settings = tune.TuneConfig(
+        search_alg=_Suggester(desk),
+        scheduler=_Referee(desk),
+        num_samples=sum(len(line.queue) for line in desk.lines),
+        # A trial that drives a worker group does not notice that it is stopped; its process has to go.
+        reuse_actors=all(line.resources.workers == 1 for line in desk.lines),
     )
+    try:
+        results = fit(
+            lambda config: _work(config, store, attempt),
+            lambda config: placement(config["needs"], cluster),
+            attempt,
+            listener,
+            settings,
+        )
+    except Exception:
+        if desk.error is None:
+            raise
+    if desk.error is not None:  # Tune would tell it with a traceback of its own
+        raise desk.error
     return desk.started, Outcome(listener.failures, lost_trials(results))
 
 
@@ -275,6 +284,16 @@ class _Desk:
         self.started: list[Trial] = []
         self.trials: dict[str, tuple[Line, Going]] = {}
         self.texts: dict[str, ray.ObjectRef] = {}
+        self.error: MemexpError | None = None
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Keep an error of ours that passes through Tune: of a user's function, of a metric, of the store."""
+        try:
+            yield
+        except MemexpError as error:
+            self.error = error
+            raise
 
     @property
     def finished(self) -> bool:
@@ -326,12 +345,14 @@ class _Suggester(Searcher):  # type: ignore[misc] # untyped
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        config = self.desk.start(trial_id)
+        with self.desk.noting():
+            config = self.desk.start(trial_id)
         return Searcher.FINISHED if config is None and self.desk.finished else config
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         line, going = self.desk.trials.pop(trial_id)
-        line.end(going, crashed=error)
+        with self.desk.noting():
+            line.end(going, crashed=error)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         return None
@@ -356,7 +377,8 @@ class _Referee(FIFOScheduler):  # type: ignore[misc] # untyped
 
     def on_trial_result(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         line, going = self.desk.trials[trial.trial_id]
-        for number in line.hear(going, result.get("answered", ())):
-            given_up = line.judge(trial, going.place.stops[number].at, going.values[number])
-            going.stopped = going.stopped or (given_up and number < going.last)
+        with self.desk.noting():
+            for number in line.hear(going, result.get("answered", ())):
+                given_up = line.judge(trial, going.place.stops[number].at, going.values[number])
+                going.stopped = going.stopped or (given_up and number < going.last)
         return str(TrialScheduler.STOP if going.stopped else TrialScheduler.CONTINUE)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from memexp import ASHA, Condition, Model, Pair, Recognition, Resources, Search, Store, Study, Sweep, Uniform
+from memexp import ASHA, Condition, Model, Pair, Recognition, Search, SpecError, Store, Study, Sweep, Uniform
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_cluster")]
 
@@ -45,7 +45,7 @@ def rows(store: Path, kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def sweep(pair: Pair, tiny_model: Model) -> Sweep:
-    """Two conditions, and a search of six suggestions from rates that teach nothing to rates that teach."""
+    """A condition, and a search of six suggestions from rates that teach nothing to rates that teach."""
     condition = trajectory(tiny_model, pair)
     return Sweep(
         name="found",
@@ -109,19 +109,9 @@ def test_more_trials_go_on_from_the_stored_ones(store: Path, sweep: Sweep) -> No
     assert new.endswith("-00006.parquet")
 
 
-def test_two_workers_search_and_are_stopped(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
-    search = Search(
-        "lr",
-        trajectory(tiny_model, pair),
-        {"lr": Uniform(1e-7, 1e-2, log=True)},
-        NLL,
-        "max",  # what teaches is the worse
-        trials=3,
-        stopping=ASHA(reduction=2),
-    )
-    sweep = Sweep(name="sharded", searches=[search], resources=Resources(workers=2))
-    complete, page = said(sweep, tmp_path)
-    assert complete, page
-    assert {row["suggestion"] for row in rows(tmp_path, "searches")} == {0, 1, 2}
-    assert "stopped" in {row["status"] for row in rows(tmp_path, "stages")}
-    assert {row["workers"] for row in rows(tmp_path, "recognition")} == {2}
+def test_a_metric_that_fails_on_real_rows_is_told_in_a_line(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
+    metric = "SELECT avg(target::int) FROM recognition"  # without rows there is nothing that is no number
+    search = Search("lr", trajectory(tiny_model, pair, (1,)), {"lr": Uniform(1e-4, 1e-2)}, metric, "min", trials=2)
+    with pytest.raises(SpecError, match=r"Search\.metric: Conversion Error") as error:
+        said(Sweep(name="wrong", searches=[search]), tmp_path)
+    assert len(str(error.value).splitlines()) == 1

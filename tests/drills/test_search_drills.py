@@ -85,6 +85,20 @@ def test_kill_9_of_the_driver_in_the_middle_of_a_search(tmp_path: Path) -> None:
     assert idle.returncode == 0 and "trying" not in page
 
 
+def test_a_trial_of_two_workers_is_stopped_and_the_next_one_starts(tmp_path: Path) -> None:
+    script = sweep_script(tmp_path / "sweep")
+    search = SEARCH.replace(f"trials={TRIALS}", "trials=3").replace('"min"', '"max"')  # what teaches is the worse
+    search = search.replace("    searches=", "    resources=Resources(workers=2),\n    searches=")
+    script.write_text(script.read_text().split("sweep = Sweep(")[0] + search)
+    process = command("run", script, "--store", tmp_path / "store", "--address", "local")
+    page, _ = process.communicate(timeout=550)
+    assert process.returncode == 0, page
+    assert "3 of 3 suggestions of search lr complete" in page
+    assert "stopped" in {row["status"] for row in stages(tmp_path / "store")}
+    recognition = Store(tmp_path / "store").scan("recognition")
+    assert recognition is not None and set(recognition.column("workers").to_pylist()) == {2}
+
+
 def stages(store: Path) -> list[dict[str, object]]:
     table = Store(store).scan("stages")
     return table.to_pylist() if table is not None else []

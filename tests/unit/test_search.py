@@ -217,6 +217,12 @@ def test_conditions_must_lie_on_one_trajectory(
         prepared(search(lambda lr: ["condition"]))
 
 
+def test_what_a_function_raises_is_told_with_its_point(condition: Callable[..., Condition]) -> None:
+    one = prepared(search(lambda lr: condition(lr) if lr != 1e-3 else 1 / 0))
+    with pytest.raises(SpecError, match=r"^search lr, lr=0\.001: ZeroDivisionError: division by zero$"):
+        one.place({"lr": 1e-3})
+
+
 def test_retention_is_an_axis_as_well(tiny_model: Model, pair: Pair) -> None:
     def condition(lr: float) -> list[Condition]:
         between = [Interference(pair.foils, steps=steps, lr=1e-3, batch_size=4) for steps in (0, 1, 10)]
