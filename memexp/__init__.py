@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from memexp.errors import ClusterError, DataError, MemexpError, ModelError, SpecError, StoreError
     from memexp.inspection import depth
     from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall, Recognition
+    from memexp.script import run_options
     from memexp.spec import (
         ASHA,
         Choices,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     )
     from memexp.stimuli.facts import FactDataset, FactWorld
     from memexp.store import Store
-    from memexp.sweep import Sweep, run_options
+    from memexp.sweep import Sweep
 
 __all__ = [
     "ASHA",
@@ -110,7 +111,8 @@ _HOMES = {
     **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
     "Store": "store",
     "depth": "inspection",
-    **dict.fromkeys(("Sweep", "run_options"), "sweep"),
+    "Sweep": "sweep",
+    "run_options": "script",
 }
 
 

@@ -33,7 +33,7 @@ def _main(argv: Sequence[str] | None) -> int:
     cut = given.index("--") if "--" in given else len(given)
     options = _parser().parse_args(given[:cut])
     options.arguments = given[cut + 1 :]
-    from memexp.sweep import guarded
+    from memexp.script import guarded
 
     return guarded(lambda: int(options.command(options)), options.debug)
 
@@ -120,7 +120,8 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
     from pathlib import Path
 
     from memexp.errors import MemexpError, SpecError
-    from memexp.sweep import Sweep, loading
+    from memexp.script import loading
+    from memexp.sweep import Sweep
 
     file = Path(path)
     if not file.is_file():

@@ -45,6 +45,8 @@ LAYERS = [
     "status",
     "compact",
     "llm_memory",
+    "script",
+    "execution",
     "sweep",
     "cli",
 ]

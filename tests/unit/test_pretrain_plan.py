@@ -15,6 +15,7 @@ import pytest
 
 from memexp.attempt import Attempt
 from memexp.errors import DataError, ModelError, SpecError
+from memexp.execution import _phase_by_phase
 from memexp.inspection import check_models
 from memexp.plan import Forest, Trial, bundle, grow
 from memexp.plan.trials import TRIALS_PER_SLOT
@@ -38,7 +39,6 @@ from memexp.spec import (
     TextStream,
 )
 from memexp.store import Store
-from memexp.sweep import _phase_by_phase
 
 OTHER = ShippedText("sentences-interference", first=10)
 
