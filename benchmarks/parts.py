@@ -257,6 +257,29 @@ def _first_stage(store: Store) -> float:
     return min(row["finished"].timestamp() - row["seconds"] for row in rows.to_pylist())
 
 
+def probes_on_the_way(bench: Bench) -> Found:
+    """A trajectory of 1,000 steps of interference with one probe at its end, with twelve, and with snapshots too."""
+    sentences = len(bench.material.texts("targets"))
+    steps, items = ("1000", "80") if sentences >= 600 else (str(sentences), str(max(1, sentences // 5)))
+    ways = {"one probe": "one", "twelve probes": "twelve", "twelve probes and ten snapshots": "snapshots"}
+    series: dict[str, list[float]] = {way: [] for way in ways}
+    equality: Found = {}
+    for _ in range(bench.pairs):
+        round_ = {way: bench.told("benchmarks.retained", how, steps, items) for way, how in ways.items()}
+        if any(measured["result"] != round_["one probe"]["result"] for measured in round_.values()):
+            raise Unequal("retention: probes or snapshots on the way change what is measured at the end")
+        equality = {"items after the last step, equal to the last bit": len(round_["one probe"]["result"])}
+        for way, measured in round_.items():
+            series[way].append(measured["cpu"] - measured["probes"])
+    first, *others = ways
+    return {
+        "equality": equality,
+        "unit": f"CPU seconds of {steps} steps, the probes' own left out",
+        "series": series,
+        "findings": [finding(f"{way} / {first}", _ratios(series[way], series[first]), at_most=1.10) for way in others],
+    }
+
+
 def against_grid(bench: Bench) -> Found:
     """Searches of 8 trials beside the best of a grid of 16 points, for 10 seeds and every sampler."""
     found: Found = {"unit": "best mean NLL, in thousandths, seed by seed", "series": {}, "findings": []}
@@ -303,6 +326,7 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "recognition": lambda bench: against_scripts(bench, "recognition", floor=4.0, aim=5.0, careful_floor=1.2),
     "recall": lambda bench: against_scripts(bench, "recall", floor=8.0, aim=12.0, careful_floor=1.3),
     "grid": the_grid,
+    "retention": probes_on_the_way,
     "harness": behind_harness,
     "ray": with_ray,
     "trials": many_trials,

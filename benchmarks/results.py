@@ -24,6 +24,7 @@ TITLES = {
     "recognition": "Recognition, all targets and foils",
     "recall": "Recall, all targets",
     "grid": "Grid of 3 exposures × 3 learning rates",
+    "retention": "Probes and snapshots on a long trajectory",
     "harness": "lm-evaluation-harness",
     "ray": "What Ray costs: four equal trials on two CPUs",
     "trials": "What Ray costs: 200 tiny trials",
@@ -44,6 +45,7 @@ A GPT-2 of 4.2 million parameters made from its configuration, study lists with 
   number of exposures, models through the disk.
 - (b) is a careful user's: Trainer with dynamic padding, batched scoring, batched `generate`.
 - (c) is memexp's own trials in plain processes.
+- Probes and snapshots on a long trajectory: tiny-m and the sentences that ship with memexp.
 - HFLM is lm-evaluation-harness's own way of asking a model of transformers, which memexp's scorer stands in for. It has
   the fastest of 4, 8, 16, 32 and 64 prompts in a batch, task by task. "On memexp's modules" it has memexp's linear
   layers too, so that what is left is the scorer's. tiny-m ships with memexp; GPT-2 is the model above with a context of

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from memexp.errors import ClusterError, DataError, MemexpError, ModelError, SpecError, StoreError
     from memexp.inspection import depth
     from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall, Recognition
+    from memexp.script import run_options
     from memexp.spec import (
         ASHA,
         Choices,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         Forget,
         Full,
         HubItems,
+        HubStream,
         HubText,
         InlineItems,
         InlineText,
@@ -30,13 +32,16 @@ if TYPE_CHECKING:
         MedianStopping,
         Model,
         Pair,
+        Pretrain,
         Probe,
         RandomInit,
         Resources,
         Search,
         ShippedText,
+        Snapshots,
         Study,
         TextFile,
+        TextStream,
         TrainedTokenizer,
         Uniform,
         counterbalanced,
@@ -44,7 +49,7 @@ if TYPE_CHECKING:
     )
     from memexp.stimuli.facts import FactDataset, FactWorld
     from memexp.store import Store
-    from memexp.sweep import Sweep, run_options
+    from memexp.sweep import Sweep
 
 __all__ = [
     "ASHA",
@@ -60,6 +65,7 @@ __all__ = [
     "Forget",
     "Full",
     "HubItems",
+    "HubStream",
     "HubText",
     "InlineItems",
     "InlineText",
@@ -74,6 +80,7 @@ __all__ = [
     "Model",
     "ModelError",
     "Pair",
+    "Pretrain",
     "Probe",
     "RandomInit",
     "Recall",
@@ -81,12 +88,14 @@ __all__ = [
     "Resources",
     "Search",
     "ShippedText",
+    "Snapshots",
     "SpecError",
     "Store",
     "StoreError",
     "Study",
     "Sweep",
     "TextFile",
+    "TextStream",
     "TrainedTokenizer",
     "Uniform",
     "__version__",
@@ -102,7 +111,8 @@ _HOMES = {
     **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
     "Store": "store",
     "depth": "inspection",
-    **dict.fromkeys(("Sweep", "run_options"), "sweep"),
+    "Sweep": "sweep",
+    "run_options": "script",
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from memexp.identity import identity
 
-__all__ = ["recall_answer", "remember_answer"]
+__all__ = ["file_question", "recall_answer", "remember_answer"]
 
 
 def _file(question: Any) -> Path:
@@ -39,3 +39,9 @@ def remember_answer(question: Any, answer: Any) -> None:
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as handle:
             json.dump(answer, handle)
         os.replace(handle.name, file)
+
+
+def file_question(what: str, file: Path) -> list[Any]:
+    """A question about a file's content, which is another one as soon as the file is written to or replaced."""
+    stat = file.stat()
+    return [what, str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

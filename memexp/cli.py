@@ -33,7 +33,7 @@ def _main(argv: Sequence[str] | None) -> int:
     cut = given.index("--") if "--" in given else len(given)
     options = _parser().parse_args(given[:cut])
     options.arguments = given[cut + 1 :]
-    from memexp.sweep import guarded
+    from memexp.script import guarded
 
     return guarded(lambda: int(options.command(options)), options.debug)
 
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     query = command("query", _query, "ask the store in SQL, read-only; tables are named by kind")
     query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
     query.add_argument("--csv", action="store_true", help="as CSV")
+    query.add_argument("--sweep", metavar="NAME", help="only what belongs to this sweep, as it was last started")
     command("verify", _verify, "read every file of a store to its last page")
     few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
     few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")
@@ -119,7 +120,8 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
     from pathlib import Path
 
     from memexp.errors import MemexpError, SpecError
-    from memexp.sweep import Sweep, loading
+    from memexp.script import loading
+    from memexp.sweep import Sweep
 
     file = Path(path)
     if not file.is_file():
@@ -162,7 +164,7 @@ def _status(options: argparse.Namespace) -> int:
 def _query(options: argparse.Namespace) -> int:
     from memexp.query import print_query
 
-    return print_query(_store(options), options.sql, options.csv)
+    return print_query(_store(options), options.sql, options.csv, options.sweep)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -187,8 +189,7 @@ def _compact(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     from memexp.llm_memory import import_results
-    from memexp.store import Store
-    from memexp.sweep import default_store
+    from memexp.store import Store, default_store
 
     done = import_results(options.folder, Store(options.store or default_store()))
     print(f"{done.files} files, {done.items} items: {done.new} files new, {done.files - done.new} already there")
@@ -200,8 +201,7 @@ def _store(options: argparse.Namespace) -> Any:
     import os
 
     from memexp.errors import StoreError
-    from memexp.store import Store
-    from memexp.sweep import default_store
+    from memexp.store import Store, default_store
 
     store = Store(options.store or default_store())
     if store.is_local and not os.path.isdir(store.location):

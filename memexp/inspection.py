@@ -13,7 +13,7 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memexp.cache import recall_answer, remember_answer
@@ -22,7 +22,7 @@ from memexp.plan import Forest, Stage
 from memexp.sources import ResolvedModel, Sources, parameters_from_headers
 from memexp.spec import LoRA, Model, Resources
 
-__all__ = ["Inspection", "check_forgetting", "check_models", "depth", "memory_per_worker", "sizes"]
+__all__ = ["Inspection", "check_contexts", "check_forgetting", "check_models", "depth", "memory_per_worker", "sizes"]
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,38 @@ def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, I
         if model.folder is not None:
             parameters_from_headers(model)  # refuses weights that were cut off
     found = _ask_child(models)
+    check_contexts(forest, found)
+    for stage in forest.stages.values():
+        if stage.parent is None and isinstance(stage.method, LoRA) and stage.model.id in found:
+            _check_targets(stage.model.name, stage.method, found[stage.model.id].modules)
+    return found
+
+
+def check_contexts(forest: Forest, found: Mapping[str, Inspection]) -> None:
+    """Refuse block sizes beyond the context of their model, as `found` has it or else as its configuration says it.
+
+    Raises ModelError.
+    """
     blocks = [(stage.model, "Study", stage.study.block_size) for stage in forest.stages.values() if stage.study]
     blocks += [
-        (stage.model, "Interference", stage.interference.block_size)
+        (stage.model, type(settings).__name__, settings.block_size)
         for stage in forest.stages.values()
-        if stage.interference
+        for settings in (stage.pretrain, stage.interference)
+        if settings
     ]
     blocks += [  # the untrained model has probes but no study
         (forest.stages[ask.stage].model, type(ask.probe).__name__, getattr(ask.probe, "block_size", None) or 0)
         for ask in forest.asks
     ]
+    contexts = {
+        stage.model.id: found[stage.model.id].context if stage.model.id in found else stage.model.context
+        for stage in forest.stages.values()
+        if stage.parent is None
+    }
     for model, owner, size in blocks:
-        context = found[model.id].context if model.id in found else None
+        context = contexts[model.id]
         if context is not None and size > context:
             raise ModelError(f"{owner}.block_size {size} exceeds the context of {model.name!r} ({context})")
-    for stage in forest.stages.values():
-        if stage.parent is None and isinstance(stage.method, LoRA) and stage.model.id in found:
-            _check_targets(stage.model.name, stage.method, found[stage.model.id].modules)
-    return found
 
 
 def _check_targets(model: str, method: LoRA, modules: Sequence[str]) -> None:

@@ -7,15 +7,17 @@ Both create a file once, whole or not at all, and both raise what their medium r
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import obstore
@@ -35,6 +37,8 @@ TEMPORARY = ".tmp"
 STALE = 24 * 3600
 """Age in seconds at which the writer of a temporary is dead for certain; a live one needs it for a moment."""
 PROBE = bytes(1 << 16)
+CHUNK = 1 << 20
+"""Bytes of one request when a large object is read as a stream."""
 
 
 class Folder:
@@ -92,11 +96,25 @@ class Folder:
             file.seek(start)
             return file.read(-1 if stop is None else stop - start)
 
+    @contextmanager
+    def stream(self, key: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
+        if mode == "wb":
+            self._make((self.root / key).parent)
+        with open(self.root / key, mode) as file:
+            yield file
+        if mode == "wb":
+            sync(self.root / key)
+            sync((self.root / key).parent)
+
     def size(self, key: str) -> int:
         return (self.root / key).stat().st_size
 
     def delete(self, key: str) -> None:
         (self.root / key).unlink()
+        # Nothing is left of what lay in folders of its own.
+        with suppress(OSError):  # not empty yet
+            for folder in list(Path(key).parents)[:-2]:
+                (self.root / folder).rmdir()
 
     def folders(self) -> list[str]:
         return [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.exists() else []
@@ -164,6 +182,17 @@ class Bucket:
             return obstore.get(self.store, key).bytes().to_bytes()
         return obstore.get_range(self.store, key, start=start, end=stop).to_bytes()
 
+    @contextmanager
+    def stream(self, key: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
+        if mode == "rb":
+            yield io.BufferedReader(_Ranges(self.store, key), CHUNK)
+            return
+        with tempfile.TemporaryDirectory(prefix="memexp-") as folder:
+            file = Path(folder) / "file"
+            with open(file, "wb") as stream:
+                yield stream
+            obstore.put(self.store, key, file)
+
     def size(self, key: str) -> int:
         return obstore.head(self.store, key)["size"]
 
@@ -194,6 +223,30 @@ class Bucket:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         options = {"endpoint_override": endpoint.netloc or None, "scheme": endpoint.scheme, "region": region}
         return pyarrow.fs.S3FileSystem(connect_timeout=5, request_timeout=60, **options), self.base
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file, read range by range."""
+
+    def __init__(self, store: S3Store | GCSStore, key: str) -> None:
+        self.file = obstore.open_reader(store, key)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def sync(path: Path) -> None:

@@ -78,6 +78,13 @@ SETTINGS = pa.schema(
         ("interference_lr", pa.float64()),
         ("interference_batch_size", pa.int64()),
         ("interference_optimizer", pa.string()),
+        # pretraining
+        ("pretrain_steps", pa.int64()),
+        ("pretrain_corpus", pa.string()),
+        ("pretrain_corpus_id", pa.string()),
+        ("pretrain_lr", pa.float64()),
+        ("pretrain_batch_size", pa.int64()),
+        ("pretrain_seed", pa.int64()),
     ]
 )
 """What was asked for. One row of these is shared by all items of a condition's probe."""
@@ -235,10 +242,10 @@ TRAINING = pa.schema(
         ("tokens", pa.int64()),
     ]
 )
-"""One row per optimizer step of a stage. ``stage_id``: of interference its trajectory, which all stops on it share;
-``step`` counts from 1 at the start of study, of restudy or of interference, ``exposure`` the passes over the corpus;
-``loss``: mean NLL over the batch's predicted tokens, before the step; ``lr``: the rate the step used; ``tokens``: the
-number of those tokens."""
+"""One row per optimizer step of a stage. ``stage_id``: of pretraining and interference their trajectory, which all
+stops on it share; ``step`` counts from 1 at the start of pretraining, study, restudy or interference, ``exposure`` the
+passes over the corpus; ``loss``: mean NLL over the batch's predicted tokens, before the step; ``lr``: the rate the step
+used; ``tokens``: the number of those tokens."""
 
 STAGES = pa.schema(
     [
@@ -261,7 +268,8 @@ STAGES = pa.schema(
 )
 """One row per attempt at a stage, or where ``probe_id`` is not NULL at measuring it. ``status``: complete, failed,
 diverged (the loss was not finite), skipped (a stage before it failed), stopped (not reached, since the rule of a search
-ended its trajectory before), or differs (a second attempt measured other numbers than the stored ones)."""
+ended its trajectory before), differs (a second attempt measured other numbers than the stored ones), or unsaved (a
+snapshot could not be written, and training went on)."""
 
 SWEEPS = pa.schema(
     [
@@ -313,6 +321,11 @@ _KNOWN = {
     "searches": SEARCHES,
 }
 _BARE = ("training", "stages", "sweeps", "searches")
+_SINCE = {
+    *("pretrain_steps", "pretrain_corpus", "pretrain_corpus_id"),
+    *("pretrain_lr", "pretrain_batch_size", "pretrain_seed"),
+}
+"""Columns that files of memexp 0.1 do not have; where they are missing they read as NULL."""
 
 
 def check_items(probe: str, items: pa.Schema) -> None:
@@ -354,6 +367,8 @@ def complaint(kind: str, schema: pa.Schema) -> str | None:
         expected = [*SETTINGS, *MADE_WITH, *expected]
     for field in expected:
         if field.name not in schema.names:
+            if field.name in _SINCE:
+                continue
             return f"column {field.name!r} is missing"
         found = schema.field(field.name).type
         if found != field.type:

@@ -9,10 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
+from memexp.manifests import latest_manifests
 from memexp.store import Store
 from memexp.suggestions import stopped
 
-__all__ = ["latest_manifests", "print_status"]
+__all__ = ["print_status"]
 
 SILENT_AFTER = 60.0
 """Seconds after which a sweep without a sign of life is taken for dead."""
@@ -53,18 +54,6 @@ def print_status(store: Store) -> int:
         for (status, error), count in _reasons(ends, sweep, stages).most_common(10):
             console.print(f"  {count} {status}: {error}")
     return 0 if whole else 1
-
-
-def latest_manifests(store: Store) -> dict[str, list[dict[str, Any]]]:
-    """The rows of ``sweeps/`` by name of the sweep: those it was last started with, since scripts get edited."""
-    table = store.scan("sweeps")
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(table.to_pylist() if table is not None else [], key=lambda row: row["started"]):
-        rows = found.setdefault(row["sweep"], [])
-        if rows and rows[0]["started"] != row["started"]:
-            rows.clear()
-        rows.append(row)
-    return found
 
 
 def _searches(store: Store) -> dict[str, dict[str, list[dict[str, Any]]]]:

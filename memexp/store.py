@@ -17,11 +17,12 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -33,7 +34,7 @@ from memexp.places import TEMPORARY, Bucket, Folder, explained
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["EXPORT", "Problem", "Store", "Verification", "fitted"]
+__all__ = ["EXPORT", "Problem", "Store", "Verification", "default_store", "fitted", "option_for"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -257,10 +258,39 @@ class Store:
         with explained(f"list {self.location}/{prefix}"):
             return sorted(path for path in self._place.walk(folder) if path.startswith(prefix))
 
+    @contextmanager
+    def open(self, path: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
+        """A large side file as a stream, to be read in any order or written from the beginning to the end.
+
+        While it is written it may be seen in part: another side file says afterwards that it is whole.
+        """
+        doing = "read" if mode == "rb" else "write"
+        with explained(f"{doing} {self.location}/{path}"), self._place.stream(_side(path), mode) as stream:
+            yield stream
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a side file, or None where there is none."""
+        with explained(f"read {self.location}/{path}"), suppress(FileNotFoundError):
+            return self._place.size(_side(path))
+        return None
+
     def delete(self, path: str) -> None:
         """Remove a side file if it is there. Results are for people to remove."""
         with explained(f"delete {self.location}/{path}"), suppress(FileNotFoundError):
             self._place.delete(_side(path))
+
+
+def default_store() -> str:
+    """Where results go unless ``--store`` says otherwise: MEMEXP_STORE, else ``results`` in the current folder."""
+    return os.environ.get("MEMEXP_STORE") or "results"
+
+
+def option_for(store: Store) -> str:
+    """What a command that is to be typed here needs to find `store`: ``--store ... ``, or nothing for the default."""
+    with suppress(StoreError):  # of a MEMEXP_STORE that cannot be a store
+        if Store(default_store()).location == store.location:
+            return ""
+    return f"--store {shlex.quote(store.location)} "
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from memexp.plan import Ask, Forest
 from memexp.spec.search import shown
-from memexp.store import Store
+from memexp.store import Store, option_for
 from memexp.suggestions import Ledger
 
 __all__ = ["print_searches", "print_summary"]
@@ -49,9 +49,11 @@ GROUPS = (
     *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "dtype"),
     *("forget_side", "forget_layer", "restudy_exposures", "retention_steps"),
     *("interference_lr", "interference_batch_size", "interference_optimizer", "task"),
+    *("pretrain_steps", "pretrain_lr", "pretrain_batch_size", "pretrain_seed"),
 )
 """Settings that get a column of the table where the sweep varies them, as all labels do but ``counterbalanced``."""
-AXES = ("exposures", "retention_steps", "task")
+_SAID_OTHERWISE = ("forget_layer", "restudy_exposures", "pretrain_lr", "pretrain_batch_size", "pretrain_seed")
+AXES = ("exposures", "retention_steps", "pretrain_steps", "task")
 """The first of these that a sweep varies has a column of the table for each of its values."""
 MOST_FILES = 2_000
 MOST_ROWS = 40
@@ -81,7 +83,8 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
     others = [kind for kind in dict.fromkeys(ask.kind for ask in forest.asks) if kind not in MEASURES]
     others = [k for k in others if any(store.exists(ask.kind, ask.name) for ask in forest.asks if ask.kind == k)]
     if others:
-        line = f'Rows of {", ".join(others)} are in the store: memexp query "SELECT * FROM {others[0]}"'
+        query = f'memexp query {option_for(store)}"SELECT * FROM {others[0]}"'
+        line = f"Rows of {', '.join(others)} are in the store: {query}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not kinds:
         return
@@ -140,8 +143,8 @@ def _averaged(asks: Sequence[Ask], varied: Sequence[str]) -> list[str]:
 
 def _varies(asks: Sequence[Ask], name: str) -> bool:
     values = {_value(ask, name) for ask in asks}
-    if name.startswith(("lora_", "interference_")) or name in ("forget_layer", "restudy_exposures"):
-        values.discard(None)  # that there is none is what `method`, `forget_side` and `retention_steps` say
+    if name.startswith(("lora_", "interference_")) or name in _SAID_OTHERWISE:
+        values.discard(None)  # that there is none is what another column says
     return len(values) > 1
 
 

@@ -9,20 +9,13 @@ if __name__ == "__main__":
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
-import socket
-import subprocess
-import sys
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
@@ -30,49 +23,32 @@ from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from memexp import plan as planning
-from memexp.attempt import Attempt, stage_row
-from memexp.errors import MemexpError, SpecError
-from memexp.identity import NUMERICS
-from memexp.inspection import check_forgetting, check_models, memory_per_worker, sizes
-from memexp.plan import Ask, Forest, Missing, Trial
-from memexp.progress import Display, SearchDisplay
-from memexp.records import STAGES, SWEEPS
-from memexp.sources import ResolvedModel, Sources
-from memexp.spec import Condition, Model, Name, Resources, Search, spec
-from memexp.status import latest_manifests
-from memexp.store import Store
+from memexp.attempt import Attempt
+from memexp.errors import SpecError
+from memexp.execution import (
+    Work,
+    commit_of_code,
+    discard_snapshots,
+    execute_conditions,
+    execute_searches_of,
+    heartbeat,
+    say,
+)
+from memexp.inspection import check_contexts, check_forgetting, check_models, memory_per_worker, sizes
+from memexp.manifests import latest_manifests
+from memexp.plan import Ask, Forest, Missing
+from memexp.records import SWEEPS
+from memexp.script import being_loaded, guarded, run_options, terminable
+from memexp.sources import Sources
+from memexp.spec import Condition, Model, Name, Resources, Search, Snapshots, spec
+from memexp.store import Store, default_store, option_for
 from memexp.suggestions import Ledger, Prepared, prepare
 from memexp.summary import print_searches, print_summary
 
 if TYPE_CHECKING:
-    from memexp.cluster.connect import Cluster
-    from memexp.cluster.tune import Outcome
+    pass
 
-__all__ = ["DEFAULT_STORE", "Plan", "Sweep", "run_options"]
-
-DEFAULT_STORE = "results"
-
-
-def default_store() -> str:
-    """Where results go unless ``--store`` says otherwise: MEMEXP_STORE, else ``results`` in the current folder."""
-    return os.environ.get("MEMEXP_STORE") or DEFAULT_STORE
-
-
-def run_options(add_help: bool = False) -> argparse.ArgumentParser:
-    """The options of ``memexp run``, as a parent for a sweep script's own parser.
-
-    Example:
-        parser = argparse.ArgumentParser(description=__doc__, parents=[run_options()])
-    """
-    parser = argparse.ArgumentParser(add_help=add_help)
-    group = parser.add_argument_group("where and how")
-    group.add_argument("--store", default=None, help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)")
-    group.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
-    group.add_argument(
-        "--retry-diverged", action="store_true", help="train again what reached a loss that is not finite"
-    )
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+__all__ = ["Plan", "Sweep"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +102,8 @@ class Sweep:
     """What is to be looked for, when the conditions are there: what they measured is told to the samplers."""
     resources: Resources | Callable[[Model], Resources] = Field(default_factory=Resources)
     """What each trial holds, or a function of its model."""
+    snapshots: Snapshots = Field(default_factory=Snapshots)
+    """How often trajectories are put down in the store, for what is killed to go on from there."""
 
     def __post_init__(self) -> None:
         if not self.conditions and not self.searches:
@@ -139,6 +117,7 @@ class Sweep:
         """The forest of stages. Raises SpecError, DataError or ModelError for what could never be executed."""
         forest = planning.grow(self.conditions, self.resources, sources)
         check_forgetting(forest)
+        check_contexts(forest, {})
         return forest
 
     def prepare(self, sources: Sources) -> list[Prepared]:
@@ -146,6 +125,7 @@ class Sweep:
         found = [prepare(search, self.resources, sources) for search in self.searches]
         for place in (place for search in found for place in search.edges):
             check_forgetting(place.forest)
+            check_contexts(place.forest, {})
         return found
 
     def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
@@ -198,26 +178,26 @@ class Sweep:
         sources = Sources()
         forest, searches = self.grow(sources), self.prepare(sources)
         for line in _remarks(_forests(forest, searches)):
-            _say(console, line, "yellow")
+            say(console, line, "yellow")
         missing = planning.missing(forest, place, retry_diverged)
         planning.copy(missing, place)
         ledgers = [Ledger(search, place, retry_diverged) for search in searches]
         for ledger in ledgers:
             ledger.copy()
         for line in self._so_far(forest, missing, ledgers):
-            _say(console, f"{self.name}: {line} are in {place.location}")
-        work = _Work(forest, missing, ledgers, place, retry_diverged)
+            say(console, f"{self.name}: {line} are in {place.location}")
+        work = Work(forest, missing, ledgers, place, self.snapshots, retry_diverged)
         if not work.left:
             self._record(forest, place)
         else:
-            attempt = Attempt(self.name, uuid.uuid4().hex[:12], _commit())
+            attempt = Attempt(self.name, uuid.uuid4().hex[:12], commit_of_code())
             try:
-                with _heartbeat(place, attempt, len(missing.asks)):
+                with heartbeat(place, attempt, len(missing.asks)):
                     self._execute(work, attempt, address, console)
             except KeyboardInterrupt:
                 missing = planning.missing(forest, place)
                 done = ", ".join(self._so_far(forest, missing, [Ledger(search, place) for search in searches]))
-                _say(console, f"stopped: {done} complete; the same command goes on")
+                say(console, f"stopped: {done} complete; the same command goes on")
                 raise
         print_summary(place, self.name, forest, results)
         ledgers = [Ledger(search, place) for search in searches]
@@ -232,22 +212,24 @@ class Sweep:
             search = ledger.prepared.search
             yield f"{ledger.done} of {search.trials} suggestions of search {search.name}"
 
-    def _execute(self, work: _Work, attempt: Attempt, address: str | None, console: Console) -> None:
+    def _execute(self, work: Work, attempt: Attempt, address: str | None, console: Console) -> None:
         """First the conditions, then the searches, whose samplers are told what the conditions came to."""
         for forest, bases in work.models:
             check_models(forest, bases)
         from memexp.cluster.connect import connected
 
-        with connected(address, work.needs, work.store) as cluster:
+        with connected(address, work.needs, work.store) as cluster, terminable():
             self._record(work.forest, work.store)
             failures: list[str] = []
             if work.missing.asks:
-                failures += _execute_conditions(work, attempt, cluster, console)
+                failures += execute_conditions(work, attempt, cluster, console)
             if work.searches:
-                failures += _execute_searches(work, attempt, cluster, console)
+                failures += execute_searches_of(work, attempt, cluster, console)
+        for line in failures:
+            say(console, line, "red")
         if failures:
-            where = "" if work.store.location == default_store() else f"--store {work.store.location} "
-            _say(console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
+            where = option_for(work.store)
+            say(console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
 
     def _record(self, forest: Forest, store: Store) -> None:
         """Say in ``sweeps/`` which files hold this sweep's results, unless that is what it said last."""
@@ -272,6 +254,8 @@ class Sweep:
     def _conclude(self, forest: Forest, store: Store, ledgers: Sequence[Ledger], console: Console) -> bool:
         """Look once more at the store, which alone decides, and say what it has."""
         left = planning.missing(forest, store)
+        if not self.snapshots.keep:
+            discard_snapshots(forest, left, ledgers, store)
         lacking = {ask.condition_id for ask in _open(left)}
         diverged = {ask.condition_id for ask in left.diverged}
         short = [ledger for ledger in ledgers if ledger.done < ledger.prepared.search.trials]
@@ -284,7 +268,7 @@ class Sweep:
             )
         elif short:
             line += ", others failed: `memexp status` says why, the same command tries again"
-        _say(console, line, "red" if lacking or short else "green")
+        say(console, line, "red" if lacking or short else "green")
         return not lacking and not short
 
     def main(self, options: argparse.Namespace | None = None) -> int:
@@ -294,7 +278,8 @@ class Sweep:
             options: the options of `run_options`, by default parsed from the command line.
 
         Returns:
-            The exit status: 0 if every condition is complete, 1 if not, 2 for bad input, 130 after Ctrl-C.
+            The exit status: 0 if every condition is complete, 1 if not, 2 for bad input, 130 after Ctrl-C, 143 after
+            SIGTERM.
         """
         if being_loaded():
             raise SpecError(
@@ -304,42 +289,6 @@ class Sweep:
         return guarded(
             lambda: 0 if self.run(options.store, options.address, options.retry_diverged) else 1, options.debug
         )
-
-
-_loading: list[str] = []
-
-
-@contextlib.contextmanager
-def loading(path: str) -> Iterator[None]:
-    """While the context lasts, a sweep script is executed for what it describes and not to be run."""
-    _loading.append(path)
-    try:
-        yield
-    finally:
-        _loading.pop()
-
-
-def being_loaded() -> bool:
-    """Whether a sweep script is being executed for its description only."""
-    return bool(_loading)
-
-
-def guarded(work: Callable[[], int], debug: bool) -> int:
-    """Exit status of `work`; its errors on purpose become a line or two on stderr, unless `debug` lets them through."""
-    try:
-        return work()
-    except MemexpError as error:
-        if debug:
-            raise
-        print(f"memexp: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-
-
-def _say(console: Console, line: str, style: str | None = None) -> None:
-    """One line, as it is: no markup, no colour by content, no wrapping in the middle of a path."""
-    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _open(missing: Missing) -> list[Ask]:
@@ -354,75 +303,6 @@ def _complete(forest: Forest, missing: Missing) -> int:
 def _slots_here(resources: Resources) -> int:
     """What this machine's CPUs could hold at a time, for a plan made before any cluster is asked."""
     return max(1, int((os.cpu_count() or 1) / (resources.cpus * resources.workers)))
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What of a sweep is to be executed."""
-
-    forest: Forest
-    missing: Missing
-    ledgers: Sequence[Ledger]
-    store: Store
-    retry_diverged: bool
-
-    @property
-    def searches(self) -> list[Ledger]:
-        """The searches with suggestions to make or to try."""
-        return [ledger for ledger in self.ledgers if ledger.done < ledger.prepared.search.trials]
-
-    @property
-    def left(self) -> bool:
-        """Whether there is anything to do."""
-        return bool(self.missing.asks or self.searches)
-
-    @property
-    def models(self) -> list[tuple[Forest, list[ResolvedModel]]]:
-        """The models of what is to be done, each with a forest that has their conditions."""
-        grid = [self.forest.path(ask.stage)[0].model for ask in self.missing.asks]
-        places = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
-        return [(self.forest, grid), *((one, [one.stages[base].model for base in one.resources]) for one in places)]
-
-    @property
-    def needs(self) -> set[Resources]:
-        """What its trials hold."""
-        grid = {self.forest.resources[self.forest.path(ask.stage)[0].id] for ask in self.missing.asks}
-        places = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
-        return grid.union(*(one.resources.values() for one in places))
-
-
-def _execute_conditions(work: _Work, attempt: Attempt, cluster: Cluster, console: Console) -> list[str]:
-    """The trials of the conditions; returns a line for every stage that failed."""
-    from memexp.cluster.tune import execute_trials
-
-    asks = work.missing.asks
-    trials = planning.bundle(work.forest, asks, cluster.slots)
-    steps = sum(trial.steps for trial in trials)
-    _say(console, f"executing {len(trials)} trials, {steps} steps, for {len(asks)} results")
-    with Display(asks, steps, console) as display:
-        outcome = execute_trials(trials, work.store, attempt, cluster, display)
-    return _tell_outcome(trials, outcome, work.store, attempt, console)
-
-
-def _execute_searches(work: _Work, attempt: Attempt, cluster: Cluster, console: Console) -> list[str]:
-    """The suggestions of the searches likewise."""
-    from memexp.cluster.search import execute_searches
-
-    left = sum(ledger.prepared.search.trials - ledger.done for ledger in work.searches)
-    searches = "1 search" if len(work.searches) == 1 else f"{len(work.searches)} searches"
-    _say(console, f"trying {left} suggestions of {searches}")
-    attempt = dataclasses.replace(attempt, id=f"{attempt.id}s")  # an experiment of its own beside the conditions'
-    with SearchDisplay(left, console) as display:
-        trials, outcome = execute_searches(work.searches, work.store, attempt, cluster, display, work.retry_diverged)
-    return _tell_outcome(trials, outcome, work.store, attempt, console)
-
-
-def _tell_outcome(trials: list[Trial], outcome: Outcome, store: Store, attempt: Attempt, console: Console) -> list[str]:
-    """Record and say what went wrong; returns a line for every stage that failed."""
-    _record_lost(trials, outcome, store, attempt)
-    for line in [*outcome.failures, *(f"a trial died: {why}" for why in outcome.lost.values())]:
-        _say(console, line, "red")
-    return outcome.failures
 
 
 def _forests(forest: Forest, searches: Sequence[Prepared]) -> list[Forest]:
@@ -460,65 +340,3 @@ def _told(ledger: Ledger) -> Mapping[str, Any]:
         "stored": done,
         "steps_at_most": (search.trials - done) * ledger.prepared.steps,
     }
-
-
-def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: Attempt) -> None:
-    """Write the ``stages/`` rows that a dead trial could not write."""
-    made_with = {
-        "numerics": NUMERICS,
-        "memexp": version("memexp"),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-    }
-    for index, why in outcome.lost.items():
-        trial = trials[index]
-        left = {ask.stage for ask in trial.asks if not store.exists(ask.kind, ask.name)}
-        rows = [
-            stage_row(stage, attempt, made_with, "failed", f"the trial died: {why}")
-            for stage in [trial.base, *trial.stages]
-            if stage.id in left
-        ]
-        if rows:
-            store.commit(
-                "stages", f"{trial.base.id}-{attempt.id}lost{index}", pa.Table.from_pylist(rows, schema=STAGES)
-            )
-
-
-HEARTBEAT = 10.0
-"""Seconds between signs of life of a running sweep."""
-
-
-@contextlib.contextmanager
-def _heartbeat(store: Store, attempt: Attempt, results: int) -> Iterator[None]:
-    """Keep a file in the store that says this sweep is being executed, for ``memexp status``."""
-    path = f".running/{attempt.sweep}-{attempt.id}.json"
-    stop = threading.Event()
-
-    def beat() -> None:
-        while True:
-            sign = {"sweep": attempt.sweep, "host": socket.gethostname(), "pid": os.getpid(), "results": results}
-            with contextlib.suppress(MemexpError):  # the store's own errors surface where results are written
-                store.put_text(path, json.dumps(sign | {"time": time.time()}))
-            if stop.wait(HEARTBEAT):
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(HEARTBEAT)
-        with contextlib.suppress(MemexpError):
-            store.delete(path)
-
-
-def _commit() -> str | None:
-    """Commit of the code in the current folder, with a + where it has been changed since."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            capture_output=True, text=True, timeout=5, check=True,
-        )  # fmt: skip
-        return told.stdout.strip() or None
-    return None

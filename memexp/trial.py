@@ -5,9 +5,10 @@ Knows neither Ray nor where it is: the same `execute` runs in a test, in a Tune 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +21,9 @@ from torch.optim import AdamW
 from memexp import __version__
 from memexp.attempt import Attempt, Progress, stage_row
 from memexp.core import snapshot
-from memexp.core.batches import PassingBatches, StudyBatches
+from memexp.core.batches import Batches, PassingBatches, RowWindows, StreamBatches, StudyBatches
 from memexp.core.data import encode
+from memexp.core.durable import Taken, publish, take_up
 from memexp.core.forget import reset
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
@@ -33,13 +35,16 @@ from memexp.errors import MemexpError, StoreError
 from memexp.identity import NUMERICS
 from memexp.plan import Ask, Stage, Trial
 from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
-from memexp.spec import Full, Interference
+from memexp.snapshots import Mark, Marks, Place, discard, find
+from memexp.sources import Stream
+from memexp.spec import Full, Study
+from memexp.watch import watched
 
 __all__ = ["Report", "Sink", "execute"]
 
 
-class Sink(Protocol):
-    """Where records go; `memexp.store.Store` is one."""
+class Sink(Place, Protocol):
+    """Where records go, and snapshots; `memexp.store.Store` is one."""
 
     def commit(self, kind: str, name: str, table: pa.Table) -> bool:
         """Write a file if there is none of this name; whether it was written."""
@@ -52,6 +57,9 @@ class Sink(Protocol):
 
 
 Report = Callable[[Progress], None]
+
+REPORT_STEPS = 50
+"""Steps between two reports of progress: by number, since every rank must report equally often."""
 
 
 def execute(trial: Trial, sink: Sink, world: World, attempt: Attempt, report: Report = lambda _: None) -> list[str]:
@@ -67,9 +75,11 @@ def execute(trial: Trial, sink: Sink, world: World, attempt: Attempt, report: Re
     asks = _outstanding(trial, sink, world)
     left = {_file(ask) for ask in asks}
     report(Progress(answered=tuple(_file(ask) for ask in trial.asks if _file(ask) not in left)))
-    if not asks:
+    marks = world.broadcast(find(sink) if world.leads else Marks())
+    leaves = set(trial.leaves) - {mark.trajectory for mark in marks.found}
+    if not asks and not leaves:
         return []
-    return _Walk(trial, asks, sink, world, attempt, report).run()
+    return _Walk(trial, asks, leaves, sink, world, attempt, report, marks).run()
 
 
 def _outstanding(trial: Trial, sink: Sink, world: World) -> list[Ask]:
@@ -111,29 +121,61 @@ def _base(stage: Stage, world: World) -> _Warm:
 
 
 @dataclass
+class _Unsaved:
+    """What a crash would cost now."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
 class _Walk:
-    """Depth first through the stages that outstanding asks need."""
+    """Depth first through the stages that outstanding asks need, each brought about only when it is called for.
+
+    A stage is reached from the nearest state there is: the model as it stands, a copy in memory where the path forks,
+    a snapshot in the store, or else its parent, reached likewise.
+    """
 
     trial: Trial
     asks: Sequence[Ask]
+    leaves: Collection[str]
+    """Pretrain stages whose ends are to be in the store for trials to come, and are not yet."""
     sink: Sink
     world: World
     attempt: Attempt
     report: Report
+    marks: Marks
+    """The snapshots there were in the store when the trial began."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Of ``stages/``, not committed yet."""
     failures: list[str] = field(default_factory=list)
     """One line each, for the user."""
+    lost: set[str] = field(default_factory=set)
+    """Stages that failed, or lie below one that did."""
+    lm: LanguageModel = field(init=False)
+    """The model, in the state after `at`."""
+    optimizer: AdamW | None = None
+    """Its optimizer in that state, None before the first step."""
+    at: str | None = None
+    """The stage after which the model is; None where it is of no use as it is."""
+    forks: dict[str, Snapshot] = field(default_factory=dict)
+    """States that will be needed again, by stage: the base, the end of pretraining, and where the path forks."""
+    unsaved: _Unsaved = field(default_factory=_Unsaved)
+    """Since the last snapshot in the store, on the way to where the model is."""
+    unsaved_at: dict[str, _Unsaved] = field(default_factory=dict)
+    """The same at each fork."""
+    doing: tuple[Stage, Ask | None, float] = field(init=False)
+    """The stage, and the measurement if it is one, that is under way, and when it began."""
+    kept: set[str] = field(default_factory=set)
+    """Trajectories with files of snapshots in the store."""
     commits: int = 0
     """Files of ``stages/`` so far."""
-    loaded: Snapshot = field(init=False)
-    """The base model's weights as loaded."""
 
     def __post_init__(self) -> None:
         self.stages = {stage.id: stage for stage in [self.trial.base, *self.trial.stages]}
         needed: set[str] = set()
-        for ask in self.asks:
-            at: str | None = ask.stage
+        for end in [*(ask.stage for ask in self.asks), *self.leaves]:
+            at: str | None = end
             while at is not None:
                 needed.add(at)
                 at = self.stages[at].parent
@@ -142,11 +184,31 @@ class _Walk:
             if stage.id in needed and stage.parent is not None:
                 self.children.setdefault(stage.parent, []).append(stage)
         self.made_with = _made_with(self.world, self.trial)
+        self.encoded: dict[tuple[str, int], list[list[int]]] = {}
+        self.windows: dict[tuple[str, int], RowWindows] = {}
+        self.kept = set(self.marks.trajectories)
 
     def run(self) -> list[str]:
-        """Everything, from the base down."""
+        """Everything, from the base down; a process that hangs ends itself."""
+        with watched(self.trial.resources.stall_minutes, lambda: self.passes, self._stuck):
+            return self._run()
+
+    @property
+    def passes(self) -> int:
+        """Forward passes made so far; none while the model is loaded."""
+        return self.lm.passes if hasattr(self, "lm") else 0
+
+    def _stuck(self) -> None:
+        """Record what hangs. Called from another thread, of a process that is about to end."""
+        stage, ask, began = self.doing
+        limit = self.trial.resources.stall_minutes
+        self._record(stage, "failed", f"no progress for {limit:g} minutes (Resources.stall_minutes)", began, ask)
+        self._commit_rows(stage)
+
+    def _run(self) -> list[str]:
         base = self.trial.base
         began = time.monotonic()
+        self.doing = base, None, began
         try:
             warm = _base(base, self.world)
         except Exception as error:  # recorded, never swallowed: `_fail` writes it to stages/ and to the outcome
@@ -155,87 +217,146 @@ class _Walk:
             self._commit_rows(base)
             return self.failures
         self._note(base, "complete", began)
-        self.loaded = warm.loaded
-        self._measure(base, warm.lm)
-        self._commit_rows(base)
-        self._descend(base, warm.lm, None, warm.loaded)
+        self.lm, self.at, self.forks = warm.lm, base.id, {base.id: warm.loaded}
+        self._visit(base)
         return self.failures
 
-    def _descend(self, stage: Stage, lm: LanguageModel, optimizer: AdamW | None, fork: Snapshot | None = None) -> None:
-        """Every child of `stage` in turn, each from the state that `lm` and `optimizer` are in now.
+    def _visit(self, stage: Stage) -> None:
+        """Measure after `stage` and after all that hangs below it.
 
-        A child that fails is recorded and its descendants are skipped; its siblings go on.
+        A stage that fails is recorded and its descendants are skipped; its siblings go on.
         """
-        children = self.children.get(stage.id, [])
-        if len(children) > 1 and fork is None:
-            fork = snapshot.take(lm, optimizer)
-        for i, child in enumerate(children):
-            if i and fork is not None:
-                optimizer = snapshot.restore(lm, fork, stage.study)
-            began = time.monotonic()
-            try:
-                optimizer = self._change(child, lm, optimizer)
-            except StoreError:
-                raise  # nothing could be recorded any more
-            except Exception as error:  # whatever it is, it is this child's and not its siblings'
-                self._fail(child, error, began)
-                self._skip(child)
-            else:
-                self._measure(child, lm)
-                self._descend(child, lm, optimizer)
-            if stage is self.trial.base:
+        failures = len(self.failures)
+        wanted = stage.id in self.leaves or any(ask.stage == stage.id for ask in self.asks)
+        if wanted and self._reach(stage):
+            self._measure(stage)
+        if stage is self.trial.base:
+            self._commit_rows(stage)
+        for child in self.children.get(stage.id, []):
+            if stage.id not in self.lost:
+                self._visit(child)
+            if stage.kind in ("base", "pretrain"):
                 self._commit_rows(child)
+        if stage is not self.trial.base:
+            self.forks.pop(stage.id, None)
+            if len(self.failures) == failures and stage.trajectory in self.kept and not self._outlives(stage):
+                self.kept.discard(stage.trajectory)
+                if self.world.leads:
+                    discard(self.sink, stage.trajectory)
 
-    def _change(self, stage: Stage, lm: LanguageModel, optimizer: AdamW | None) -> AdamW | None:
-        """One stage from the model's present state; returns the optimizer as it is afterwards."""
-        if stage.interference is not None:
-            return self._interfere(stage, stage.interference, lm, optimizer)
-        if stage.forget is None:
-            return self._train(stage, lm, optimizer)
+    def _outlives(self, stage: Stage) -> bool:
+        """Whether the snapshots of a stage are kept when all below it is done: other trials may begin after it."""
+        return self.trial.snapshots.keep or stage.kind == "pretrain"
+
+    def _reach(self, stage: Stage) -> bool:
+        """Bring the model to the state after `stage`. False where the stage, or one before it, failed."""
+        if self.at == stage.id:
+            return True
+        if stage.id in self.lost:
+            return False
+        if stage.id in self.forks:
+            self.optimizer = snapshot.restore(self.lm, self.forks[stage.id], stage.settings)
+            self.at, self.unsaved = stage.id, dataclasses.replace(self.unsaved_at.get(stage.id, _Unsaved()))
+            return True
         began = time.monotonic()
-        reset(lm, stage.forget, self.loaded, stage.seed)
-        self._note(stage, "complete", began)
+        try:
+            taken = self._take_up(stage)
+            if taken is None and not self._reach(self.stages[stage.parent or ""]):
+                self.lost.add(stage.id)
+                return False
+            self.at, self.doing = None, (stage, None, began)
+            self._change(stage, taken, began)
+        except StoreError:
+            raise  # nothing could be recorded any more
+        except Exception as error:  # whatever it is, it is this stage's and not its siblings'
+            self._fail(stage, error, began)
+            self._skip(stage)
+            self.lost.add(stage.id)
+            return False
+        self.at = stage.id
+        if len(self.children.get(stage.id, [])) > 1 or stage.kind == "pretrain":
+            self.forks[stage.id] = snapshot.take(self.lm, self.optimizer)
+            self.unsaved_at[stage.id] = dataclasses.replace(self.unsaved)
+        return True
+
+    def _take_up(self, stage: Stage) -> tuple[Mark, Taken] | None:
+        """The model in the middle or at the end of `stage`, from the newest whole snapshot there is."""
+        if stage.settings is None:
+            return None
+        ends = self.marks.of(stage.id, stage.last_step, stage.last_step) if stage.kind == "pretrain" else []
+        for mark in [*ends, *self.marks.of(stage.trajectory, stage.first_step, stage.last_step)]:
+            self.at = None
+            taken = take_up(self.sink, mark, self.lm, stage.settings)
+            if taken is not None:
+                self.unsaved = _Unsaved()
+                if stage.id not in self.trial.given:
+                    self.report(Progress(steps=mark.step - stage.first_step + 1))
+                return mark, taken
         return None
 
-    def _train(self, stage: Stage, lm: LanguageModel, optimizer: AdamW | None) -> AdamW:
-        assert stage.study is not None and stage.corpus is not None  # only base stages have none
-        began = time.monotonic()
-        rows = encode(lm.tokenizer, self.trial.texts[stage.corpus].items, stage.study.block_size)
-        optimizer = optimizer or adamw(lm, stage.study)
-        batches = StudyBatches(stage.study, rows, stage.seed)
-        each = batches.per_exposure
-        steps = train(lm, optimizer, stage.study, batches, (stage.first - 1) * each + 1, stage.last * each)
+    def _change(self, stage: Stage, taken: tuple[Mark, Taken] | None, began: float) -> None:
+        """One stage from the model's present state, or from the middle of it."""
+        if stage.forget is not None:
+            reset(self.lm, stage.forget, self._untaught(stage), stage.seed)
+            self.optimizer = None
+            self._note(stage, "complete", began)
+            return
+        settings = stage.settings
+        assert settings is not None and stage.corpus is not None  # only a base and a reset have none
+        first, done = stage.first_step, []
+        if taken is not None:
+            self.optimizer, done, first = taken[1].optimizer, taken[1].steps, taken[0].step + 1
+        elif self.optimizer is None or stage.begins_afresh:
+            self.optimizer = adamw(self.lm, settings)
+        keeper = _Keeper(self, stage, self.optimizer, list(done))
+        made = train(self.lm, self.optimizer, settings, self._batches(stage), first, stage.last_step, keeper)
         if self.world.leads:
-            self._commit("training", stage.id, _training(stage, self.trial, steps), stage)
-        self._note(stage, "complete", began, len(steps), sum(step.tokens for step in steps))
-        self.report(Progress(steps=len(steps)))
-        return optimizer
+            self._commit_steps(stage, [*done, *made])
+        self._note(stage, "complete", began, len(made), sum(step.tokens for step in made))
+        keeper.finish()
 
-    def _interfere(self, stage: Stage, interference: Interference, lm: LanguageModel, optimizer: AdamW | None) -> AdamW:
-        """The steps from the stop before this one."""
-        assert stage.corpus is not None  # interference has a corpus
-        began = time.monotonic()
-        rows = encode(lm.tokenizer, self.trial.texts[stage.corpus].items, interference.block_size)
-        if optimizer is None or (stage.first == 1 and interference.optimizer == "fresh"):
-            optimizer = adamw(lm, interference)
-        batches = PassingBatches(interference, rows, stage.seed)
-        steps = train(lm, optimizer, interference, batches, stage.first, stage.last)
-        if self.world.leads:
-            self._commit_steps(stage, steps)
-        self._note(stage, "complete", began, len(steps), sum(step.tokens for step in steps))
-        self.report(Progress(steps=len(steps)))
-        return optimizer
+    def _batches(self, stage: Stage) -> Batches:
+        settings = stage.settings
+        assert stage.corpus is not None and settings is not None  # as in `_change`
+        corpus, key = self.trial.corpus(stage.corpus), (stage.corpus, settings.block_size)
+        if isinstance(corpus, Stream):
+            assert not isinstance(settings, Study)  # its corpus is a list
+            if key not in self.windows:
+                tokenizer = self.lm.tokenizer
+                self.windows[key] = RowWindows(corpus, lambda texts: encode(tokenizer, texts, key[1]))
+            return StreamBatches(settings, self.windows[key], stage.seed)
+        if key not in self.encoded:
+            self.encoded[key] = encode(self.lm.tokenizer, corpus.items, key[1])
+        if isinstance(settings, Study):
+            return StudyBatches(settings, self.encoded[key], stage.seed)
+        return PassingBatches(settings, self.encoded[key], stage.seed)
+
+    def _untaught(self, stage: Stage) -> Snapshot:
+        """The weights that forgetting goes back to: as pretraining left them, or else as they were loaded."""
+        origin = stage
+        while origin.kind not in ("base", "pretrain"):
+            origin = self.stages[origin.parent or ""]
+        if origin.id not in self.forks:  # begun from a snapshot further down
+            here, at = snapshot.take(self.lm, self.optimizer), self.at
+            settings = self.stages[stage.parent or ""].settings if stage.settings is None else stage.settings
+            if not self._reach(origin):
+                raise MemexpError(f"the weights before study cannot be had: stage {origin.id} failed")
+            self.optimizer = snapshot.restore(self.lm, here, settings)
+            self.at = at
+        return self.forks[origin.id]
 
     def _commit_steps(self, stage: Stage, steps: Sequence[Step]) -> None:
-        """The steps of interference that no file has: an earlier sweep may have stopped elsewhere on the way."""
-        assert stage.origin is not None  # the trajectory of an interference stage
+        """The steps of a stage; on a line with stops those that no file has: others may have stopped elsewhere."""
+        if stage.origin is None:
+            self._commit("training", stage.id, _training(stage, self.trial, steps), stage)
+            return
         spans = [name.split("-")[-2:] for name in self.sink.names("training", f"{stage.origin}-")]
         new = [step for step in steps if not any(int(first) <= step.step <= int(last) for first, last in spans)]
         if new:
             name = f"{stage.origin}-{new[0].step:07d}-{new[-1].step:07d}"
             self._commit("training", name, _training(stage, self.trial, new), stage)
 
-    def _measure(self, stage: Stage, lm: LanguageModel) -> None:
+    def _measure(self, stage: Stage) -> None:
         """Every outstanding measurement of a stage once, for all who ask. One that fails costs its own rows only."""
         by_probe: dict[tuple[str, str], list[Ask]] = {}
         for ask in self.asks:
@@ -243,11 +364,13 @@ class _Walk:
                 by_probe.setdefault((ask.kind, ask.probe_id), []).append(ask)
         for asks in by_probe.values():
             began = time.monotonic()
+            self.doing = stage, asks[0], began
             probe = asks[0].probe
             texts = {name: self.trial.texts[corpus].items for name, corpus in asks[0].corpora.items()}
             try:
+                untaught = self._untaught(stage)
                 with torch.random.fork_rng(devices=_cuda(self.world)):
-                    items = probe.measure(Session(lm, self.loaded), texts)
+                    items = probe.measure(Session(self.lm, untaught), texts)
                 items = items.select(probe.schema().names).cast(probe.schema())
             except Exception as error:  # a user's own code may raise anything
                 self._fail(stage, error, began, asks[0])
@@ -272,13 +395,17 @@ class _Walk:
         if self.world.blames_peer(error):
             raise error
         status = "diverged" if isinstance(error, Diverged) else "failed"
-        text = (f"{ask.kind}: " if ask else "") + (str(error) if isinstance(error, MemexpError) else _told(error))
-        self._note(stage, status, began, error=text)
-        self.rows[-1]["probe_id"] = ask.probe_id if ask else None
-        self.failures.append(f"{stage.model.name}, {stage.kind} {stage.id} {status}: {text.strip().splitlines()[0]}")
+        self._record(stage, status, str(error) if isinstance(error, MemexpError) else _told(error), began, ask)
         if self.world.size > 1 and status == "failed":
             self._commit_rows(stage)
             raise error
+
+    def _record(self, stage: Stage, status: str, text: str, began: float, ask: Ask | None) -> None:
+        """A row of ``stages/`` for what went wrong, and a line for the user."""
+        text = (f"{ask.kind}: " if ask else "") + text
+        self._note(stage, status, began, error=text)
+        self.rows[-1]["probe_id"] = ask.probe_id if ask else None
+        self.failures.append(f"{stage.model.name}, {stage.kind} {stage.id} {status}: {text.strip().splitlines()[0]}")
 
     def _skip(self, stage: Stage) -> None:
         """Record that the descendants of a failed stage were not reached."""
@@ -303,6 +430,57 @@ class _Walk:
             name += f"-{self.commits}" if self.trial.stoppable else ""
             self.sink.commit("stages", name, pa.Table.from_pylist(self.rows, schema=STAGES))
         self.rows = []
+
+
+@dataclass
+class _Keeper:
+    """Called after every step of a stage: reports progress, and puts the trajectory down in the store in time."""
+
+    walk: _Walk
+    stage: Stage
+    optimizer: AdamW
+    steps: list[Step]
+    """Of the stage so far, those before a restart included."""
+    unreported: int = 0
+    saved: int = 0
+    """The step of the last snapshot."""
+
+    def __post_init__(self) -> None:
+        self.clock = time.monotonic()
+
+    def __call__(self, step: Step) -> None:
+        self.steps.append(step)
+        self.unreported += 1
+        if self.unreported == REPORT_STEPS:
+            self.finish()
+        now, unsaved = time.monotonic(), self.walk.unsaved
+        unsaved.steps, unsaved.seconds, self.clock = unsaved.steps + 1, unsaved.seconds + now - self.clock, now
+        spacing = self.walk.trial.snapshots
+        due = spacing.minutes is not None and self.walk.world.any(unsaved.seconds >= 60 * spacing.minutes)
+        due = due or (spacing.steps is not None and unsaved.steps >= spacing.steps)
+        if self.stage.kind == "pretrain" and step.step == self.stage.last_step:
+            # Under the stage's own name: a later one on the line would take its place, and other trials begin here.
+            self._save(step, self.stage.id)
+        elif due:
+            self._save(step, self.stage.trajectory)
+
+    def _save(self, step: Step, name: str) -> None:
+        """A snapshot that cannot be written is recorded; the trajectory goes on and tries again in time."""
+        walk, began = self.walk, time.monotonic()
+        try:
+            walk.kept.add(name)
+            publish(walk.sink, name, step.step, walk.lm, self.optimizer, self.steps)
+            if name != self.stage.trajectory and walk.world.leads:
+                discard(walk.sink, self.stage.trajectory)  # what came before the end
+        except StoreError as error:
+            walk._note(self.stage, "unsaved", began, error=str(error))
+        walk.unsaved.steps, walk.unsaved.seconds, self.clock = 0, 0.0, time.monotonic()
+
+    def finish(self) -> None:
+        """Report the steps since the last report."""
+        if self.unreported:
+            self.walk.report(Progress(steps=self.unreported))
+        self.unreported = 0
 
 
 def _made_with(world: World, trial: Trial) -> dict[str, Any]:
@@ -336,16 +514,16 @@ def _told(error: Exception) -> str:
 
 
 def _training(stage: Stage, trial: Trial, steps: Sequence[Step]) -> pa.Table:
-    settings = stage.interference or stage.study
-    assert settings is not None and stage.corpus is not None
+    settings = stage.settings
+    assert settings is not None and stage.corpus is not None  # a stage that trains has both
     fixed = {
         # Of interference the trajectory: where else a sweep stops on the way makes no difference to its steps.
-        "stage_id": stage.origin or stage.id,
+        "stage_id": stage.trajectory,
         "parent_id": stage.start or stage.parent,
         "kind": stage.kind,
         "model": stage.model.name,
         "method": "full" if isinstance(stage.method, Full) else "lora",
-        "corpus": trial.texts[stage.corpus].name,
+        "corpus": trial.corpus(stage.corpus).name,
         "seed": stage.seed,
         "batch_size": settings.batch_size,
     }

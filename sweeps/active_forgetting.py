@@ -16,31 +16,34 @@ As published, adapters reset from block 10 of 32 upward, with the controls:
         --layers 10 --workers 2 --gpus 1
 """
 
-from fact_learning import methods, model, models, options, rates, resources, study, tests
+from fact_learning import methods, models, options, parsed, rates, resources, study, tests
 
-from memexp import Condition, Forget, Sweep, depth
+from memexp import Condition, Forget, Model, Sweep, depth
 
 parser = options(__doc__, seeds=(0,), tiny=("tiny-s",))
 parser.add_argument("--layers", nargs="+", type=int, help="forgetting layers k (default: all of the model)")
 parser.add_argument("--no-lower", action="store_true", help="leave out the control that resets the lower blocks")
-args = parser.parse_args()
+args = parsed(parser)
 
 
 def forgettings(name: str) -> list[Forget | None]:
     """The first pass, and everything that forks from it."""
-    upper = args.layers or range(depth(name))
-    lower = [k for k in args.layers or range(1, depth(name) + 1) if k > 0 and not args.no_lower]
+    layers = args.layers or range(depth(name) + 1)
+    upper = args.layers or layers[:-1]  # from beyond the last block nothing would be reset
+    lower = [k for k in layers if k > 0 and not args.no_lower]
     sides = [{}, *({"from_layer": k} for k in upper), *({"below_layer": k} for k in lower)]
     again = [Forget(**side) for side in sides]
     alone = [Forget(**side, restudy_exposures=0) for side in sides if side]
     return [None, *again, *alone]
 
 
+forks = {name: forgettings(name) for name in models(args)}
+
 sweep = Sweep(
     name="active-forgetting",
     conditions=[
         Condition(
-            model=model(name),
+            model=Model(name),
             study=study(args, seed, corpus, method, lr),
             method=method,
             seed=seed,
@@ -53,7 +56,7 @@ sweep = Sweep(
         for corpus in args.corpora
         for lr in rates(args, method)
         for seed in args.seeds
-        for forget in forgettings(name)
+        for forget in forks[name]
     ],
     resources=resources(args),
 )

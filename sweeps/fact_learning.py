@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from memexp import QA, Choice, FactDataset, FactWorld, Full, LoRA, Model, Probe, Resources, Study, run_options
+from memexp import QA, Choice, FactDataset, FactWorld, Full, LoRA, Probe, Resources, Study, run_options
 
 OPEN = ["Eval_QA", "Eval_reverse", "Eval_indirect_reasoning", "Eval_animal_commonsense", "Eval_2hop_reasoning_raw"]
 CLOSED = ["Eval_multiple_choice", "Eval_2hop_reasoning"]
@@ -49,6 +49,15 @@ def options(
     parser.add_argument("--cpus", type=float, default=1, help="CPUs of each worker")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of each worker")
     return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options given; ends with a line where one of a dataset has no dataset to be of."""
+    args = parser.parse_args()
+    for option, given in (("--revision", args.revision), ("--older", args.older)):
+        if given and not (args.data or args.published):
+            parser.error(f"{option} is of a dataset: it needs --data or --published")
+    return args
 
 
 def models(args: argparse.Namespace) -> list[str]:
@@ -122,8 +131,3 @@ def tests(args: argparse.Namespace, seed: int) -> list[Probe]:
 def resources(args: argparse.Namespace) -> Resources:
     """What each trial holds."""
     return Resources(workers=args.workers, cpus=args.cpus, gpus=args.gpus)
-
-
-def model(name: str) -> Model:
-    """A model by hub id, folder or shipped name."""
-    return Model(name)

@@ -17,19 +17,19 @@ The published setting, one trial for each model, method and learning rate:
 
 import dataclasses
 
-from fact_learning import facts, methods, model, models, options, rates, resources, study, tests
+from fact_learning import facts, methods, models, options, parsed, rates, resources, study, tests
 
-from memexp import Condition, FactRatios, Sweep
+from memexp import Condition, FactRatios, Model, Sweep
 
 parser = options(__doc__)
 parser.set_defaults(corpora=("narrative", "referencing"), methods=("full",))
-args = parser.parse_args()
+args = parsed(parser)
 
 sweep = Sweep(
     name="facts",
     conditions=[
         Condition(
-            model=model(name),
+            model=Model(name),
             study=dataclasses.replace(study(args, seed, corpus, method, lr), exposures=exposures),
             method=method,
             seed=seed,

@@ -15,23 +15,26 @@ As published:
         --workers 4 --gpus 1
 """
 
-from fact_learning import closed_test, methods, model, models, open_test, options, rates, resources, study
+from fact_learning import closed_test, methods, models, open_test, options, parsed, rates, resources, study
 
-from memexp import Condition, LayerAblation, Sweep
+from memexp import Condition, LayerAblation, Model, Sweep
 
 parser = options(__doc__, seeds=(0,), tiny=("tiny-s",))
 parser.set_defaults(corpora=("narrative", "referencing"))
-args = parser.parse_args()
+args = parsed(parser)
 
 sweep = Sweep(
     name="layer-ablation",
     conditions=[
         Condition(
-            model=model(name),
+            model=Model(name),
             study=study(args, seed, corpus, method, lr),
             method=method,
             seed=seed,
-            probes=[LayerAblation(test) for test in asked],
+            probes=[
+                LayerAblation(open_test(args, seed, "Eval_QA")),
+                LayerAblation(closed_test(args, seed, "Eval_multiple_choice")),
+            ],
             labels={"text": corpus},
         )
         for name in models(args)
@@ -39,7 +42,6 @@ sweep = Sweep(
         for corpus in args.corpora
         for lr in rates(args, method)
         for seed in args.seeds
-        for asked in ([open_test(args, seed, "Eval_QA"), closed_test(args, seed, "Eval_multiple_choice")],)
     ],
     resources=resources(args),
 )

@@ -11,10 +11,13 @@ conditions study the foils, so that without study a pair is told apart half the 
     memexp query "SELECT model, retention_steps, avg(completion_rouge2) AS recall FROM recall GROUP BY ALL ORDER BY ALL"
 
 As published, GPT-J after 3 exposures, with the study lists of the paper's repository and sentences of CNN/DailyMail in
-a file of your own (a text longer than 100 characters a line):
+files of your own (a text longer than 100 characters a line or row), read as they are trained on:
 
-    memexp run sweeps/retention.py -- --published --data llm-memory/data/llm-experiment-data --interference cnn.txt \
-        --workers 4 --gpus 1
+    memexp run sweeps/retention.py -- --published --data llm-memory/data/llm-experiment-data \
+        --interference 'cnn/*.parquet' --workers 4 --gpus 1
+
+Whole articles, cut at 128 tokens, stream from the hub: ``--interference abisee/cnn_dailymail --subset 3.0.0 --field
+article``. Nothing is held in memory, and text that comes a second time is reported before anything is trained.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from pathlib import Path
 
 from memexp import (
     Condition,
+    HubStream,
     Interference,
     Model,
     Pair,
@@ -32,6 +36,7 @@ from memexp import (
     Study,
     Sweep,
     TextFile,
+    TextStream,
     counterbalanced,
     retention_steps,
     run_options,
@@ -43,7 +48,9 @@ parser = argparse.ArgumentParser(
 parser.add_argument("--published", action="store_true", help="GPT-J, the published lists, steps and hyperparameters")
 parser.add_argument("--models", nargs="+", help="default: tiny-m; published: EleutherAI/gpt-j-6b")
 parser.add_argument("--data", type=Path, help="folder with expt1/seen_data_0.json ... (needed with --published)")
-parser.add_argument("--interference", type=Path, help="file of unrelated texts (needed with --published)")
+parser.add_argument("--interference", help="unrelated texts: files, a pattern, a hub id (needed with --published)")
+parser.add_argument("--subset", help="of the hub dataset")
+parser.add_argument("--field", help="the column of the unrelated texts (default: sent, text or the only one)")
 parser.add_argument("--experiments", nargs="+", type=int, default=(1, 3), help="of the published ones")
 parser.add_argument("--replications", nargs="+", type=int, default=range(4), help="of the published ones")
 parser.add_argument("--exposures", nargs="+", type=int, help="default: 10; published: 3")
@@ -68,7 +75,13 @@ if args.published:
 else:
     pairs = {(1, 0): Pair(ShippedText("sentences-targets", first=80), ShippedText("sentences-foils", first=80))}
 
-unrelated = TextFile(args.interference) if args.interference else ShippedText("sentences-interference")
+unrelated: ShippedText | TextFile | TextStream | HubStream = ShippedText("sentences-interference")
+if args.interference and args.interference.endswith(".csv"):
+    unrelated = TextFile(args.interference, args.field)  # the one kind of file that is read as a whole
+elif args.interference and args.interference.endswith((".txt", ".jsonl", ".json", ".parquet", ".gz")):
+    unrelated = TextStream(args.interference, args.field)
+elif args.interference:
+    unrelated = HubStream(args.interference, args.subset, field=args.field)
 steps = retention_steps("published") if args.published else retention_steps(args.until, per_decade=2)
 
 conditions = [

@@ -29,7 +29,7 @@ from memexp.cluster.samplers import SPREAD, Sampler, distributions
 from memexp.cluster.tune import Listener, Outcome, execute_trial, fit, lost_trials, placement, send_probes
 from memexp.errors import MemexpError
 from memexp.plan import Ask, Trial
-from memexp.spec import ASHA, MedianStopping, Resources
+from memexp.spec import ASHA, MedianStopping, Resources, Snapshots
 from memexp.store import Store
 from memexp.suggestions import Entry, Ledger, Place, elsewhere, file_of, record_stopped, remember
 
@@ -46,6 +46,7 @@ def execute_searches(
     attempt: Attempt,
     cluster: Cluster,
     on_progress: Callable[[Progress], None],
+    snapshots: Snapshots,
     retry_diverged: bool = False,
 ) -> tuple[list[Trial], Outcome]:
     """Bring every search to its number of trials, and wait.
@@ -53,7 +54,7 @@ def execute_searches(
     Returns:
         The trials that were started, and how they ended; `Outcome.lost` has their numbers in that list.
     """
-    desk = _Desk([Line(ledger, store, attempt, on_progress, retry_diverged) for ledger in ledgers], cluster)
+    desk = _Desk([Line(ledger, store, attempt, on_progress, retry_diverged) for ledger in ledgers], cluster, snapshots)
     send_probes(ask for line in desk.lines for ask in line.example.forest.asks)
     listener = Listener(on_progress)
     settings = tune.TuneConfig(
@@ -278,8 +279,8 @@ def _rule(stopping: ASHA | MedianStopping | None, mode: str) -> TrialScheduler |
 class _Desk:
     """The searches of an experiment and the Tune trials that try their suggestions."""
 
-    def __init__(self, lines: Sequence[Line], cluster: Cluster) -> None:
-        self.lines, self.cluster = deque(lines), cluster
+    def __init__(self, lines: Sequence[Line], cluster: Cluster, snapshots: Snapshots) -> None:
+        self.lines, self.cluster, self.snapshots = deque(lines), cluster, snapshots
         self.started: list[Trial] = []
         self.trials: dict[str, tuple[Line, Going]] = {}
         self.texts: dict[str, ray.ObjectRef] = {}
@@ -319,8 +320,8 @@ class _Desk:
         return not self.trials or used + 1 / self.cluster.slots(resources) < 1 + 1e-9
 
     def _config(self, line: Line, going: Going) -> dict[str, Any]:
-        [trial] = planning.bundle(going.place.forest, going.asks, lambda _: 1)
-        trial.stoppable = line.rule is not None
+        trial = planning.whole(going.place.forest, going.asks)
+        trial.stoppable, trial.snapshots = line.rule is not None, self.snapshots
         self.started.append(trial)
         for text in trial.texts:
             if text not in self.texts:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import uuid
-from collections.abc import Collection
 from typing import Any
 
-import pyarrow as pa
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from memexp.attempt import Attempt, Progress, stage_row
+from memexp.attempt import Attempt, Progress
+from memexp.cluster.failed import recorded, without
 from memexp.plan import Trial
-from memexp.records import STAGES
 from memexp.store import Store
 
 __all__ = ["drive"]
@@ -43,17 +41,17 @@ def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
     """
     failures: list[str] = []
     crashed = False
-    while trial.asks:
+    while trial.asks or trial.leaves:
         this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
         try:
             return failures + (_group(trial, store, this).fit().return_value or [])
         except TrainingFailedError:
-            failed = _recorded(store, this)
+            failed = recorded([trial.base, *trial.stages], store, this)
             if not failed and crashed:
                 raise
             crashed = crashed or not failed
             failures += failed.values()
-            trial = _without(trial, failed, store, this)
+            trial = without(trial, failed, store, this)
     return failures
 
 
@@ -95,40 +93,3 @@ def _work(config: dict[str, Any]) -> list[str]:
 
     world = World.current(trial.resources.gpus)
     return execute(trial, config["store"], world, config["attempt"], report)
-
-
-Failed = tuple[str, str | None]
-"""A stage that failed, or with the identity of a probe its measurement by that probe."""
-
-
-def _recorded(store: Store, attempt: Attempt) -> dict[Failed, str]:
-    """What of an attempt failed, and a line for each."""
-    found: dict[Failed, str] = {}
-    for name in store.names("stages"):
-        if attempt.id in name:
-            for row in store.read("stages", name).to_pylist():
-                if row["status"] == "failed":
-                    why = row["error"].splitlines()[0]
-                    found[row["stage_id"], row["probe_id"]] = (
-                        f"{row['model']}, {row['kind']} {row['stage_id']} failed: {why}"
-                    )
-    return found
-
-
-def _without(trial: Trial, failed: Collection[Failed], store: Store, attempt: Attempt) -> Trial:
-    """`trial` less what failed and everything below failed stages, which is recorded as skipped."""
-    parents = {stage.id: stage.parent for stage in trial.stages}
-
-    def lost(at: str | None) -> bool:
-        while at is not None:
-            if (at, None) in failed:
-                return True
-            at = parents.get(at)
-        return False
-
-    skipped = [stage for stage in trial.stages if lost(stage.parent)]
-    if skipped:
-        rows = [stage_row(stage, attempt, {}, "skipped", "a stage before it did not complete") for stage in skipped]
-        store.commit("stages", f"{trial.base.id}-{attempt.id}skipped", pa.Table.from_pylist(rows, schema=STAGES))
-    asks = [ask for ask in trial.asks if not lost(ask.stage) and (ask.stage, ask.probe_id) not in failed]
-    return dataclasses.replace(trial, asks=asks, stages=[stage for stage in trial.stages if not lost(stage.id)])

@@ -27,6 +27,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from memexp.attempt import Attempt, Progress
 from memexp.cluster.connect import DRIVER, Cluster
+from memexp.cluster.failed import recorded, without
 from memexp.plan import Ask, Trial
 from memexp.spec import Resources
 from memexp.store import Store
@@ -154,12 +155,14 @@ def execute_trial(trial: Trial, store: Store, attempt: Attempt) -> None:
 
     reporter = _Reporter(at_once=trial.stoppable)
     # Of its own for every start: a trial that Tune starts again writes other rows than the one that died.
-    attempt = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
+    this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
+    failed = recorded([trial.base, *trial.stages], store, attempt)  # by the one that died: what hung costs itself only
+    trial = without(trial, failed, store, this)
     try:
-        failures = execute(trial, store, World.current(trial.resources.gpus), attempt, reporter)
+        failures = execute(trial, store, World.current(trial.resources.gpus), this, reporter)
     finally:
         _give_back()
-    reporter.flush(failures)
+    reporter.flush([*failed.values(), *failures])
 
 
 def _give_back() -> None:

@@ -9,14 +9,16 @@ So a stage may begin at any step, on any number of ranks, and make the steps it 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from memexp.core.data import Row, order
-from memexp.spec import Interference, Study
+from memexp.errors import DataError
+from memexp.sources import WINDOW, Stream, Windows
+from memexp.spec import Interference, Pretrain, Study
 
-__all__ = ["Batch", "Batches", "PassingBatches", "StudyBatches", "learning_rate"]
+__all__ = ["Batch", "Batches", "PassingBatches", "RowWindows", "StreamBatches", "StudyBatches", "learning_rate"]
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,11 @@ class StudyBatches:
 
 
 class PassingBatches:
-    """Unrelated texts, pass after pass, each in an order of its own; no text comes twice before all have come once."""
+    """Texts pass after pass, each in an order of its own; no text comes twice before all have come once."""
 
-    what = "interference"
-
-    def __init__(self, settings: Interference, rows: Sequence[Row], seed: int) -> None:
+    def __init__(self, settings: Pretrain | Interference, rows: Sequence[Row], seed: int) -> None:
         """`rows`: token ids of each text; `seed` keys the order of every pass and the dropout of every step."""
+        self.what = _word(settings)
         self.settings, self.rows, self.seed = settings, rows, seed
         self.per_pass = math.ceil(len(rows) / settings.batch_size)
         self._shuffled: tuple[int, list[int]] = (0, [])
@@ -85,20 +86,103 @@ class PassingBatches:
             self._shuffled = turn, order(len(self.rows), self.seed, self.what, turn)
         size = self.settings.batch_size
         chosen = self._shuffled[1][position * size : (position + 1) * size]
-        return Batch(
-            rows=[self.rows[i] for i in chosen],
-            exposure=turn,
-            lr=self.settings.lr,
-            draws=(self.seed, self.what, step, "dropout"),
-        )
+        return _passing(self.settings, [self.rows[i] for i in chosen], turn, step, self.seed)
 
 
-def learning_rate(study: Study, step: int, total: int) -> float:
+class RowWindows:
+    """The token rows of a stream, a window at a time; only the last one is kept."""
+
+    def __init__(self, stream: Stream, encode: Callable[[Sequence[str]], list[list[int]]]) -> None:
+        """`encode`: from texts to token ids. Raises DataError where this node has not got the stream's files."""
+        self.count = stream.count
+        self._texts, self._encode = Windows(stream), encode
+        self._kept: tuple[int, list[list[int]]] = (-1, [])
+
+    def __call__(self, number: int) -> Sequence[Row]:
+        """The rows of a window, counting from 0; afterwards `count` is known if the stream ends in it or before it."""
+        if number != self._kept[0]:
+            texts = self._texts(number)
+            self._look(number, len(texts))
+            self._kept = number, self._encode(texts) if texts else []
+        return self._kept[1]
+
+    def _look(self, number: int, found: int) -> None:
+        """Learn from a window that is not full where the stream ends."""
+        stream = self._texts.stream
+        if self.count is None and found < WINDOW:
+            # Behind the end nothing tells how far away it is.
+            self.count = number * WINDOW + found if found else sum(1 for _ in stream.texts(0))
+        expected = WINDOW if self.count is None else min(WINDOW, max(0, self.count - number * WINDOW))
+        if found != expected:
+            raise DataError(
+                f"{stream.name}: has {number * WINDOW + found} texts where {self.count} were expected; was it changed?"
+            )
+
+
+class StreamBatches:
+    """The texts of a stream pass after pass, as `PassingBatches` gives those of a list.
+
+    Shuffled within each window, the windows in order; a stream of one window comes in the order that the same texts in
+    memory have. Where the number of texts is unknown, a pass ends where the stream does.
+    """
+
+    def __init__(self, settings: Pretrain | Interference, windows: RowWindows, seed: int) -> None:
+        """`seed` keys the order of every pass and window, and the dropout of every step."""
+        self.what = _word(settings)
+        self.settings, self.windows, self.seed = settings, windows, seed
+        self._shuffled: tuple[tuple[int, int, int], list[int]] = ((0, 0, 0), [])
+
+    def __call__(self, step: int) -> Batch:
+        size = self.settings.batch_size
+        if self.windows.count is None:
+            self.windows((step - 1) * size // WINDOW)  # the stream may end before
+        turn, start = self._place(step)
+        rows: list[Row] = []
+        at, end = start, start + size
+        while at < end:
+            number = at // WINDOW
+            window = self.windows(number)
+            if self.windows.count is not None:
+                end = min(end, self.windows.count)
+            chosen = self._order(turn, number, len(window))[at - number * WINDOW : end - number * WINDOW]
+            rows += [window[i] for i in chosen]
+            at += len(chosen)
+        return _passing(self.settings, rows, turn, step, self.seed)
+
+    def _order(self, turn: int, number: int, count: int) -> list[int]:
+        """Of the texts of a window, in a pass."""
+        if self._shuffled[0] != (turn, number, count):
+            # The first window has the key of a list in memory, and with it the order of one.
+            key = (self.seed, self.what, turn, *([number] if number else []))
+            self._shuffled = (turn, number, count), order(count, *key)
+        return self._shuffled[1]
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """Which pass a step belongs to, from 1, and its first text's place in the pass."""
+        size = self.settings.batch_size
+        if self.windows.count is None:
+            return 1, (step - 1) * size
+        per_pass = math.ceil(self.windows.count / size)
+        return (step - 1) // per_pass + 1, (step - 1) % per_pass * size
+
+
+def _word(settings: Pretrain | Interference) -> str:
+    """What keys the draws of a stage, and names it in messages."""
+    return "pretrain" if isinstance(settings, Pretrain) else "interference"
+
+
+def _passing(settings: Pretrain | Interference, rows: Sequence[Row], turn: int, step: int, seed: int) -> Batch:
+    lr = learning_rate(settings, step, settings.steps) if isinstance(settings, Pretrain) else settings.lr
+    return Batch(rows, exposure=turn, lr=lr, draws=(seed, _word(settings), step, "dropout"))
+
+
+def learning_rate(settings: Study | Pretrain, step: int, total: int) -> float:
     """Learning rate of the `step`-th of `total` steps, from 1, as transformers' schedules of these names give it."""
-    warmup = math.ceil(study.warmup_ratio * total) if study.warmup_ratio else study.warmup_steps
+    ratio = settings.warmup_ratio if isinstance(settings, Study) else 0.0
+    warmup = math.ceil(ratio * total) if ratio else settings.warmup_steps
     before = step - 1
     if before < warmup:
-        return study.lr * before / warmup
-    if study.schedule == "linear":
-        return study.lr * max(0.0, (total - before) / max(1, total - warmup))
-    return study.lr
+        return settings.lr * before / warmup
+    if settings.schedule == "linear":
+        return settings.lr * max(0.0, (total - before) / max(1, total - warmup))
+    return settings.lr

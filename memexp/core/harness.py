@@ -10,6 +10,7 @@ answers like a whole one. All ranks evaluate the same, share the passes, and get
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import math
@@ -20,6 +21,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate as harness_evaluate
+from lm_eval.utils import env as templates
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from memexp.core.data import Row
@@ -104,11 +106,6 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
     # What follows encodes as the harness's own HFLM does, which tests/core/test_harness.py compares.
 
     @property
-    def tokenizer_name(self) -> str:
-        """For the harness's caches of requests, which memexp does not use."""
-        return str(self.session.tokenizer.name_or_path)
-
-    @property
     def _prefix_token(self) -> int:
         tokenizer = self.session.tokenizer
         token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -121,8 +118,11 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
         token = self.session.tokenizer.eos_token_id
         return "" if token is None else str(self.session.tokenizer.decode([token]))
 
-    def _encode(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
-        """Token ids of each text; no second token of the kind that begins a text where it is spelt out already."""
+    def _encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """Token ids of each text; no second token of the kind that begins a text where it is spelt out already.
+
+        Without `special`, only of what is spelt out.
+        """
         tokenizer = self.session.tokenizer
         begin = None if tokenizer.bos_token_id is None else str(tokenizer.decode([tokenizer.bos_token_id]))
         rows: list[list[int]] = [[] for _ in texts]
@@ -130,10 +130,12 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
             chosen = [i for i, text in enumerate(texts) if (begin is not None and text.startswith(begin)) == begun]
             if not chosen:
                 continue
-            settings = {"add_special_tokens": False} if begun and special is None else {}
-            if special is not None:
-                settings["add_special_tokens"] = special
-            encoded = tokenizer([texts[i] for i in chosen], return_attention_mask=False, verbose=False, **settings)
+            encoded = tokenizer(
+                [texts[i] for i in chosen],
+                add_special_tokens=special and not begun,
+                return_attention_mask=False,
+                verbose=False,
+            )
             for i, row in zip(chosen, encoded["input_ids"], strict=True):
                 rows[i] = list(row)
         return rows
@@ -183,11 +185,21 @@ def evaluate(
 
     No bootstrapped errors of means are computed, and the harness's progress bars and remarks are not shown.
     """
-    with quiet():
+    with quiet(), _compiled_once():
         results = harness_evaluate(
             lm=model, task_dict={"tasks": dict(tasks), "groups": {}}, limit=limit, bootstrap_iters=0, log_samples=True
         )
     return dict(results["samples"])
+
+
+@contextlib.contextmanager
+def _compiled_once() -> Iterator[None]:
+    """While it lasts, the harness compiles each template of a task once; by itself it does so anew for every item."""
+    templates.from_string = functools.cache(templates.from_string)  # of this one object, and only here
+    try:
+        yield
+    finally:
+        del templates.from_string
 
 
 @contextlib.contextmanager

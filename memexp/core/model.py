@@ -40,6 +40,8 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.world = world
         self.dtype = dtype
+        self.passes = 0
+        """Forward passes made so far: what shows that a worker is at work."""
         self._plain_head = _head_is_plain(lm)
         self._takes_positions = "position_ids" in inspect.signature(lm.base_model.forward).parameters
         self.pads_left = _pads_left(lm, self._next)
@@ -51,6 +53,7 @@ class LanguageModel(nn.Module):
         """Dispatch, so that sharding's hooks see one forward pass for each operation."""
         operations: dict[str, Callable[..., Any]] = {"nll": self._nll, "ends": self._ends, "next": self._next}
         enabled = self.dtype == "bfloat16"
+        self.passes += 1
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled):
             return operations[operation](*args, **kwargs)
 

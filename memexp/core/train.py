@@ -1,4 +1,4 @@
-"""One stage of training: AdamW over the study list, or over unrelated text, in batches that depend on keys alone.
+"""One stage of training: AdamW over the study list, or over other text, in batches that depend on keys alone.
 
 optimizer = adamw(lm, study)
 steps = train(lm, optimizer, study, StudyBatches(study, rows, seed=0), first=1, last=25)
@@ -17,7 +17,7 @@ from memexp.core.batches import Batches, StudyBatches
 from memexp.core.data import Row, groups, key_seed, right_padded
 from memexp.core.model import LanguageModel, local, set_dropout
 from memexp.errors import MemexpError
-from memexp.spec import Interference, Study
+from memexp.spec import Study, Training
 
 __all__ = ["Diverged", "Step", "adamw", "study_exposures", "train", "update"]
 
@@ -39,7 +39,7 @@ class Step:
     exposure: int
     """Which pass over the corpus, counting from 1."""
     step: int
-    """Steps since study or interference began, this one included."""
+    """Steps since pretraining, study or interference began, this one included."""
     loss: float | None
     """Mean negative log-likelihood over the batch's predicted tokens, in nats, before the step; None where a batch of
     one-token texts predicts nothing, which is a step that changes nothing."""
@@ -49,7 +49,7 @@ class Step:
     """Predicted tokens in the batch, over all ranks."""
 
 
-def adamw(lm: LanguageModel, study: Study | Interference) -> AdamW:
+def adamw(lm: LanguageModel, study: Training) -> AdamW:
     """A fresh AdamW over what `lm` learns; weight decay on matrices only."""
     learning = list(lm.learning().values())
     matrices = [p for p in learning if p.ndim >= 2]
@@ -65,7 +65,7 @@ def adamw(lm: LanguageModel, study: Study | Interference) -> AdamW:
 def train(
     lm: LanguageModel,
     optimizer: AdamW,
-    settings: Study | Interference,
+    settings: Training,
     batches: Batches,
     first: int,
     last: int,

@@ -11,6 +11,19 @@ would be computed twice with the same result.
 from memexp.plan.forest import Ask, Forest, Stage
 from memexp.plan.gaps import Copy, Missing, copy, diverged, missing
 from memexp.plan.growth import grow
-from memexp.plan.trials import Trial, bundle
+from memexp.plan.trials import Trial, bundle, whole
 
-__all__ = ["Ask", "Copy", "Forest", "Missing", "Stage", "Trial", "bundle", "copy", "diverged", "grow", "missing"]
+__all__ = [
+    "Ask",
+    "Copy",
+    "Forest",
+    "Missing",
+    "Stage",
+    "Trial",
+    "bundle",
+    "copy",
+    "diverged",
+    "grow",
+    "missing",
+    "whole",
+]

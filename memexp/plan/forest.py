@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from memexp.sources import ResolvedModel, Texts
-from memexp.spec import Forget, Full, Interference, LoRA, Probe, Resources, Study
+from memexp.sources import ResolvedModel, Stream, Texts
+from memexp.spec import Forget, Full, Interference, LoRA, Pretrain, Probe, Resources, Study, Training
 
 __all__ = ["Ask", "Forest", "Stage"]
 
@@ -18,7 +18,7 @@ class Stage:
 
     id: str
     """Identity: hash of the parent's and of what this stage does."""
-    kind: Literal["base", "study", "forget", "restudy", "interference"]
+    kind: Literal["base", "pretrain", "study", "forget", "restudy", "interference"]
     """What it does; ``base`` loads the model."""
     parent: str | None
     """Identity of the stage before it, None for a base."""
@@ -28,6 +28,8 @@ class Stage:
     """How it learns."""
     dtype: str
     """Arithmetic of the trajectory."""
+    pretrain: Pretrain | None = None
+    """The settings of a pretrain stage."""
     study: Study | None = None
     """The settings of a study or restudy stage."""
     forget: Forget | None = None
@@ -35,7 +37,8 @@ class Stage:
     interference: Interference | None = None
     """The settings of an interference stage."""
     origin: str | None = None
-    """Identity of the trajectory that an interference stage is a stop of; all its stops have the same."""
+    """Identity of the trajectory that a stage of pretraining or interference is a stop of; all its stops have the
+    same."""
     start: str | None = None
     """Identity of the stage that the trajectory begins after."""
     corpus: str | None = None
@@ -43,11 +46,39 @@ class Stage:
     seed: int = 0
     """Seed of a stage that draws: an order, dropout, a fresh adapter."""
     first: int = 0
-    """The first exposure this stage makes, counting from 1 in study and in restudy; the first step of interference."""
+    """The first exposure this stage makes, counting from 1 in study and in restudy; the first step of
+    pretraining or interference."""
     last: int = 0
     """The last one: of exposures the same as `first` unless the schedule knows its horizon."""
     steps: int = 0
     """Optimizer steps."""
+
+    @property
+    def settings(self) -> Training | None:
+        """How it trains; None for a base and a reset, which do not."""
+        return self.pretrain or self.interference or self.study
+
+    @property
+    def trajectory(self) -> str:
+        """What its steps are numbered along: the line whose stop it is, or else the stage itself."""
+        return self.origin or self.id
+
+    @property
+    def first_step(self) -> int:
+        """Number of its first step on its trajectory: of study over all exposures, from 1."""
+        return self.last_step - self.steps + 1
+
+    @property
+    def last_step(self) -> int:
+        """Number of its last step."""
+        if self.origin is not None or not self.steps:
+            return self.last
+        return self.steps // (self.last - self.first + 1) * self.last
+
+    @property
+    def begins_afresh(self) -> bool:
+        """Whether it begins with a new optimizer, whatever came before it."""
+        return self.first == 1 and (self.interference is None or self.interference.optimizer == "fresh")
 
 
 @dataclass(frozen=True)
@@ -99,7 +130,9 @@ class Forest:
     asks: list[Ask] = field(default_factory=list)
     """One per condition and probe, without duplicates."""
     texts: dict[str, Texts] = field(default_factory=dict)
-    """Every corpus by identity."""
+    """Every corpus that is held in memory, by identity."""
+    streams: dict[str, Stream] = field(default_factory=dict)
+    """Every corpus that is not, by identity."""
     resources: dict[str, Resources] = field(default_factory=dict)
     """What a trial holds, by base stage."""
     steps_unshared: int = 0
@@ -116,6 +149,10 @@ class Forest:
     def steps(self) -> int:
         """Optimizer steps with sharing."""
         return sum(stage.steps for stage in self.stages.values())
+
+    def corpus(self, corpus: str) -> Texts | Stream:
+        """A corpus by identity."""
+        return self.texts[corpus] if corpus in self.texts else self.streams[corpus]
 
     def path(self, stage: str) -> list[Stage]:
         """The stages from the base to `stage`."""

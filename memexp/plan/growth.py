@@ -9,34 +9,16 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from memexp.errors import DataError, SpecError
+from memexp.errors import SpecError
 from memexp.identity import NUMERICS, canonical, identity, texts_identity
 from memexp.plan.forest import Ask, Forest, Stage
+from memexp.plan.passes import Overlaps, Passing, line_up, settled, stop
 from memexp.records import check_items, check_labels
-from memexp.sources import ResolvedModel, Sources, Texts
-from memexp.spec import (
-    Condition,
-    Corpus,
-    Forget,
-    HubItems,
-    HubText,
-    InlineItems,
-    InlineText,
-    Interference,
-    ItemFile,
-    Items,
-    LoRA,
-    Pair,
-    Probe,
-    Resources,
-    ResourcesFor,
-    ShippedText,
-    Study,
-    TextFile,
-)
+from memexp.sources import Sources, Stream, Texts, is_corpus
+from memexp.spec import Condition, Corpus, Forget, Items, LoRA, Pair, Pretrain, Probe, Resources, ResourcesFor, Study
 
 __all__ = ["grow"]
 
@@ -63,64 +45,80 @@ def grow(
         SpecError: two conditions give the same label different types, or a label hides a column.
         DataError, ModelError: a corpus or model cannot be used.
     """
-    forest, sources = Forest(), sources or Sources()
+    forest = Forest()
+    read = _Reader(forest, sources or Sources())
+    overlaps = Overlaps(forest)
     label_types: dict[str, type] = {}
     asks: dict[tuple[str, str], Ask] = {}
     seen: set[str] = set()
     kinds = dict(OWN_KINDS)
     for condition in conditions:
-        model = sources.model(condition.model)
-        path = _path(condition, model, _remember(forest, sources.texts(condition.study.corpus)))
-        between = condition.interference
-        other = _remember(forest, sources.texts(between.corpus)) if between is not None else None
-        if between is not None and other is not None and between.steps:
-            path.append(_interference(path[-1], between, condition.seed, other))
+        path = _path(condition, read)
         for stage in path:
             forest.stages.setdefault(stage.id, stage)
         if path[0].id not in forest.resources:
             needs = resources if isinstance(resources, Resources) else resources(condition.model)
             forest.resources[path[0].id] = needs
         _check_label_types(condition, label_types)
-        settings = _settings(condition, path, forest.texts[sources.texts(condition.study.corpus).id], other)
+        settings = _settings(condition, path, read)
         if settings["condition_id"] not in seen:  # a grid may name a condition twice
             seen.add(settings["condition_id"])
             forest.steps_unshared += sum(stage.steps for stage in path)
+        lists = [read.texts(condition.study.corpus).id]
         for probe in condition.probes:
             table, name = probe.kind.lower(), type(probe).__qualname__  # SQL ignores case
             if kinds.setdefault(table, name) != name:
                 raise SpecError(f"{name}.kind: {probe.kind!r} is the table of {kinds[table]}; name another")
-            ask = _ask(forest, sources, condition, probe.bind(condition), settings)
+            ask = _ask(read, condition, probe.bind(condition), settings)
             asks[ask.kind, ask.name] = ask
-            if between is not None and other is not None:
-                _remark_overlap(forest, between, other, [ask.corpora[name] for name in ask.corpora])
-        if between is not None and other is not None:
-            _remark_overlap(forest, between, other, [sources.texts(condition.study.corpus).id])
+            lists += ask.corpora.values()
+        for part in (condition.pretrain, condition.interference):
+            if part is not None:
+                overlaps.note(part, read.corpus(part.corpus), lists)
     forest.asks = list(asks.values())
-    _line_up(forest)
+    line_up(forest)
+    overlaps.check()
     return forest
 
 
-def _remember(forest: Forest, texts: Texts) -> Texts:
-    return forest.texts.setdefault(texts.id, texts)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads corpora and remembers them in the forest."""
+
+    forest: Forest
+    sources: Sources
+
+    def texts(self, corpus: object) -> Texts:
+        """Those of a list."""
+        texts = self.sources.texts(corpus)
+        return self.forest.texts.setdefault(texts.id, texts)
+
+    def corpus(self, corpus: object) -> Texts | Stream:
+        """A list or a stream."""
+        found = self.sources.corpus(corpus)
+        if isinstance(found, Texts):
+            return self.texts(corpus)
+        return self.forest.streams.setdefault(found.id, found)
 
 
-def _is_corpus(value: object) -> bool:
-    """Whether `Sources` can read it: texts, questions or facts."""
-    return isinstance(value, TextFile | HubText | ShippedText | InlineText | ItemFile | HubItems | InlineItems)
-
-
-def _path(condition: Condition, model: ResolvedModel, texts: Texts) -> list[Stage]:
+def _path(condition: Condition, read: _Reader) -> list[Stage]:
     """The stages of one condition, as in the table of DESIGN.md section 4."""
-    study = condition.study
+    study, before, between = condition.study, condition.pretrain, condition.interference
+    model, texts = read.sources.model(condition.model), read.texts(study.corpus)
     key: dict[str, Any] = {"numerics": NUMERICS, "model": model.key, "method": canonical(condition.method)}
     if study.dtype != "float32":
         key["dtype"] = study.dtype
     path = [Stage(identity(key), "base", None, model, condition.method, study.dtype)]
+    if before is not None:
+        pretrained = stop(path[-1], before, before.seed, read.corpus(before.corpus))
+        path += [pretrained] if before.steps else []
     path += _exposures("study", path[-1], study, condition.seed, texts)
     if condition.forget is not None:
         path.append(_forgetting(path[-1], condition.forget, condition.seed))
         again = dataclasses.replace(study, exposures=_restudy_exposures(condition))
         path += _exposures("restudy", path[-1], again, condition.seed, texts)
+    if between is not None and between.steps:
+        path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus)))
     return path
 
 
@@ -128,9 +126,9 @@ def _exposures(
     kind: Literal["study", "restudy"], parent: Stage, study: Study, seed: int, texts: Texts
 ) -> Iterator[Stage]:
     """A stage for each exposure, or one for all where the schedule knows its horizon."""
-    per_exposure = math.ceil(len(texts.items) / study.batch_size)
+    per_exposure = math.ceil(texts.count / study.batch_size)
     # What determines a step beyond the model; the number of exposures only where the schedule knows it.
-    settings = canonical(study, lambda value: texts.id if _is_corpus(value) else None)["Study"]
+    settings = canonical(study, lambda value: texts.id if is_corpus(value) else None)["Study"]
     what = {name: value for name, value in settings.items() if name not in ("exposures", "dtype")}
     spans = [(i, i) for i in range(1, study.exposures + 1)]
     if study.knows_horizon and spans:
@@ -142,8 +140,11 @@ def _exposures(
             id=identity({"parent": parent.id, kind: what, "seed": seed, "exposure": first}),
             kind=kind,
             parent=parent.id,
+            pretrain=None,
             study=study,
             forget=None,
+            origin=None,
+            start=None,
             corpus=texts.id,
             seed=seed,
             first=first,
@@ -162,86 +163,17 @@ def _forgetting(parent: Stage, forget: Forget, seed: int) -> Stage:
     )
 
 
-def _interference(start: Stage, interference: Interference, seed: int, texts: Texts) -> Stage:
-    """One stop of the trajectory that leads from `start` through `texts`; `_line_up` finds the stop before it.
-
-    Its identity does not depend on where else the trajectory stops: a stop that is added later keeps the others.
-    """
-    if len(texts.items) < interference.batch_size:
-        raise DataError(
-            f"Interference.batch_size: {interference.batch_size} texts a step are more than the {len(texts.items)} "
-            f"of {texts.name}"
-        )
-    settings = canonical(interference, lambda value: texts.id if _is_corpus(value) else None)["Interference"]
-    what = {name: value for name, value in settings.items() if name not in ("steps", "overlap")}
-    origin = identity({"parent": start.id, "interference": what, "seed": seed})
-    return dataclasses.replace(
-        start,
-        id=identity({"origin": origin, "step": interference.steps}),
-        kind="interference",
-        parent=start.id,
-        forget=None,
-        interference=interference,
-        origin=origin,
-        start=start.id,
-        corpus=texts.id,
-        seed=seed,
-        first=1,
-        last=interference.steps,
-        steps=interference.steps,
-    )
-
-
-def _line_up(forest: Forest) -> None:
-    """Put the stops of each trajectory through interference in a row, every one after the one before it."""
-    trajectories: dict[str, list[Stage]] = {}
-    for stage in forest.stages.values():
-        if stage.origin is not None:
-            trajectories.setdefault(stage.origin, []).append(stage)
-    for stops in trajectories.values():
-        _remark_wrapping(forest, max(stops, key=lambda stage: stage.last))
-        before: Stage | None = None
-        for stop in sorted(stops, key=lambda stage: stage.last):
-            del forest.stages[stop.id]  # parents come before their children
-            if before is not None:
-                stop = dataclasses.replace(stop, parent=before.id, first=before.last + 1, steps=stop.last - before.last)
-            forest.stages[stop.id] = before = stop
-
-
-def _remark_wrapping(forest: Forest, last: Stage) -> None:
-    """Say so where a trajectory needs its texts more than once."""
-    assert last.interference is not None and last.corpus is not None  # a stop has both
-    texts, size = forest.texts[last.corpus], last.interference.batch_size
-    turns = math.ceil(last.last / math.ceil(len(texts.items) / size))
-    if turns > 1:
-        line = (
-            f"Interference: {last.last} steps of {size} take the {len(texts.items)} texts of {texts.name} {turns} times"
-        )
-        forest.remarks[line] = None
-
-
-def _remark_overlap(forest: Forest, interference: Interference, texts: Texts, others: Sequence[str]) -> None:
-    """Say, or refuse, that texts of the interference corpus are studied or probed as well."""
-    for other in others:
-        shared = len(set(texts.items) & set(forest.texts[other].items))
-        if not shared:
-            continue
-        line = f"Interference: {shared} texts of {texts.name} are in {forest.texts[other].name} as well"
-        if interference.overlap == "refuse":
-            raise SpecError(f"{line}; overlap='report' allows it")
-        forest.remarks[line] = None
-
-
 def _restudy_exposures(condition: Condition) -> int:
     assert condition.forget is not None
     given = condition.forget.restudy_exposures
     return condition.study.exposures if given is None else given
 
 
-def _settings(condition: Condition, path: Sequence[Stage], texts: Texts, other: Texts | None) -> dict[str, Any]:
+def _settings(condition: Condition, path: Sequence[Stage], read: _Reader) -> dict[str, Any]:
     """The setting columns of a condition's rows, without the probe's."""
     study, method, model = condition.study, condition.method, path[0].model
-    study_key = canonical(study, lambda value: texts.id if _is_corpus(value) else None)
+    texts = read.texts(study.corpus)
+    study_key = canonical(study, lambda value: texts.id if is_corpus(value) else None)
     condition_key = {
         "model": [model.name, model.key],
         "method": canonical(method),
@@ -257,19 +189,12 @@ def _settings(condition: Condition, path: Sequence[Stage], texts: Texts, other: 
             "restudy_exposures": _restudy_exposures(condition),
         }
         condition_key["forget"] = forgetting
-    retention: dict[str, Any] = {}
-    if condition.interference is not None and other is not None:
-        between = condition.interference
-        retention = {
-            "retention_steps": between.steps,
-            "interference_corpus": other.name,
-            "interference_corpus_id": other.id,
-            "interference_lr": between.lr,
-            "interference_batch_size": between.batch_size,
-            "interference_optimizer": between.optimizer,
-        }
-        settled = canonical(between, lambda value: other.id if _is_corpus(value) else None)["Interference"]
-        condition_key["interference"] = {name: value for name, value in settled.items() if name != "overlap"}
+    passing: dict[str, Any] = {}
+    for part in (condition.pretrain, condition.interference):
+        if part is not None:
+            corpus = read.corpus(part.corpus)
+            passing |= _passing_columns(part, corpus)
+            condition_key[type(part).__name__.lower()] = settled(part, corpus)
     lora = {}
     if isinstance(method, LoRA):
         targets = method.targets if isinstance(method.targets, str) else ",".join(method.targets)
@@ -290,7 +215,23 @@ def _settings(condition: Condition, path: Sequence[Stage], texts: Texts, other: 
         **{f.name: getattr(study, f.name) for f in fields(study) if f.name != "corpus"},
         "seed": condition.seed,
         **forgetting,
-        **retention,
+        **passing,
+    }
+
+
+def _passing_columns(part: Passing, corpus: Texts | Stream) -> dict[str, Any]:
+    """The setting columns of pretraining or of interference."""
+    own: dict[str, Any]
+    if isinstance(part, Pretrain):
+        prefix, own = "pretrain", {"pretrain_steps": part.steps, "pretrain_seed": part.seed}
+    else:
+        prefix, own = "interference", {"retention_steps": part.steps, "interference_optimizer": part.optimizer}
+    return {
+        f"{prefix}_corpus": corpus.name,
+        f"{prefix}_corpus_id": corpus.id,
+        f"{prefix}_lr": part.lr,
+        f"{prefix}_batch_size": part.batch_size,
+        **own,
     }
 
 
@@ -304,7 +245,7 @@ def _check_label_types(condition: Condition, known: dict[str, type]) -> None:
             )
 
 
-def _ask(forest: Forest, sources: Sources, condition: Condition, probe: Probe, settings: dict[str, Any]) -> Ask:
+def _ask(read: _Reader, condition: Condition, probe: Probe, settings: dict[str, Any]) -> Ask:
     check_labels(condition.labels, probe.schema())
     check_items(type(probe).__name__, probe.schema())
     names = [name for name, _ in probe_corpora(probe)]
@@ -312,13 +253,13 @@ def _ask(forest: Forest, sources: Sources, condition: Condition, probe: Probe, s
         raise SpecError(
             f"{type(probe).__name__}: one Pair and corpora under other names, please; it has {', '.join(names)}"
         )
-    corpora = {name: _remember(forest, sources.texts(corpus)) for name, corpus in probe_corpora(probe)}
+    corpora = {name: read.texts(corpus) for name, corpus in probe_corpora(probe)}
     probe.check({name: texts.items for name, texts in corpora.items()}, {n: t.name for n, t in corpora.items()})
 
     def content(value: Any) -> Any | None:
         if isinstance(value, Pair):  # its name is for people only
             return [content(value.targets), content(value.foils)]
-        return sources.texts(value).id if _is_corpus(value) else None
+        return read.texts(value).id if is_corpus(value) else None
 
     probe_id = identity({"probe": canonical(probe.known_by(), content), **_source(probe)})
     return Ask(
@@ -357,5 +298,5 @@ def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus | Items]]:
             yield "foils", value.foils
         elif isinstance(value, Probe):
             yield from probe_corpora(value)
-        elif _is_corpus(value):
+        elif is_corpus(value):
             yield item.name, value

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from memexp.plan.forest import Ask, Forest, Stage
-from memexp.sources import Texts
-from memexp.spec import Resources
+from memexp.sources import Stream, Texts
+from memexp.spec import Resources, Snapshots
 
-__all__ = ["TRIALS_PER_SLOT", "Trial", "bundle"]
+__all__ = ["TRIALS_PER_SLOT", "Trial", "bundle", "whole"]
 
 TRIALS_PER_SLOT = 4
 """Bundles per place of a one-worker trial: a warm trial starts in about 0.2 s, so finer bundles even out the finish."""
@@ -28,18 +28,36 @@ class Trial:
     resources: Resources
     """What the trial holds."""
     texts: dict[str, Texts] = field(default_factory=dict)
-    """The corpora its stages and asks need, by identity."""
+    """The lists its stages and asks need, by identity."""
+    streams: dict[str, Stream] = field(default_factory=dict)
+    """The streams its stages need, by identity; their texts stay where they are."""
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    """How often its trajectories are put down in the store."""
+    phase: int = 0
+    """Trials of phase 1 begin where pretraining ends, and so when those of phase 0 are over."""
+    leaves: tuple[str, ...] = ()
+    """The pretrain stages whose ends it is to leave in the store, for those of the next phase."""
+    given: frozenset[str] = frozenset()
+    """The pretrain stages that the phase before leaves; where one is not there, the trial trains it again."""
+
     stoppable: bool = False
     """May be ended whenever it reports a result, so that its rows in ``stages/`` must not lag behind."""
 
+    def corpus(self, corpus: str) -> Texts | Stream:
+        """A corpus by identity."""
+        return self.texts[corpus] if corpus in self.texts else self.streams[corpus]
+
     @property
     def steps(self) -> int:
-        """Optimizer steps of all its stages."""
-        return sum(stage.steps for stage in self.stages)
+        """Optimizer steps of all its stages but those that are given."""
+        return sum(stage.steps for stage in self.stages if stage.id not in self.given)
 
 
 def bundle(forest: Forest, asks: Sequence[Ask], slots: Callable[[Resources], int]) -> list[Trial]:
     """The trials that measure `asks`: the trees under each base, dealt out by cost.
+
+    Trees are cut at the end of pretraining, or all that hangs below one pretraining would be executed one after the
+    other: the trials of phase 0 leave it in the store, those of phase 1 begin there.
 
     Args:
         forest: the whole sweep.
@@ -47,46 +65,97 @@ def bundle(forest: Forest, asks: Sequence[Ask], slots: Callable[[Resources], int
         slots: how many trials of given resources the cluster can execute at a time.
 
     Returns:
-        Trials, the bases with most steps first and the longest first under each; none is empty.
+        Trials, phase 0 before phase 1, the bases with most steps first and the longest first under each. None is empty.
     """
-    trees: dict[str, dict[str, list[Ask]]] = {}
+    found: list[Trial] = []
+    for phase, trees in enumerate(_cut(forest, asks)):
+        groups = [_bundle(forest, base, by_root, phase, slots) for base, by_root in trees.items()]
+        groups.sort(key=lambda group: -sum(trial.steps for trial in group))
+        found += [trial for group in groups for trial in group]
+    return found
+
+
+def whole(forest: Forest, asks: Sequence[Ask]) -> Trial:
+    """The one trial that measures `asks`, all of one base model, from the base down."""
+    base = forest.path(asks[0].stage)[0].id
+    return _trial(forest, base, [_Tree(list(asks))], phase=0)
+
+
+@dataclass
+class _Tree:
+    """What hangs on one stage below a base, or below the end of pretraining."""
+
+    asks: list[Ask] = field(default_factory=list)
+    leaves: dict[str, None] = field(default_factory=dict)
+    given: dict[str, None] = field(default_factory=dict)
+
+
+Trees = dict[str, dict[str, _Tree]]
+"""By base, and by the stage that the tree hangs on ("": measured at the base itself)."""
+
+
+def _cut(forest: Forest, asks: Sequence[Ask]) -> tuple[Trees, Trees]:
+    """The trees of phase 0 and of phase 1."""
+    first: Trees = {}
+    second: Trees = {}
     for ask in asks:
-        path = forest.path(ask.stage)
-        root = path[1].id if len(path) > 1 else ""  # "": measured at the base itself
-        trees.setdefault(path[0].id, {}).setdefault(root, []).append(ask)
-    trials = []
-    for base, by_root in trees.items():
-        resources = forest.resources[base]
-        at_base = by_root.pop("", [])
-        parts = [_trial(forest, base, tree) for tree in by_root.values()]
-        wanted = max(1, slots(resources)) * (TRIALS_PER_SLOT if resources.workers == 1 else 1)
-        dealt = _deal(parts, wanted) or [[]]
-        bundles = [[ask for part in group for ask in part.asks] for group in dealt]
-        bundles[-1] = at_base + bundles[-1]  # the cheapest bundle also measures the untrained model
-        trials.append([_trial(forest, base, group) for group in bundles])
-    trials.sort(key=lambda group: -sum(trial.steps for trial in group))
-    return [trial for group in trials for trial in group]
+        base, *path = forest.path(ask.stage)
+        before = [stage.id for stage in path if stage.kind == "pretrain"]
+        root = path[0].id if path else ""
+        if before:
+            tree = first.setdefault(base.id, {}).setdefault(root, _Tree())
+            if len(path) == len(before):
+                tree.asks.append(ask)
+                continue
+            tree.leaves[before[-1]] = None
+            tree = second.setdefault(base.id, {}).setdefault(path[len(before)].id, _Tree())
+            tree.given |= dict.fromkeys(before)
+        else:
+            tree = first.setdefault(base.id, {}).setdefault(root, _Tree())
+        tree.asks.append(ask)
+    return first, second
 
 
-def _deal(parts: Sequence[Trial], bundles: int) -> list[list[Trial]]:
-    """`parts` in at most `bundles` groups of about equal cost, the costliest first."""
-    groups: list[list[Trial]] = [[] for _ in range(min(bundles, len(parts)))]
+def _bundle(
+    forest: Forest, base: str, by_root: dict[str, _Tree], phase: int, slots: Callable[[Resources], int]
+) -> list[Trial]:
+    """The trials of one phase under one base."""
+    resources = forest.resources[base]
+    at_base = by_root.pop("", _Tree())
+    parts = [(_trial(forest, base, [tree], phase).steps, tree) for tree in by_root.values()]
+    wanted = max(1, slots(resources)) * (TRIALS_PER_SLOT if resources.workers == 1 else 1)
+    dealt = _deal(parts, wanted) or [[]]
+    dealt[-1].insert(0, at_base)  # the cheapest bundle also measures the untrained model
+    return [_trial(forest, base, group, phase) for group in dealt]
+
+
+def _deal(parts: Sequence[tuple[int, _Tree]], bundles: int) -> list[list[_Tree]]:
+    """Trees, each with its steps, in at most `bundles` groups of about equal cost, the costliest first."""
+    groups: list[list[_Tree]] = [[] for _ in range(min(bundles, len(parts)))]
     cost = [0] * len(groups)
-    for part in sorted(parts, key=lambda part: -part.steps):
+    for steps, tree in sorted(parts, key=lambda part: -part[0]):
         lightest = cost.index(min(cost))
-        groups[lightest].append(part)
-        cost[lightest] += part.steps + len(part.asks)
+        groups[lightest].append(tree)
+        cost[lightest] += steps + len(tree.asks)
     order = sorted(range(len(groups)), key=lambda i: -cost[i])
     return [groups[i] for i in order]
 
 
-def _trial(forest: Forest, base: str, asks: Sequence[Ask]) -> Trial:
-    needed = {stage.id: stage for ask in asks for stage in forest.path(ask.stage)[1:]}
-    texts = {stage.corpus for stage in needed.values()} | {text for ask in asks for text in ask.corpora.values()}
+def _trial(forest: Forest, base: str, trees: Sequence[_Tree], phase: int) -> Trial:
+    asks = [ask for tree in trees for ask in tree.asks]
+    leaves = dict.fromkeys(stage for tree in trees for stage in tree.leaves)
+    ends = [*(ask.stage for ask in asks), *leaves]
+    needed = {stage.id: stage for end in ends for stage in forest.path(end)[1:]}
+    corpora = {stage.corpus for stage in needed.values() if stage.corpus}
+    corpora |= {corpus for ask in asks for corpus in ask.corpora.values()}
     return Trial(
         base=forest.stages[base],
         stages=list(needed.values()),
-        asks=list(asks),
+        asks=asks,
         resources=forest.resources[base],
-        texts={text: forest.texts[text] for text in sorted(filter(None, texts))},
+        texts={corpus: forest.texts[corpus] for corpus in sorted(corpora & forest.texts.keys())},
+        streams={corpus: forest.streams[corpus] for corpus in sorted(corpora & forest.streams.keys())},
+        phase=phase,
+        leaves=tuple(leaves),
+        given=frozenset(stage for tree in trees for stage in tree.given),
     )

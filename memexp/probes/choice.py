@@ -9,16 +9,15 @@ are for: ``formulation="cloze"`` compares the options themselves, as continuatio
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from memexp.probes.questions import ShotsFrom, asked, check_questions, task_name
+from memexp.probes.questions import Questions, ShotsFrom, asked, check_questions
 from memexp.records import CHOICE
-from memexp.spec import Condition, Count, Items, Probe, Text, spec
+from memexp.spec import Count, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
@@ -29,15 +28,11 @@ TASKS = {"letters": "facts_multiple_choice", "cloze": "facts_cloze"}
 
 
 @spec
-class Choice(Probe):
+class Choice(Questions):
     """The likeliest option of every multiple-choice question of a test."""
 
     kind: ClassVar[str] = "choice"
 
-    items: Items
-    """The questions, with choices each and the index of the right one."""
-    task: Text | None = None
-    """What the rows call the test; by default the subset, the file or the last part of the name of `items`."""
     formulation: Literal["letters", "cloze"] = "letters"
     """What is compared: the options' letters, as published, or the options' texts."""
     shots: Count = 0
@@ -51,10 +46,6 @@ class Choice(Probe):
     def schema(cls) -> pa.Schema:
         """See `memexp.records.CHOICE`."""
         return CHOICE
-
-    def bind(self, condition: Condition) -> Choice:
-        """With a name where none is given."""
-        return dataclasses.replace(self, task=self.task or task_name(self.items))
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """Questions with choices, and enough of them for the shots."""

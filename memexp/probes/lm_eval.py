@@ -65,8 +65,7 @@ class LmEval(Probe):
     def bind(self, condition: Condition) -> LmEval:
         """With the version of the harness and the hash of the task files; the path for workers, who are elsewhere."""
         folder = None if self.include_path is None else str(_folder(self.include_path).resolve())
-        content = f"lm-eval {version('lm_eval')} {_hash(self.include_path)}".strip()
-        return dataclasses.replace(self, include_path=folder, content=content)
+        return dataclasses.replace(self, include_path=folder, content=_content(self.include_path))
 
     def known_by(self) -> LmEval:
         """By the content of the folder, not by its path."""
@@ -74,7 +73,7 @@ class LmEval(Probe):
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """The tasks exist."""
-        known = _manager(self.include_path).all_tasks
+        known = self._index().all_tasks
         for name in self.tasks:
             if name not in known:
                 _check_files(self.include_path)
@@ -96,9 +95,11 @@ class LmEval(Probe):
         """The harness's tasks by name, those of groups included."""
         from memexp.core.harness import quiet
 
-        with quiet(), contextlib.chdir(self.include_path or "."):
+        with quiet():
+            index = self._index()
+        with quiet(), contextlib.chdir(_folder(self.include_path or ".")):
             try:
-                tasks = dict(_manager(self.include_path).load(list(self.tasks))["tasks"])
+                tasks = dict(index.load(list(self.tasks))["tasks"])
             except Exception as error:  # whatever a task's file, its functions or its dataset raise
                 told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 raise DataError(f"LmEval: {', '.join(self.tasks)} cannot be loaded: {told}") from error
@@ -113,21 +114,18 @@ class LmEval(Probe):
                 task.set_fewshot_seed(self.shots_seed)
         return tasks
 
+    def _index(self) -> Any:
+        return _manager(self.include_path, self.content or _content(self.include_path))
 
-def _manager(include_path: str | None) -> Any:
-    """The harness's index of tasks: its own, or those of a folder as it is now."""
+
+@functools.lru_cache(maxsize=8)
+def _manager(include_path: str | None, content: str) -> Any:
+    """The harness's index of tasks: its own, or those of a folder while its `content` is this."""
     from lm_eval.tasks import TaskManager
 
     if include_path is None:
-        return _own_manager()
+        return TaskManager()
     return TaskManager(include_defaults=False, include_path=str(_folder(include_path)))
-
-
-@functools.cache
-def _own_manager() -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
 
 
 def _check_files(include_path: str | None) -> None:
@@ -146,6 +144,11 @@ def _folder(include_path: str) -> Path:
     if not folder.is_dir():
         raise DataError(f"LmEval.include_path: {folder} is no folder")
     return folder
+
+
+def _content(include_path: str | None) -> str:
+    """What `LmEval.content` says of the harness and of a folder."""
+    return f"lm-eval {version('lm_eval')} {_hash(include_path)}".strip()
 
 
 def _hash(include_path: str | None) -> str:

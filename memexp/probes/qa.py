@@ -9,15 +9,14 @@ greedily to the end of the line, scored by the exact match and F1 of SQuAD. Here
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from memexp.probes.questions import ShotsFrom, asked, check_questions, task_name
+from memexp.probes.questions import Questions, ShotsFrom, asked, check_questions
 from memexp.records import QA as SCHEMA
-from memexp.spec import Condition, Count, Items, Probe, Text, spec
+from memexp.spec import Count, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
@@ -26,15 +25,11 @@ __all__ = ["QA"]
 
 
 @spec
-class QA(Probe):
+class QA(Questions):
     """The greedy answer to every question of a test."""
 
     kind: ClassVar[str] = "qa"
 
-    items: Items
-    """The questions, with an answer each."""
-    task: Text | None = None
-    """What the rows call the test; by default the subset, the file or the last part of the name of `items`."""
     shots: Count = 0
     """Answered questions of the same test that precede each question, never the one asked. Published: 5."""
     shots_from: ShotsFrom = "all"
@@ -47,10 +42,6 @@ class QA(Probe):
     def schema(cls) -> pa.Schema:
         """See `memexp.records.QA`."""
         return SCHEMA
-
-    def bind(self, condition: Condition) -> QA:
-        """With a name where none is given."""
-        return dataclasses.replace(self, task=self.task or task_name(self.items))
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """Questions without choices, and enough of them for the shots."""

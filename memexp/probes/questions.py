@@ -1,27 +1,49 @@
-"""What `QA` and `Choice` share: reading items, drawing shots, and asking through lm-evaluation-harness.
+"""What `QA` and `Choice` share: naming the test, drawing shots, and asking through lm-evaluation-harness.
 
 samples = asked(session, "facts_qa", texts["items"], shots=5, ...)
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from memexp.errors import DataError
-from memexp.spec import HubItems, InlineItems, ItemFile
+from memexp.spec import Condition, HubItems, InlineItems, ItemFile, Items, Probe, Text, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
 
-__all__ = ["Sample", "ShotsFrom", "asked", "check_questions", "question", "task_name"]
+__all__ = ["Questions", "Sample", "ShotsFrom", "asked", "check_questions", "question"]
 
 ShotsFrom = Literal["all", "other facts"]
+
+
+@spec
+class Questions(Probe):
+    """A test. The settings of its shots are not here, as those of `Choice` come after a field of its own."""
+
+    items: Items
+    """The questions, with an answer each; for `Choice` with choices and the index of the right one."""
+    task: Text | None = None
+    """What the rows call the test; by default the subset, the file or the last part of the name of `items`."""
+
+    def bind(self, condition: Condition) -> Self:
+        """With a name where none is given."""
+        return dataclasses.replace(self, task=self.task or _task_name(self.items))
+
+
+def _task_name(items: ItemFile | HubItems | InlineItems) -> str:
+    """A short name for what is asked: the subset, the file without folder and suffix, or the last part of a name."""
+    if isinstance(items, HubItems):
+        return items.subset or PurePath(items.dataset).name
+    return PurePath(items.path).stem if isinstance(items, ItemFile) else PurePath(items.name).name
 
 
 @dataclass(frozen=True)
@@ -36,13 +58,6 @@ class Sample:
     """The question's columns."""
     result: dict[str, Any] | None
     """What the harness says of it; None where the prompt does not fit the model's context."""
-
-
-def task_name(items: ItemFile | HubItems | InlineItems) -> str:
-    """A short name for what is asked: the subset, the file without folder and suffix, or the last part of a name."""
-    if isinstance(items, HubItems):
-        return items.subset or PurePath(items.dataset).name
-    return PurePath(items.path).stem if isinstance(items, ItemFile) else PurePath(items.name).name
 
 
 def question(text: str) -> dict[str, Any]:

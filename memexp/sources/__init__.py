@@ -9,19 +9,46 @@ from memexp.sources.models import (
     parameters_from_headers,
     resolve_model,
 )
+from memexp.sources.parts import WINDOW
+from memexp.sources.streams import Stream, Windows, resolve_stream, shared_texts
 from memexp.sources.texts import Texts, read_texts
-from memexp.spec import Model
+from memexp.spec import (
+    HubItems,
+    HubStream,
+    HubText,
+    InlineItems,
+    InlineText,
+    ItemFile,
+    Model,
+    ShippedText,
+    TextFile,
+    TextStream,
+)
 
 __all__ = [
+    "WINDOW",
     "ResolvedModel",
     "ResolvedTokenizer",
     "Sources",
+    "Stream",
     "Texts",
+    "Windows",
+    "is_corpus",
     "location",
     "parameters_from_headers",
     "read_texts",
     "resolve_model",
+    "resolve_stream",
+    "shared_texts",
 ]
+
+_LISTS = (TextFile, HubText, ShippedText, InlineText, ItemFile, HubItems, InlineItems)
+_STREAMS = (TextStream, HubStream)
+
+
+def is_corpus(value: object) -> bool:
+    """Whether `Sources` can read it: texts, as a list or a stream, questions or facts."""
+    return isinstance(value, (*_LISTS, *_STREAMS))
 
 
 class Sources:
@@ -29,6 +56,7 @@ class Sources:
 
     def __init__(self) -> None:
         self._texts: dict[str, Texts] = {}
+        self._streams: dict[str, Stream] = {}
         self._models: dict[str, ResolvedModel] = {}
 
     def texts(self, corpus: object) -> Texts:
@@ -37,6 +65,15 @@ class Sources:
         if key not in self._texts:
             self._texts[key] = read_texts(corpus)
         return self._texts[key]
+
+    def corpus(self, corpus: object) -> Texts | Stream:
+        """The texts of a corpus description, or the stream it stands for. Raises DataError."""
+        if not isinstance(corpus, _STREAMS):
+            return self.texts(corpus)
+        key = repr(corpus)
+        if key not in self._streams:
+            self._streams[key] = resolve_stream(corpus)
+        return self._streams[key]
 
     def model(self, model: Model) -> ResolvedModel:
         """The pinned model and tokenizer of a model description. Raises ModelError or DataError."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memexp.cache import recall_answer, remember_answer
+from memexp.cache import file_question, recall_answer, remember_answer
 from memexp.errors import ModelError
 from memexp.identity import identity
 from memexp.sources.hub import hub_file, network_error, resolve_commit
@@ -21,7 +21,7 @@ from memexp.sources.texts import Texts
 from memexp.spec import Model, TrainedTokenizer
 from memexp.stimuli.models import SHIPPED_MODELS, model_folder
 
-__all__ = ["ResolvedModel", "ResolvedTokenizer", "location", "parameters_from_headers", "resolve_model"]
+__all__ = ["ResolvedModel", "ResolvedTokenizer", "file_digest", "location", "parameters_from_headers", "resolve_model"]
 
 _WEIGHTS = (".safetensors", ".bin")
 _CONTENT = (*_WEIGHTS, ".json", ".model", ".txt", ".jinja")
@@ -77,8 +77,16 @@ class ResolvedModel:
     @property
     def blocks(self) -> int | None:
         """Number of blocks, where the configuration says it under one of the usual names."""
+        return self._configured("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+    @property
+    def context(self) -> int | None:
+        """Tokens it can take at once, where the configuration says it under one of the usual names."""
+        return self._configured("max_position_embeddings", "n_positions")
+
+    def _configured(self, *names: str) -> int | None:
         config = self.config if self.config is not None else read_config(self.source or "", self.commit)
-        found = [config[name] for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers") if name in config]
+        found = [config[name] for name in names if name in config]
         return found[0] if found and isinstance(found[0], int) else None
 
     def check_shipped(self) -> None:
@@ -179,18 +187,19 @@ def _content(folder: Path, of: str) -> list[Path]:
 
 
 def _digest(files: Iterable[Path]) -> str:
-    """One hash over names and contents; the slow part is remembered by path, size, times and inode."""
-    parts = []
-    for file in files:
-        stat = file.stat()
-        question = ["sha256", str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-        digest = recall_answer(question)
-        if not isinstance(digest, str):
-            with file.open("rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
-            remember_answer(question, digest)
-        parts.append([file.name, digest])
-    return identity(parts)
+    """One hash over names and contents."""
+    return identity([[file.name, file_digest(file)] for file in files])
+
+
+def file_digest(file: Path) -> str:
+    """The SHA-256 of a file's bytes; remembered by path, size, times and inode."""
+    question = file_question("sha256", file)
+    digest = recall_answer(question)
+    if not isinstance(digest, str):
+        with file.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        remember_answer(question, digest)
+    return digest
 
 
 def _random_config(config: dict[str, Any] | str) -> dict[str, Any]:

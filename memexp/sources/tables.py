@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,17 @@ from memexp.errors import DataError
 from memexp.sources.hub import hub_dataset, resolve_commit
 from memexp.spec import HubItems, HubText
 
-__all__ = ["NumberedRow", "check_file", "check_text", "file_rows", "hub_rows", "lines"]
+__all__ = [
+    "NumberedRow",
+    "check_file",
+    "check_text",
+    "decoded",
+    "file_rows",
+    "hub_refusal",
+    "hub_rows",
+    "json_row",
+    "lines",
+]
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -36,9 +46,9 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
 
 
-def check_text(where: str, text: str) -> None:
-    """Raise a DataError that begins with `where` for a text that cannot be studied."""
-    if not text.strip():
+def check_text(where: str, text: str, blank: bool = False) -> None:
+    """Raise a DataError that begins with `where` for a text that cannot be studied; `blank` allows an empty one."""
+    if not blank and not text.strip():
         raise DataError(f"{where} is empty")
     if not text.isascii() and _LONE_SURROGATE.search(text):  # JSON can write one; no file or tokenizer takes it
         raise DataError(f"{where} holds half of a surrogate pair")
@@ -57,15 +67,20 @@ def file_rows(path: Path) -> tuple[str, list[NumberedRow]]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines, each decoded on its own so that a wrong byte is reported with its line."""
+    """Numbered lines of a file."""
     with path.open("rb") as handle:
-        for number, raw in enumerate(handle, start=1):
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number}: not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x})"
-                ) from None
+        yield from decoded(path, handle, 1)
+
+
+def decoded(path: Path, raws: Iterable[bytes], first: int) -> Iterator[tuple[int, str]]:
+    """Lines numbered from `first`, each decoded on its own so that a wrong byte is reported with its line."""
+    for number, raw in enumerate(raws, start=first):
+        try:
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}, line {number}: not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x})"
+            ) from None
 
 
 def _json_lines(path: Path) -> list[NumberedRow]:
@@ -73,14 +88,19 @@ def _json_lines(path: Path) -> list[NumberedRow]:
     for number, line in lines(path):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: broken JSON: {error.msg} at column {error.colno}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: expected one JSON object a line, got {type(row).__name__}")
-        rows.append((number, row))
+        rows.append((number, json_row(f"{path}, line {number}", line)))
     return rows
+
+
+def json_row(where: str, line: str) -> dict[str, Any]:
+    """The object that a line of JSON holds. Raises a DataError that begins with `where`."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected one JSON object a line, got {type(row).__name__}")
+    return row
 
 
 def _csv(path: Path) -> list[NumberedRow]:
@@ -134,7 +154,12 @@ def hub_rows(source: HubText | HubItems) -> tuple[str, list[NumberedRow]]:
         try:
             found = datasets.load_dataset(place, source.subset, split=source.split, revision=revision, cache_dir=cache)
             rows = list(enumerate(found, start=1))
-        except Exception as error:  # whatever the readers of all formats raise; the cause says more than the wrapper
-            told = " ".join(str(error.__cause__ or error).split())[:500].replace("BuilderConfig", "subset")
-            raise DataError(f"{type(source).__name__} {source.name!r}: {told}") from error
+        except Exception as error:  # whatever the readers of all formats raise
+            raise hub_refusal(f"{type(source).__name__} {source.name!r}", error) from error
     return name, rows
+
+
+def hub_refusal(where: str, error: Exception) -> DataError:
+    """A line for what `datasets` raised: the cause says more than its wrapper."""
+    told = " ".join(str(error.__cause__ or error).split())[:500].replace("BuilderConfig", "subset")
+    return DataError(f"{where}: {told}")

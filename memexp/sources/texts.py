@@ -17,10 +17,20 @@ from memexp.errors import DataError
 from memexp.identity import texts_identity
 from memexp.sources.items import read_items
 from memexp.sources.tables import check_file, check_text, file_rows, hub_rows, lines
-from memexp.spec import HubItems, HubText, InlineItems, InlineText, ItemFile, ShippedText, TextFile
+from memexp.spec import (
+    HubItems,
+    HubStream,
+    HubText,
+    InlineItems,
+    InlineText,
+    ItemFile,
+    ShippedText,
+    TextFile,
+    TextStream,
+)
 from memexp.stimuli import load_list
 
-__all__ = ["Texts", "read_texts"]
+__all__ = ["Texts", "guess_field", "read_texts", "text_of"]
 
 _DEFAULT_FIELDS = ("sent", "text")
 
@@ -35,6 +45,11 @@ class Texts:
     """What the rows call it; for a hub dataset with the commit it was read at."""
     items: tuple[str, ...]
     """The texts; an item is known by its index, since real lists hold duplicates."""
+
+    @property
+    def count(self) -> int:
+        """Number of texts."""
+        return len(self.items)
 
 
 def read_texts(corpus: object) -> Texts:
@@ -59,6 +74,8 @@ def read_texts(corpus: object) -> Texts:
             check_text(f"{name}, texts[{place}]:", text)
     elif isinstance(corpus, ItemFile | HubItems | InlineItems):
         name, items = read_items(corpus)
+    elif isinstance(corpus, TextStream | HubStream):  # in a field of a probe of the user's own
+        raise DataError(f"{corpus.name}: a stream is for interference and pretraining; here the whole list is needed")
     else:
         raise TypeError(f"{corpus!r} is not a corpus")
     if not items:
@@ -94,21 +111,24 @@ def _column(source: object, unit: str, rows: Sequence[tuple[int, dict[str, Any]]
     """The texts in `field` of numbered rows. Raises DataError naming the first row that has none."""
     if not rows:
         return []
-    field = field or _guess_field(source, rows[0][1])
-    texts = []
-    for number, row in rows:
-        text = row.get(field)
-        if not isinstance(text, str):
-            has = ", ".join(str(key) for key in row)
-            known = f"field {field!r} is {'empty' if text is None else 'no string'}"
-            problem = known if field in row else f"no field {field!r} (it has {has})"
-            raise DataError(f"{source}, {unit} {number}: {problem}")
-        check_text(f"{source}, {unit} {number}: field {field!r}", text)
-        texts.append(text)
-    return texts
+    field = field or guess_field(source, rows[0][1])
+    return [text_of(f"{source}, {unit} {number}", row, field) for number, row in rows]
 
 
-def _guess_field(source: object, row: dict[str, Any]) -> str:
+def text_of(where: str, row: dict[str, Any], field: str, blank: bool = False) -> str:
+    """The text in `field` of a row. Raises a DataError that begins with `where`; `blank` allows an empty text."""
+    text = row.get(field)
+    if not isinstance(text, str):
+        has = ", ".join(str(key) for key in row)
+        known = f"field {field!r} is {'empty' if text is None else 'no string'}"
+        problem = known if field in row else f"no field {field!r} (it has {has})"
+        raise DataError(f"{where}: {problem}")
+    check_text(f"{where}: field {field!r}", text, blank)
+    return text
+
+
+def guess_field(source: object, row: dict[str, Any]) -> str:
+    """The column that holds the text, from a row with all columns. Raises DataError where none is the obvious one."""
     for name in _DEFAULT_FIELDS:
         if name in row:
             return name

@@ -7,10 +7,11 @@ is checked when the object is made, so a wrong value fails on the line that hold
               probes=[Recall()])
 """
 
-from memexp.spec.condition import Condition, Probe, Resources, ResourcesFor, counterbalanced
+from memexp.spec.condition import Condition, Probe, Resources, ResourcesFor, Snapshots, counterbalanced
 from memexp.spec.corpora import (
     Corpus,
     HubItems,
+    HubStream,
     HubText,
     InlineItems,
     InlineText,
@@ -18,12 +19,14 @@ from memexp.spec.corpora import (
     Items,
     Pair,
     ShippedText,
+    StreamedCorpus,
     TextFile,
+    TextStream,
 )
 from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
 from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
-from memexp.spec.training import Forget, Interference, Study, retention_steps
+from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
 
 __all__ = [
     "ASHA",
@@ -34,6 +37,7 @@ __all__ = [
     "Forget",
     "Full",
     "HubItems",
+    "HubStream",
     "HubText",
     "InlineItems",
     "InlineText",
@@ -50,17 +54,22 @@ __all__ = [
     "PathText",
     "Point",
     "Positive",
+    "Pretrain",
     "Probe",
     "RandomInit",
     "Resources",
     "ResourcesFor",
     "Search",
     "ShippedText",
+    "Snapshots",
     "SomeText",
+    "StreamedCorpus",
     "Study",
     "Text",
     "TextFile",
+    "TextStream",
     "TrainedTokenizer",
+    "Training",
     "Uniform",
     "counterbalanced",
     "retention_steps",

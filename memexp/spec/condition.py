@@ -15,14 +15,14 @@ from memexp.errors import SpecError
 from memexp.spec.corpora import Pair
 from memexp.spec.fields import LARGEST, NAME, Count, NonNegative, Positive, Rate, as_tuple, finite, spec
 from memexp.spec.models import Full, LoRA, Model
-from memexp.spec.training import Forget, Interference, Study
+from memexp.spec.training import Forget, Interference, Pretrain, Study
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from memexp.core.session import Session
 
-__all__ = ["Condition", "Probe", "Resources", "ResourcesFor", "counterbalanced"]
+__all__ = ["Condition", "Probe", "Resources", "ResourcesFor", "Snapshots", "counterbalanced"]
 
 
 def _label_name(value: str) -> str:
@@ -101,12 +101,16 @@ class Condition:
     """What of the study is undone, and how often it is studied again afterwards."""
     interference: Interference | None = None
     """What is trained on afterwards."""
+    pretrain: Pretrain | None = None
+    """What is trained on before study."""
 
     def __post_init__(self) -> None:
         if not self.probes:
             raise SpecError("Condition.probes is empty: without a probe there is nothing to measure")
         if self.forget is not None and self.study.exposures == 0:
             raise SpecError("Condition.forget: with study.exposures=0 there is nothing to forget")
+        if self.pretrain is not None and isinstance(self.method, LoRA):
+            raise SpecError("Condition.pretrain needs method=Full(): of LoRA nothing but the adapter would learn")
         for probe in self.probes:
             if not isinstance(probe, Probe) or not dataclasses.is_dataclass(probe):
                 hint = "its class needs @spec" if isinstance(probe, Probe) else "give probes such as Recall()"
@@ -152,6 +156,9 @@ class Resources:
     """CPUs of each worker, and its number of threads (rounded up)."""
     gpus: NonNegative = 0.0
     """GPUs of each worker; a fraction shares one."""
+    stall_minutes: Rate = 60.0
+    """A worker that makes no forward pass for so long, while it loads, trains or measures, is taken to hang: it is
+    ended, what it was at is recorded as failed, and the rest goes on."""
 
     def __post_init__(self) -> None:
         if self.gpus > 1 and self.gpus % 1:
@@ -161,6 +168,22 @@ class Resources:
     def threads(self) -> int:
         """Threads of each worker: decided here and not by the machine's load, since it changes the last digits."""
         return max(1, math.ceil(self.cpus))
+
+
+@spec
+class Snapshots:
+    """How often a trajectory is put down in the store in the middle of training: a crash costs what came since.
+
+    What is kept is exact: the same command goes on as if nothing had happened. Of each trajectory only the newest is
+    kept, and none when all that was asked of it is measured. Never part of an identity.
+    """
+
+    minutes: Rate | None = 10.0
+    """Training time between two; None does not go by time."""
+    steps: Positive | None = None
+    """Optimizer steps between two; None does not count them."""
+    keep: bool = False
+    """Whether the last ones stay when everything is measured, for conditions that may be added later."""
 
 
 ResourcesFor = Resources | Callable[[Model], Resources]

@@ -14,6 +14,7 @@ from memexp.spec.fields import Name, PathText, Positive, Text, as_tuple, spec
 __all__ = [
     "Corpus",
     "HubItems",
+    "HubStream",
     "HubText",
     "InlineItems",
     "InlineText",
@@ -21,7 +22,9 @@ __all__ = [
     "Items",
     "Pair",
     "ShippedText",
+    "StreamedCorpus",
     "TextFile",
+    "TextStream",
 ]
 
 # ---------------------------------------------------------------------------------------------------------
@@ -101,10 +104,60 @@ class InlineText:
         return f"InlineText({self.name!r}, {len(self.texts)} texts, {self._digest})"
 
 
+def _as_paths(value: Any) -> Any:
+    return (value,) if isinstance(value, str | os.PathLike) else as_tuple(value)
+
+
 def _refuse_whole_dataset(value: Any, wanted: str) -> None:
     """Of `memexp.FactWorld` and `memexp.FactDataset` a subset is meant."""
     if callable(getattr(value, "corpus", None)) and callable(getattr(value, "items", None)):
         raise ValueError(f"is a whole dataset; take a subset: .{wanted}")
+
+
+@spec
+class TextStream:
+    """Local files of texts of any size, which are read as they are trained on and never held in memory.
+
+    ``.txt`` (a text a line), ``.jsonl`` or ``.json`` (an object a line), each also as ``.gz``, and ``.parquet``. For
+    interference and pretraining only. Each pass shuffles within windows of 4,096 texts, the windows in order: shuffle a
+    sorted corpus before. A blank text keeps its place and teaches nothing. Every node needs the files.
+    """
+
+    files: Annotated[tuple[PathText, ...], BeforeValidator(_as_paths), Field(min_length=1)]
+    """Files in order, or patterns such as ``news/*.parquet`` (the files of a pattern come in the order of their names);
+    one needs no list. Recorded, never part of an identity."""
+    field: Text | None = None
+    """The column that holds the text; by default ``sent``, else ``text``, else the only column of strings."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call this corpus."""
+        more = len(self.files) - 1
+        return f"{self.files[0]} and {more} more" if more else self.files[0]
+
+
+@spec
+class HubStream:
+    """A dataset of the Hugging Face hub, or a local folder in its format, read as it is trained on: see `TextStream`.
+
+    Nothing is downloaded beforehand, so nobody looks whether its texts are studied or probed as well.
+    """
+
+    dataset: Text
+    """Dataset id, such as ``abisee/cnn_dailymail``, or the path of a folder ``load_dataset`` can read."""
+    subset: Text | None = None
+    """Configuration of the dataset."""
+    split: Text = "train"
+    """Split of the dataset."""
+    revision: Text | None = None
+    """Branch, tag or commit; resolved to a commit once, before anything is hashed."""
+    field: Text | None = None
+    """The column that holds the text; by default ``sent``, else ``text``, else the only column of strings."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call this corpus."""
+        return "/".join(part for part in (self.dataset, self.subset, self.split) if part)
 
 
 def _as_corpus(value: Any) -> Any:
@@ -112,8 +165,22 @@ def _as_corpus(value: Any) -> Any:
     return TextFile(os.fspath(value)) if isinstance(value, str | os.PathLike) else value
 
 
-Corpus = Annotated[TextFile | HubText | ShippedText | InlineText, BeforeValidator(_as_corpus)]
+def _as_list(value: Any) -> Any:
+    if isinstance(value, TextStream | HubStream):
+        whole = "TextFile" if isinstance(value, TextStream) else "HubText"
+        raise ValueError(
+            f"a {type(value).__name__} is for interference and pretraining; here the whole list is needed: {whole}(...)"
+        )
+    return _as_corpus(value)
+
+
+Corpus = Annotated[TextFile | HubText | ShippedText | InlineText, BeforeValidator(_as_list)]
 """Texts to study or to be probed with; a plain string or path stands for a `TextFile`."""
+
+StreamedCorpus = Annotated[
+    TextFile | HubText | ShippedText | InlineText | TextStream | HubStream, BeforeValidator(_as_corpus)
+]
+"""Texts to train on, in memory or as a stream; a plain string or path stands for a `TextFile`."""
 
 
 @spec

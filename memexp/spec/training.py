@@ -1,4 +1,4 @@
-"""What a trajectory consists of, in this order: study, forgetting with restudy, interference."""
+"""What a trajectory consists of, in this order: pretraining, study, forgetting with restudy, interference."""
 
 from __future__ import annotations
 
@@ -8,10 +8,53 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from memexp.errors import SpecError
-from memexp.spec.corpora import Corpus
+from memexp.spec.corpora import Corpus, StreamedCorpus
 from memexp.spec.fields import Count, NonNegative, Positive, Probability, Rate, spec
 
-__all__ = ["Forget", "Interference", "Study", "retention_steps"]
+__all__ = ["Forget", "Interference", "Pretrain", "Study", "Training", "retention_steps"]
+
+
+@spec
+class Pretrain:
+    """Training on a corpus before study, of a model drawn at random or of one that knows something already.
+
+    Orhan 2023 (arXiv 2303.17557) asks whether pretraining is what makes few-shot memory: the same architecture from
+    scratch, on WikiText-103, then studies as the pretrained one does. AdamW, each text its own sequence, loss over all
+    tokens of the global batch. All later stages take what it leaves for the pretrained weights: study begins with a
+    fresh optimizer, `Forget` resets to them, and what an ablation takes away was learned since.
+    """
+
+    corpus: StreamedCorpus
+    """The texts; none comes twice before all have come once."""
+    steps: Count
+    """Optimizer steps; 0 studies without. With a constant schedule all numbers of a grid lie on one trajectory."""
+    lr: Rate
+    """Peak learning rate."""
+    batch_size: Positive = 16
+    """Texts per optimizer step, over all workers together."""
+    block_size: Annotated[int, Field(ge=2)] = 128
+    """Texts are truncated to this many tokens."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate after the warm-up: constant, or linear decay to 0 at the last step. A linear schedule knows its
+    horizon, so its numbers of steps cannot share training."""
+    warmup_steps: Count = 0
+    """Steps of linear warm-up from 0."""
+    dropout: Probability | None = None
+    """As in `Study`."""
+    weight_decay: NonNegative = 0.0
+    """As in `Study`."""
+    clip_norm: Rate | None = None
+    """As in `Study`."""
+    seed: Count = 0
+    """Keys the order of every pass over the texts, and dropout. Its own: conditions of all seeds share one
+    pretraining."""
+    overlap: Literal["report", "refuse"] = "report"
+    """As in `Interference`."""
+
+    @property
+    def knows_horizon(self) -> bool:
+        """Whether the learning rate at a step depends on how many steps will follow."""
+        return self.schedule == "linear"
 
 
 @spec
@@ -100,7 +143,7 @@ class Interference:
     order of its own, and none comes twice before all have come once.
     """
 
-    corpus: Corpus
+    corpus: StreamedCorpus
     """The unrelated texts."""
     steps: Count
     """Retention interval: optimizer steps of interference since study; 0 is right after it."""
@@ -125,6 +168,8 @@ class Interference:
         if self.optimizer == "carried" and self.weight_decay:
             raise SpecError("Interference.weight_decay: a carried optimizer keeps that of study")
 
+
+Training = Pretrain | Study | Interference
 
 PUBLISHED_RETENTION = (*range(1, 11), *range(20, 101, 10), *range(1_000, 10_001, 1_000), 100_000)
 """Steps of interference after which Orhan 2023 (arXiv 2303.17557) measured."""

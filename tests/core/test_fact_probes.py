@@ -172,8 +172,12 @@ VARIANTS: list[Row] = [
 
 def shown(prompt: str) -> list[tuple[str, str]]:
     """The answered questions of a prompt of open questions, and the question with nothing."""
-    parts = [re.fullmatch(r"Question: (.*) Answer:(?: (.*))?", part) for part in prompt.split("\n\n")]
-    return [(part[1], part[2] or "") for part in parts if part is not None or pytest.fail(prompt)]  # type: ignore[index]
+    found = []
+    for part in prompt.split("\n\n"):
+        match = re.fullmatch(r"Question: (.*) Answer:(?: (.*))?", part)
+        assert match is not None, prompt
+        found.append((match[1], match[2] or ""))
+    return found
 
 
 FACT_OF = {row["question"]: row["fact"] for row in VARIANTS}
@@ -809,6 +813,26 @@ def test_tasks_are_in_a_folder(session: Session, folder: Path) -> None:
 def test_a_task_that_samples_is_refused(session: Session, tmp_path: Path, asked: str, told: str) -> None:
     made = task_folder(tmp_path / "t", generation=OPEN_TASK.replace("do_sample: false", asked))
     assert refusal(LmEval(["capitals_open"], include_path=made), session).startswith(told)
+
+
+def test_a_folder_is_read_again_when_its_content_has_changed(folder: Path) -> None:
+    probe = LmEval(["capitals_open"], include_path=folder)
+    first, again = probe.bind(CONDITION), probe.bind(CONDITION)
+    assert first._index() is again._index() is probe._index()
+    (folder / "generation.yaml").rename(folder / "open.yaml")
+    (folder / "more.yaml").write_text(DATA.format(folder) + OPEN_TASK.replace("capitals_open", "more"))
+    LmEval(["more"], include_path=folder).check({}, {})
+    LmEval(["more"], include_path=folder).bind(CONDITION).check({}, {})
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_folder_that_is_gone_is_named_once(session: Session, folder: Path, known: bool) -> None:
+    bound = LmEval(["capitals_open"], include_path=folder).bind(CONDITION)
+    if known:
+        bound.check({}, {})
+    folder.rename(folder.parent / "elsewhere")
+    with pytest.raises(DataError, match=f"^LmEval.include_path: {re.escape(str(folder))} is no folder$"):
+        bound.measure(session, {})
 
 
 def test_a_task_without_its_data_is_one_line(session: Session, folder: Path) -> None:

@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import env as templates
 
 import memexp.tasks
 from memexp.core.harness import HarnessModel, evaluate, quiet
@@ -216,6 +217,22 @@ def test_the_harness_takes_the_task_files_by_itself(tmp_path: Path, monkeypatch:
     assert letters.doc_to_choice(doc) == ["A", "B"] and letters.doc_to_target(doc) == 1
     assert loaded["facts_reverse"].fewshot_context({"question": "Who?", "answer": "me"}, 0) == "Question: Who? Answer:"
     assert loaded["facts_qa"].config.generation_kwargs == {"until": ["\n"], "max_gen_toks": 50, "do_sample": False}
+
+
+def test_templates_are_compiled_once_and_the_harness_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    plain = type(templates).from_string
+
+    def counted(self: Any, source: str) -> Any:
+        compiled.append(source)
+        return plain(self, source)
+
+    monkeypatch.setattr(type(templates), "from_string", counted)
+    made = fact_task("facts_multiple_choice", "Eval_multiple_choice", 1)
+    compiled.clear()
+    samples = evaluate(HarnessModel(Session(language_model("gpt2", n_positions=512))), {"letters": made})
+    assert len(samples["letters"]) == 24 and compiled and len(compiled) == len(set(compiled))
+    assert "from_string" not in vars(templates)
 
 
 # What does not fit or cannot be done

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from torch.optim import AdamW
 from memexp.core.data import encode
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import complete_greedily, token_nlls
-from memexp.core.snapshot import load, restore, save, take
+from memexp.core.snapshot import restore, take
 from memexp.core.train import Diverged, adamw, study_exposures
 from memexp.spec import Full, LoRA, ShippedText, Study
 
@@ -77,7 +75,7 @@ def assert_same(a: Any, b: Any) -> None:
 
 @pytest.mark.parametrize(("architecture", "method", "dropout"), CASES)
 def test_three_exposures_in_one_go_equal_three_taken_up_again(
-    architecture: str, method: Full | LoRA, dropout: float, tmp_path: Path
+    architecture: str, method: Full | LoRA, dropout: float
 ) -> None:
     whole = Subject(architecture, method, dropout)
     whole.learn(1, 3)
@@ -90,16 +88,7 @@ def test_three_exposures_in_one_go_equal_three_taken_up_again(
             forked.learn(exposure + 1, 3, lr=1e-1)  # another child of the same stage
             forked.optimizer = restore(forked.lm, fork, forked.study)
 
-    durable = Subject(architecture, method, dropout)
-    for exposure in (1, 2, 3):
-        durable.learn(exposure, exposure)
-        assert durable.optimizer is not None
-        save(tmp_path / str(exposure), durable.lm, durable.optimizer)
-        durable = Subject(architecture, method, dropout)
-        durable.optimizer = load(tmp_path / str(exposure), durable.lm, durable.study)
-
     assert_same(forked.state(), whole.state())
-    assert_same(durable.state(), whole.state())
 
 
 def test_a_snapshot_is_a_copy_and_serves_any_number_of_forks() -> None:
@@ -126,16 +115,10 @@ def test_a_snapshot_before_any_step_has_no_optimizer() -> None:
     assert_same(weights(subject.lm), weights(Subject("llama", Full(), 0.0).lm))
 
 
-def test_an_adapters_snapshot_holds_the_adapter_only(tmp_path: Path) -> None:
+def test_an_adapters_snapshot_holds_the_adapter_only() -> None:
     subject = Subject("llama", LoRA(r=2), 0.0)
     subject.learn(1, 1)
     assert set(take(subject.lm, subject.optimizer).weights) == set(subject.lm.learning())
-    save(tmp_path / "adapter", subject.lm, subject.optimizer)
-    full = Subject("llama", Full(), 0.0)
-    full.learn(1, 1)
-    save(tmp_path / "full", full.lm, full.optimizer)
-    adapter, whole = (sum(file.stat().st_size for file in (tmp_path / name).iterdir()) for name in ("adapter", "full"))
-    assert adapter < whole
 
 
 def test_a_model_that_diverged_is_brought_back() -> None:
@@ -149,40 +132,3 @@ def test_a_model_that_diverged_is_brought_back() -> None:
     burnt.optimizer = restore(burnt.lm, fork, burnt.study)
     burnt.learn(2, 2)
     assert_same(burnt.state(), whole.state())
-
-
-# On disk
-
-
-def test_a_snapshot_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = Subject("gpt2", LoRA(r=2), 0.0)
-    subject.learn(1, 1, lr=1e-3)  # not the rate that a fresh optimizer has
-    assert subject.optimizer is not None
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            save(tmp_path / "stage", subject.lm, subject.optimizer)
-    assert [path.name for path in tmp_path.iterdir()] == [".stage.partial"]
-    (tmp_path / ".stage.partial" / "__7_0.distcp").write_bytes(b"of a dead attempt")
-    save(tmp_path / "stage", subject.lm, subject.optimizer)
-    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
-    assert not (tmp_path / "stage" / "__7_0.distcp").exists()
-    other = Subject("gpt2", LoRA(r=2), 0.0)
-    other.optimizer = load(tmp_path / "stage", other.lm, other.study)
-    assert_same(other.state(), subject.state())
-
-
-def test_the_first_snapshot_of_a_name_stands(tmp_path: Path) -> None:
-    subject = Subject("gpt2", LoRA(r=2), 0.0)
-    subject.learn(1, 1)
-    assert subject.optimizer is not None
-    save(tmp_path / "stage", subject.lm, subject.optimizer)
-    first = {path: path.read_bytes() for path in (tmp_path / "stage").iterdir()}
-    subject.learn(2, 2)
-    save(tmp_path / "stage", subject.lm, subject.optimizer)
-    assert {path: path.read_bytes() for path in (tmp_path / "stage").iterdir()} == first
-    assert [path.name for path in tmp_path.iterdir()] == ["stage"]

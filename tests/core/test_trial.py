@@ -46,7 +46,7 @@ def trial_of(conditions: Iterable[Condition]) -> Trial:
     forest = grow(conditions)
     (base,) = (stage for stage in forest.stages.values() if stage.parent is None)
     stages = [stage for stage in forest.stages.values() if stage.parent is not None]
-    return Trial(base, stages, forest.asks, Resources(), forest.texts)
+    return Trial(base, stages, forest.asks, Resources(), forest.texts, forest.streams)
 
 
 def executed(conditions: Iterable[Condition], sink: Any, attempt: str = "first") -> list[str]:

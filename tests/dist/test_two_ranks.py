@@ -16,16 +16,19 @@ from dist.ranks import on_ranks
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
+import memexp.core.train
 import memexp.trial
 from memexp.attempt import Attempt
 from memexp.core import snapshot
 from memexp.core.data import Row, encode, groups, order, right_padded
+from memexp.core.durable import publish, take_up
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import RECALL_ROWS, answer_greedily, complete_greedily, continuations, token_nlls
 from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS, adamw, study_exposures
 from memexp.core.world import World
-from memexp.plan import Trial, grow
+from memexp.plan import Trial, bundle, grow
 from memexp.probes import QA, Choice, FactRatios, LayerAblation, Recall, Recognition
+from memexp.snapshots import Mark
 from memexp.spec import (
     Condition,
     Forget,
@@ -35,9 +38,12 @@ from memexp.spec import (
     LoRA,
     Model,
     Pair,
+    Pretrain,
     Resources,
     ShippedText,
+    Snapshots,
     Study,
+    TextStream,
 )
 from memexp.store import Store
 from memexp.trial import execute
@@ -290,6 +296,12 @@ def exposure(lm: LanguageModel, optimizer: AdamW, number: int, lr: float = STUDY
     return [step.loss for step in steps if step.loss is not None]
 
 
+def taken_up(folder: Path, name: str, lm: LanguageModel) -> AdamW:
+    taken = take_up(Store(folder), Mark(name, 1), lm, STUDY)
+    assert taken is not None
+    return taken.optimizer
+
+
 @dataclasses.dataclass
 class Trajectories:
     """Second exposures after a first one, uninterrupted and taken up again in several ways."""
@@ -307,16 +319,16 @@ def trajectories(case: str, folder: Path) -> Trajectories:
     optimizer = adamw(lm, STUDY)
     exposure(lm, optimizer, 1)
     first, fork = whole(lm), snapshot.take(lm, optimizer)
-    snapshot.save(folder / "two", lm, optimizer)
+    publish(Store(folder), "two", 1, lm, optimizer, [])
     straight = exposure(lm, optimizer, 2), whole(lm)
     exposure(lm, optimizer, 3, lr=0.1)
     again = snapshot.restore(lm, fork, STUDY)
     assert again is not None
     restored = exposure(lm, again, 2), whole(lm)
     fresh = subject(case)
-    loaded = exposure(fresh, snapshot.load(folder / "two", fresh, STUDY), 2), whole(fresh)
+    loaded = exposure(fresh, taken_up(folder, "two", fresh), 2), whole(fresh)
     other = subject(case)
-    from_one = exposure(other, snapshot.load(folder / "one", other, STUDY), 2)
+    from_one = exposure(other, taken_up(folder, "one", other), 2)
     return Trajectories(first, straight, restored, loaded, from_one)
 
 
@@ -337,8 +349,7 @@ def saved(
         lm = subject(case)
         optimizer = adamw(lm, STUDY)
         exposure(lm, optimizer, 1)
-        (folder / case).mkdir()
-        snapshot.save(folder / case / "one", lm, optimizer)
+        publish(Store(folder / case), "one", 1, lm, optimizer, [])
         losses[case] = exposure(lm, optimizer, 2)
     return folder, losses, on_ranks(2, folder / "ranks", all_trajectories, SAVED, folder)
 
@@ -361,7 +372,7 @@ def test_two_ranks_take_up_a_trajectory_to_the_last_bit(case: str, saved: Any) -
 def test_what_two_ranks_saved_one_rank_loads(case: str, saved: Any) -> None:
     folder, _, ranks = saved
     lm = subject(case)
-    optimizer = snapshot.load(folder / case / "two", lm, STUDY)
+    optimizer = taken_up(folder / case, "two", lm)
     assert same(whole(lm), ranks[0][case].first)
     assert loss_difference(exposure(lm, optimizer, 2), ranks[0][case].straight[0]) < 1e-4
 
@@ -403,7 +414,7 @@ def trials_of(conditions: Sequence[Condition]) -> list[Trial]:
     for base in bases:
         asks = [ask for ask in forest.asks if forest.path(ask.stage)[0] is base]
         under = [s for s in forest.stages.values() if s.parent is not None and forest.path(s.id)[0] is base]
-        found.append(Trial(base, under, asks, Resources(), forest.texts))
+        found.append(Trial(base, under, asks, Resources(), forest.texts, forest.streams))
     return found
 
 
@@ -467,6 +478,83 @@ def test_two_ranks_leave_the_files_that_one_leaves(stores: tuple[list[list[str]]
     assert [status for _, status in statuses[0]].count("diverged") == 2
     assert len(failures[0]) == 2 and all("diverged" in line for line in failures[0])
     assert failures == [failures[0]] * 3
+
+
+def test_two_ranks_pretrain_from_a_stream_as_one(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    """And begin where two ranks have left it."""
+    (tmp_path / "stream.txt").write_text("".join(f"{text}\n" for text in [*TARGETS[:10], "", "One."]))
+    pretrain = Pretrain(TextStream(tmp_path / "stream.txt"), steps=6, lr=3e-3, batch_size=5, block_size=64)
+    conditions = [
+        Condition(tiny_model, Study(pair.targets, 1, lr, 5), probes=[Recognition(pair)], pretrain=pretrain)
+        for lr in (1e-3, 3e-3)
+    ]
+    forest = grow(conditions)
+    trials = bundle(forest, forest.asks, lambda _: 1)
+    assert [trial.phase for trial in trials] == [0, 1, 1]
+    memexp.trial._warm = None
+    assert executed(trials, str(tmp_path / "one")) == []
+    memexp.trial._warm = None
+    assert on_ranks(2, tmp_path / "ranks", executed, trials, str(tmp_path / "two")) == [[], []]
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    for kind, keys, names in (
+        ("training", ("stage_id", "step"), ("loss",)),
+        ("recognition", ("condition_id", "item"), ("target_nll", "foil_nll")),
+    ):
+        expected, found = table(one, kind, *keys), table(two, kind, *keys)
+        assert len(found) == len(expected) > 0
+        for name in names:
+            assert [row[name] for row in found] == pytest.approx([row[name] for row in expected], rel=1e-4)
+
+
+class Killed(BaseException):
+    """As kill -9: nobody catches it."""
+
+
+def again_and_again(trial: Trial, location: str) -> list[int]:
+    """Steps made by attempts at one trial, each killed in the update after its 13th; the last completes it."""
+    made: list[int] = []
+    plain = memexp.core.train.update
+
+    def update(*arguments: Any) -> Any:
+        if made[-1] == 13:
+            raise Killed
+        made[-1] += 1
+        return plain(*arguments)
+
+    memexp.core.train.update = update
+    while True:
+        made.append(0)
+        memexp.trial._warm = None
+        try:
+            assert executed([trial], location) == []
+            return made
+        except Killed:
+            World.current().sum(0)  # both are here before either begins again
+
+
+def test_a_trajectory_killed_again_and_again_ends_where_an_undisturbed_one_ends(
+    tiny_model: Model, pair: Pair, tmp_path: Path
+) -> None:
+    """Two ranks, with dropout, snapshots every five steps: to the last bit, and only the last few steps made twice."""
+    conditions = [
+        Condition(
+            tiny_model,
+            Study(pair.targets, 2, 3e-3, 5, block_size=64, dropout=0.1),
+            probes=[Recognition(pair)],
+            interference=Interference(pair.foils, steps=n, lr=3e-3, batch_size=5, dropout=0.1),
+        )
+        for n in (1, 10, 30)
+    ]
+    (trial,) = trials_of(conditions)
+    never = dataclasses.replace(trial, snapshots=Snapshots(minutes=None))
+    often = dataclasses.replace(trial, snapshots=Snapshots(minutes=None, steps=5))
+    assert on_ranks(2, tmp_path / "ranks", executed, [never], str(tmp_path / "once")) == [[], []]
+    made = on_ranks(2, tmp_path / "more", again_and_again, often, str(tmp_path / "store"))
+    assert made[0] == made[1] == [13, 13, 13, trial.steps - 3 * 10]
+    once, store = Store(tmp_path / "once"), Store(tmp_path / "store")
+    assert table(store, "recognition", "condition_id", "item") == table(once, "recognition", "condition_id", "item")
+    assert table(store, "training", "stage_id", "step") == table(once, "training", "stage_id", "step")
+    assert store.list_text(".snapshots/") == []
 
 
 RATIO_LOGS = (

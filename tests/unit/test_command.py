@@ -21,7 +21,7 @@ import pytest
 from memexp import Condition, Model, Pair, Recognition, Study, Sweep
 from memexp.cli import main
 from memexp.plan import Ask
-from memexp.records import RECOGNITION, STAGES, SWEEPS, rows_for
+from memexp.records import MADE_WITH, RECOGNITION, SETTINGS, STAGES, SWEEPS, rows_for
 from memexp.store import Store
 
 Command = Callable[..., tuple[int, str, str]]
@@ -120,7 +120,7 @@ def test_plan_as_json_counts(memexp: Command, script: str, model: str, pair: Pai
         return found
 
     first = plan()
-    numbers = {name: value for name, value in first.items() if name not in ("models", "searches", "remarks")}
+    numbers = {name: value for name, value in first.items() if name not in ("models", "remarks", "searches")}
     assert all(type(value) is int for value in numbers.values())
     assert numbers == {
         "conditions": 6,
@@ -384,6 +384,109 @@ def test_query_prints_csv(memexp: Command, filled: Store) -> None:
 def test_a_wide_answer_is_whole_in_a_pipe(memexp: Command, filled: Store) -> None:
     _, out, _ = memexp("query", "FROM recognition")
     assert all(name in out for name in ("condition_id", "interference_batch_size", "foil_tokens")) and "…" not in out
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes stdout a terminal of so many columns, without colours."""
+
+    def columns(width: int) -> None:
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("TTY_COMPATIBLE", "0")
+        monkeypatch.setenv("COLUMNS", str(width))
+
+    return columns
+
+
+def cells(lines: list[str]) -> list[list[str]]:
+    return [[cell.strip() for cell in line[1:-1].replace("┃", "│").split("│")] for line in lines if line[:1] in "┃│"]
+
+
+def test_a_terminal_is_told_once_what_is_the_same_in_all_rows(
+    memexp: Command, filled: Store, terminal: Callable[[int], None]
+) -> None:
+    terminal(80)
+    lines = memexp("query", "FROM recognition ORDER BY exposures, item")[1].splitlines()
+    columns = len([*SETTINGS, "experiment", *MADE_WITH, *RECOGNITION])
+    assert {"model = small", "lr = 0.001", "target_tokens = 3", f"rows: 4, columns: {columns}"} <= set(lines)
+    (nothing,) = (line for line in lines if line.startswith("NULL or empty: "))
+    assert {"method", "interference_lr"} <= set(nothing.removeprefix("NULL or empty: ").split(", "))
+    assert cells(lines) == [
+        ["exposures", "experiment", "item", "target", "foil", "target_nll", "foil_nll"],
+        ["1", "1", "0", "a", "c", "1", "2"],
+        ["1", "1", "1", "b", "d", "2", "1.5"],
+        ["3", "", "0", "a", "c", "1", "2"],
+        ["3", "", "1", "b", "d", "2", "1.5"],
+    ]
+    assert not any("no room" in line for line in lines)
+
+
+def test_what_a_terminal_has_no_room_for_is_named(
+    memexp: Command, filled: Store, terminal: Callable[[int], None]
+) -> None:
+    terminal(60)
+    columns = ", ".join(f"item + {n} AS {name}" for n, name in enumerate("abcdefghij"))
+    sql = f"SELECT {columns}, repeat(target, 50) AS long, 'x' AS same FROM recognition ORDER BY item LIMIT 3"
+    lines = memexp("query", sql)[1].splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[0] == "same = x" and lines[-2:] == ["rows: 3, columns: 12", "no room for long"]
+    assert cells(lines)[0] == list("abcdefghij")
+    terminal(30)
+    lines = memexp("query", f"SELECT 'x' AS a, repeat(target, 50) || chr(10) AS b, {columns} FROM recognition")[1]
+    assert "\nno room for b, " in lines and "a = x\n" in lines
+
+
+def test_few_long_values_are_whole_on_a_terminal(
+    memexp: Command, filled: Store, terminal: Callable[[int], None]
+) -> None:
+    terminal(40)
+    _, out, _ = memexp("query", "SELECT item, repeat(target, 90) AS long FROM recognition WHERE exposures = 1")
+    assert [out.count(letter) for letter in "ab"] == [90, 90] and "…" not in out
+    assert max(map(len, out.splitlines())) <= 40
+
+
+@pytest.mark.parametrize("export", [False, True])
+def test_query_of_one_sweep(memexp: Command, filled: Store, export: bool) -> None:
+    earlier = NOW - timedelta(hours=1)
+    for sweep, stages, started in (("mine", "ab", earlier), ("mine", "bc", NOW), ("other", "bd", NOW)):
+        wanted(filled, sweep, stages, started)
+        for stage in stages:
+            ids = {"stage_id": stage, "probe_id": "probe", "condition_id": f"{sweep}-{stage}"}
+            filled.commit("recognition", f"{stage}-probe-{sweep}", results(**ids))
+    attempt(filled, "one", ("a", None, "complete", None))
+    where = ["--store", "results"]
+    if export:
+        assert memexp("compact")[0] == 0
+        where = ["--store", "results-compacted"]
+
+    def told(sql: str, *options: str) -> list[str]:
+        status, out, err = memexp("query", *where, "--csv", *options, sql)
+        assert (status, err) == (0, "")
+        return sorted(out.split()[1:])
+
+    conditions = "SELECT DISTINCT condition_id FROM recognition"
+    assert told(conditions, "--sweep", "mine") == ["mine-b", "mine-c"]
+    assert told(conditions, "--sweep", "other") == ["other-b", "other-d"]
+    assert told("SELECT condition_id FROM sweeps", "--sweep", "mine") == ["mine-b", "mine-c"]
+    assert told("SELECT count(*) FROM stages", "--sweep", "mine") == ["0"]
+    assert len(told(conditions)) == 6
+
+
+def test_query_of_one_sweep_leaves_out_what_sweeps_share(memexp: Command, filled: Store) -> None:
+    wanted(filled, "it's", "a")
+    filled.commit("training", "a", pa.table({"stage_id": ["a"]}))
+    assert memexp("query", "--csv", "SELECT count(*) FROM training")[1].split()[1] == "1"
+    status, _, err = memexp("query", "--sweep", "it's", "FROM training")
+    assert status == 2 and "(tables: sweeps, recognition)" in err
+    assert memexp("query", "--sweep", "it's", "--csv", "SELECT count(*) FROM recognition")[1].split()[1] == "0"
+
+
+def test_query_of_an_unknown_sweep_names_those_there_are(memexp: Command, filled: Store) -> None:
+    said = memexp("query", "--sweep", "mien", "FROM recognition")[2]
+    assert said == f"memexp: {filled.location} has no sweep 'mien'; it has none\n"
+    wanted(filled, "mine", "a")
+    assert memexp("query", "--sweep", "mien", "FROM recognition")[2].endswith("; it has mine\n")
 
 
 def test_query_without_rows_says_so(memexp: Command, filled: Store) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import memexp
 from memexp import QA, Choice, Full, LayerAblation, LoRA, Sweep
 from memexp.cli import _load
 from memexp.errors import DataError
@@ -54,6 +55,15 @@ def test_all_blocks_of_a_model_are_its_layers(load: Load) -> None:
     sweep = load("active_forgetting", "--models", "tiny-l", "--methods", "full", "--no-lower")
     assert {c.forget.from_layer for c in sweep.conditions if c.forget and c.forget.side == "upper"} == set(range(6))
     assert not any(c.forget.side == "lower" for c in sweep.conditions if c.forget)
+
+
+def test_a_model_is_asked_for_its_depth_once(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(memexp, "depth", lambda name: asked.append(name) or 4)
+    load("active_forgetting", "--models", "tiny-s", "tiny-m", "--seeds", "0", "1", "--lrs", "1e-3", "2e-3")
+    assert asked == ["tiny-s", "tiny-m"]
+    load("active_forgetting", "--models", "tiny-s", "--layers", "2")
+    assert len(asked) == 2
 
 
 def test_ablation_asks_freely_and_by_choice(load: Load) -> None:
@@ -104,6 +114,17 @@ def test_the_older_version_asks_two_hops_freely(load: Load, tmp_path: Path) -> N
     sweep = load("facts", "--data", "somewhere", "--older", "--models", "tiny-s")
     tests = {probe.items.subset: type(probe) for probe in sweep.conditions[0].probes if isinstance(probe, QA | Choice)}
     assert tests["Eval_2hop_reasoning"] is QA and tests["Eval_multiple_choice"] is Choice
+
+
+@pytest.mark.parametrize("name", ["facts", "active_forgetting", "layer_ablation"])
+@pytest.mark.parametrize("option", [["--revision", "main"], ["--older"]])
+def test_options_of_a_dataset_need_one(
+    load: Load, name: str, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load(name, *option)
+    assert capsys.readouterr().err.endswith(f"error: {option[0]} is of a dataset: it needs --data or --published\n")
+    assert load(name, "--data", "somewhere", *option, "--models", "tiny-s").conditions
 
 
 def test_a_version_with_choices_asked_freely_says_what_to_do(load: Load, tmp_path: Path) -> None:

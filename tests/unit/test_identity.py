@@ -26,15 +26,18 @@ from memexp import (
     Condition,
     FactRatios,
     InlineItems,
+    Interference,
     LayerAblation,
     LoRA,
     Model,
     Pair,
+    Pretrain,
     RandomInit,
     Recall,
     Recognition,
     Study,
     TextFile,
+    TextStream,
     TrainedTokenizer,
 )
 from memexp.identity import canonical, identity, texts_identity
@@ -133,6 +136,22 @@ def test_golden_schedule(pair: Pair) -> None:
         "probes": ["f2511adff34adea1", "b4075901e42191e9"],
         "condition": ["53be6049529b7643"],
     }
+
+
+def test_golden_pretraining(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "stream.txt").write_text("One.\nTwo.\n")
+    stream = TextStream(tmp_path / "stream.txt")
+    settings = {"steps": 3, "lr": 1e-3, "batch_size": 2}
+    between = Interference(pair.foils, steps=2, lr=1e-3, batch_size=2)
+    plain = condition(pair, exposures=1, pretrain=Pretrain(pair.foils, **settings), interference=between)
+    other = condition(pair, exposures=0, pretrain=Pretrain(stream, schedule="linear", seed=1, **settings))
+    assert [{name: found[name] for name in ("stages", "condition")} for found in map(ids, (plain, other))] == [
+        {
+            "stages": ["5b7a2ee22e782a48", "15378bcd542d047b", "9de9a50d035387b1", "5d0db278ae509c38"],
+            "condition": ["7cb5210048b0add1"],
+        },
+        {"stages": ["5b7a2ee22e782a48", "11a5edd794153286"], "condition": ["46ecc4684910da2f"]},
+    ]
 
 
 def test_golden_questions_and_facts(pair: Pair) -> None:

@@ -27,6 +27,9 @@ LAYERS = [
     "records",
     "places",
     "store",
+    "snapshots",
+    "watch",
+    "manifests",
     "plan",
     "attempt",
     "query",
@@ -42,6 +45,8 @@ LAYERS = [
     "status",
     "compact",
     "llm_memory",
+    "script",
+    "execution",
     "sweep",
     "cli",
 ]

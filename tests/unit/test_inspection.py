@@ -300,6 +300,25 @@ def test_texts_longer_than_the_context(pair: Pair, in_process: list[str]) -> Non
     inspect(pair, random(pair, BLOOM), block_size=4096)
 
 
+def test_a_plan_refuses_what_a_configuration_says_does_not_fit(
+    pair: Pair, saved: Path, tmp_path: Path, in_process: list[str]
+) -> None:
+    def plan(model: Model, block_size: int, **fields: Any) -> None:
+        study = Study(pair.targets, exposures=1, lr=1e-3, block_size=block_size)
+        Sweep("long", [Condition(model, study, **{"probes": [Recall()]} | fields)]).plan(tmp_path / "results")
+
+    for model, context in ((Model(str(saved / "gpt2")), 128), (random(pair, LLAMA), 256), (Model("tiny-s"), 256)):
+        name = Path(model.name).name
+        with pytest.raises(ModelError) as error:
+            plan(model, context + 1)
+        assert str(error.value) == f"Study.block_size {context + 1} exceeds the context of {name!r} ({context})"
+        with pytest.raises(ModelError, match=rf"Recognition.block_size 4096 exceeds the context of {name!r}"):
+            plan(model, context, probes=[Recognition(pair, block_size=4096)])
+        assert not in_process, "known without torch"
+    plan(Model("tiny-s"), 256)
+    plan(random(pair, BLOOM), 4096)  # knows no limit
+
+
 def test_files_of_the_current_folder_are_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Model
 ) -> None:

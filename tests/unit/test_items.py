@@ -470,11 +470,11 @@ def test_items_must_be_dictionaries_and_some() -> None:
 @pytest.mark.parametrize("whole", [FactWorld(entities=4), FactDataset("somewhere")])
 def test_a_whole_dataset_is_no_subset(whole: object) -> None:
     with pytest.raises(SpecError, match=r'QA.items: is a whole dataset; take a subset: .items\("Eval_QA"\)'):
-        QA(whole)  # type: ignore[arg-type]
+        QA(whole)  # type: ignore[arg-type] # refused
     with pytest.raises(SpecError, match=r"Study.corpus: is a whole dataset; take a subset: .corpus\("):
-        Study(whole, exposures=1, lr=1e-3)  # type: ignore[arg-type]
+        Study(whole, exposures=1, lr=1e-3)  # type: ignore[arg-type] # refused
 
 
 def test_texts_are_no_questions() -> None:
     with pytest.raises(SpecError, match=r"QA.items: holds texts, not questions or facts"):
-        QA(FactWorld(entities=4).corpus("Corpus_narrative"))  # type: ignore[arg-type]
+        QA(FactWorld(entities=4).corpus("Corpus_narrative"))  # type: ignore[arg-type] # refused

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from memexp.errors import StoreError
-from memexp.store import Store, Verification
+from memexp.store import Store, Verification, option_for
 
 TABLE = pa.table({"item": [0, 1, 2], "nll": [0.5, None, 2.0], "text": ["a", "b", None]})
 
@@ -439,3 +439,26 @@ def test_side_files_stay_off_results_and_inside_the_store(store: Store, path: st
 def test_a_location_that_readers_take_for_a_pattern_is_refused(name: str) -> None:
     with pytest.raises(StoreError, match="for a pattern"):
         Store(name)
+
+
+@pytest.mark.parametrize(
+    ("location", "variable", "option"),
+    [
+        ("results", None, ""),
+        ("./sub/../results", None, ""),
+        ("other", None, "--store {here}/other "),
+        ("results", "other", "--store {here}/results "),
+        ("other", "other", ""),
+        ("my results", None, "--store '{here}/my results' "),
+        ("s3://bucket/a", None, "--store s3://bucket/a "),
+        ("s3://bucket/a/", "s3://bucket/a", ""),
+        ("results", "ftp://nowhere", "--store {here}/results "),
+    ],
+)
+def test_a_command_names_the_store_unless_it_would_find_it(
+    location: str, variable: str | None, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if variable is not None:
+        monkeypatch.setenv("MEMEXP_STORE", variable)
+    assert option_for(Store(location)) == option.format(here=tmp_path)

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +28,8 @@ from moto.server import ThreadedMotoServer
 
 from memexp.compact import compact
 from memexp.errors import StoreError
+from memexp.query import print_query
+from memexp.records import SWEEPS
 from memexp.store import Store
 
 TABLE = pa.table({"item": [0, 1, 2], "nll": [0.5, None, 2.0], "text": ["a", "b", None]})
@@ -164,6 +167,26 @@ def test_other_tools_read_the_glob(store: Store) -> None:
     store.commit("recall", "1", TABLE)
     store.commit("recall", "2", TABLE)
     assert len(polars.read_parquet(store.path("recall"), storage_options={"aws_allow_http": "true"})) == 6
+
+
+def test_a_query_reads_a_bucket_and_of_one_sweep_only_its_rows(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = datetime.now(UTC)
+    for sweep in ("mine", "other"):
+        ids = {"condition_id": sweep, "stage_id": "s", "probe_id": "p"}
+        manifest = {"sweep": sweep, "kind": "mine", "name": f"s-p-{sweep}", "started": now} | ids
+        store.commit("sweeps", sweep, pa.Table.from_pylist([manifest], schema=SWEEPS))
+        store.commit("mine", f"s-p-{sweep}", pa.Table.from_pylist([ids | {"item": n} for n in range(3)]))
+
+    def told(sweep: str | None) -> list[str]:
+        assert print_query(store, "SELECT condition_id, count(*) FROM mine GROUP BY ALL ORDER BY 1", True, sweep) == 0
+        return capsys.readouterr().out.split()[1:]
+
+    assert told(None) == ["mine,3", "other,3"]
+    assert told("other") == ["other,3"]
+    with pytest.raises(StoreError, match="disabled by configuration"):
+        print_query(store, "SELECT * FROM read_csv('/etc/passwd')", True)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 40, -1])

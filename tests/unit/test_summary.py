@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from memexp.plan import Forest, grow
-from memexp.probes import QA, Recall, Recognition
-from memexp.records import MADE_WITH, RECALL, RECOGNITION, SWEEPS, rows_for
+from memexp.probes import QA, FactRatios, Recall, Recognition
+from memexp.records import MADE_WITH, RATIOS, RECALL, RECOGNITION, SWEEPS, rows_for
 from memexp.spec import Condition, Forget, Full, InlineItems, Interference, LoRA, Model, Pair, Study
 from memexp.store import Store
 from memexp.summary import print_summary
@@ -223,6 +223,23 @@ def test_where_exposures_do_not_vary_retention_intervals_are_columns(
     head, row = [[cell.strip() for cell in found] for found in cells]
     assert head == ["model", "", "4", "30"] and row == ["tiny", "1.00", "0.75", "0.25"]
     assert "by retention_steps" in page and "rises" not in page
+
+
+def test_other_kinds_are_named_with_the_command_that_reads_them(
+    tiny_model: Model, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = InlineItems("facts", [{"head": "France", "relation": "capital", "tail": "Paris"}])
+    study = Study(pair.targets, exposures=1, lr=1e-3)
+    forest = grow([Condition(tiny_model, study, probes=[FactRatios(facts)])])
+    (ask,) = forest.asks
+    store = Store(tmp_path / "my results")
+    made_with = {field.name: None for field in MADE_WITH}
+    rows = rows_for(pa.Table.from_pylist([{"item": 0}], schema=RATIOS), ask.settings, ask.labels, made_with)
+    store.commit(ask.kind, ask.name, rows)
+    said = f"""Rows of ratios are in the store: memexp query --store '{store.location}' "SELECT * FROM ratios"\n"""
+    assert printed(store, forest) == said
+    monkeypatch.setenv("MEMEXP_STORE", store.location)
+    assert printed(store, forest) == said.replace(f"--store '{store.location}' ", "")
 
 
 def test_an_empty_store_has_no_table(forest: Forest, tmp_path: Path) -> None:

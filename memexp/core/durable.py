@@ -1,0 +1,234 @@
+"""A trajectory put down on disk or in object storage in the middle of a stage, and taken up again exactly.
+
+Kept are what has been learned, the optimizer, the draws still to come, and the losses of the stage's steps so far; what
+a step trains on is a function of its number (batches.py). The files of a snapshot, written by all ranks through
+torch.distributed.checkpoint, count for nothing until a last small file, the mark, lists them:
+
+    mark = publish(place, "0123456789abcdef", 400, lm, optimizer, steps)
+    taken = take_up(place, mark, lm, study)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import AdamW
+
+from memexp.core.data import key_seed
+from memexp.core.model import LanguageModel
+from memexp.core.train import Step, adamw
+from memexp.core.world import World
+from memexp.errors import StoreError
+from memexp.snapshots import FOLDER, Mark, Place
+from memexp.spec import Training
+
+__all__ = ["Taken", "publish", "take_up"]
+
+_LEARNED = StateDictOptions(ignore_frozen_params=True)
+
+
+def publish(
+    place: Place, trajectory: str, step: int, lm: LanguageModel, optimizer: AdamW, steps: Sequence[Step]
+) -> Mark:
+    """Put a trajectory down after its `step`-th step; an older snapshot of it is removed. All ranks call.
+
+    Args:
+        place: where to.
+        trajectory: its identity.
+        step: steps of it that have been made.
+        lm: the model.
+        optimizer: its optimizer.
+        steps: those of the present stage so far, for ``training/``.
+
+    Raises:
+        StoreError: it could not be written (on all ranks); training may go on, a restart begins earlier.
+    """
+    world, mark = lm.world, Mark(trajectory, step)
+    folder = world.broadcast(f"{FOLDER}/{trajectory}/{step:09d}-{uuid.uuid4().hex}")
+    state = _state(lm, optimizer, drawn=True)
+    with _explained("write", folder), _unwarned():
+        state_dict_saver.save(state, storage_writer=_writer(place, folder), no_dist=world.size == 1)
+    failure = None
+    if world.leads:
+        try:
+            files = {path: place.size(path) for path in place.list_text(f"{folder}/")}
+            text = {"workers": world.size, "files": files, "steps": [dataclasses.astuple(each) for each in steps]}
+            place.put_text(mark.path, json.dumps({"folder": folder, **text}))
+            _forget_older(place, mark, folder)
+        except StoreError as error:
+            failure = error
+    if failure := world.broadcast(failure):  # as one, or the others would train on while rank 0 does not
+        raise failure
+    return mark
+
+
+def _forget_older(place: Place, newest: Mark, folder: str) -> None:
+    """Remove what a newer snapshot has made useless; not what is being written, which has no mark yet."""
+    paths = place.list_text(f"{FOLDER}/{newest.trajectory}/")
+    for path in [path for path in paths if path.endswith(".json") and path < newest.path]:
+        old = json.loads(place.get_text(path) or "{}").get("files", {})
+        place.delete(path)
+        for file in old:
+            place.delete(file)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a snapshot gave back beside the model's weights."""
+
+    optimizer: AdamW
+    """With the state it had."""
+    steps: list[Step]
+    """The steps of the stage it was taken in, up to it."""
+
+
+def take_up(place: Place, mark: Mark, lm: LanguageModel, settings: Training) -> Taken | None:
+    """Bring `lm` and the random draws to a snapshot. All ranks call.
+
+    Returns:
+        None where the snapshot is gone or not whole; `lm` may then hold part of it and is of no use as it is.
+    """
+    said = lm.world.broadcast(_whole(place, mark) if lm.world.leads else None)
+    if said is None:
+        return None
+    optimizer = adamw(lm, settings)
+    # Dropout goes on where it was only on as many ranks: each draws for its own rows.
+    state = _state(lm, optimizer, drawn=said["workers"] == lm.world.size)
+    try:
+        with _unwarned():
+            state_dict_loader.load(state, storage_reader=_reader(place, said["folder"]), no_dist=lm.world.size == 1)
+    except (CheckpointException, StoreError, OSError):
+        return None  # removed by another attempt just now
+    set_model_state_dict(lm, state["model"], options=StateDictOptions(strict=False))
+    set_optimizer_state_dict(lm, optimizer, optim_state_dict=state["optimizer"], options=_LEARNED)
+    if "draws" in state:
+        _set_draws(lm.world, state["draws"][str(lm.world.rank)])
+    else:
+        torch.manual_seed(key_seed(mark.trajectory, mark.step, "draws", lm.world.rank))
+    return Taken(optimizer, [Step(*values) for values in said["steps"]])
+
+
+def _whole(place: Place, mark: Mark) -> dict[str, Any] | None:
+    """What a mark says, if every file it lists is there in its full length."""
+    try:
+        said: dict[str, Any] = json.loads(place.get_text(mark.path) or "null")
+        whole = said is not None and all(place.size(path) == size for path, size in said["files"].items())
+    except (ValueError, KeyError, TypeError, AttributeError):  # not JSON, or not ours
+        return None
+    return said if whole else None
+
+
+def _state(lm: LanguageModel, optimizer: AdamW, drawn: bool) -> dict[str, Any]:
+    state = {
+        "model": get_model_state_dict(lm, options=_LEARNED),
+        "optimizer": get_optimizer_state_dict(lm, optimizer, options=_LEARNED),
+    }
+    if drawn:
+        state["draws"] = {str(lm.world.rank): _draws(lm.world)}
+    return state
+
+
+def _draws(world: World) -> Tensor:
+    return torch.cuda.get_rng_state(world.device) if world.device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_draws(world: World, state: Tensor) -> None:
+    if world.device.type == "cuda":
+        torch.cuda.set_rng_state(state, world.device)
+    else:
+        torch.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def _explained(doing: str, what: str) -> Iterator[None]:
+    """torch.distributed.checkpoint puts what went wrong on a rank into an error of its own."""
+    try:
+        yield
+    except CheckpointException as error:
+        first = next(iter(error.failures.values()))[0]
+        if isinstance(first, StoreError):
+            raise StoreError(str(first)) from error
+        raise StoreError(f"cannot {doing} snapshot {what}: {' '.join(str(first).split())[:200]}") from error
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is what a single process wants
+        yield
+
+
+# ---------------------------------------------------------------------------------------------------------
+# torch.distributed.checkpoint over a place
+
+
+class _Files(FileSystemBase):
+    """The few things torch.distributed.checkpoint does with files."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    @contextlib.contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
+        with self.place.open(os.fspath(path), "wb" if mode == "wb" else "rb") as stream:
+            yield stream
+
+    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
+        return f"{os.fspath(path)}/{suffix}"
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        with self.create_stream(path, "rb") as old, self.create_stream(new_path, "wb") as new:
+            shutil.copyfileobj(old, new)
+        self.rm_file(path)
+
+    def init_path(self, path: str | os.PathLike[str]) -> str:
+        return os.fspath(path)
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        return None  # a place makes folders as it needs them
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return True
+
+    def exists(self, path: str | os.PathLike[str]) -> bool:
+        return self.place.size(os.fspath(path)) is not None
+
+    def rm_file(self, path: str | os.PathLike[str]) -> None:
+        self.place.delete(os.fspath(path))
+
+
+def _writer(place: Place, folder: str) -> FileSystemWriter:
+    # A place makes files durable when they are closed.
+    writer = FileSystemWriter(folder, sync_files=False)
+    writer.fs = _Files(place)  # type: ignore[assignment] # declared as the one of local files
+    writer.path = folder
+    return writer
+
+
+def _reader(place: Place, folder: str) -> FileSystemReader:
+    reader = FileSystemReader(folder)
+    reader.fs = _Files(place)  # type: ignore[assignment] # likewise
+    reader.path = folder
+    return reader

@@ -1,0 +1,242 @@
+"""Executing what of a sweep is missing, on a connected cluster: conditions phase by phase, then searches.
+
+work = Work(forest, missing, ledgers, store, snapshots, retry_diverged=False)
+failures = execute_conditions(work, attempt, cluster, console) + execute_searches_of(work, attempt, cluster, console)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from rich.console import Console
+
+from memexp import plan as planning
+from memexp import snapshots
+from memexp.attempt import Attempt, stage_row
+from memexp.errors import MemexpError
+from memexp.identity import NUMERICS
+from memexp.plan import Forest, Missing, Stage, Trial
+from memexp.progress import Display, SearchDisplay
+from memexp.records import STAGES
+from memexp.sources import ResolvedModel
+from memexp.spec import Resources, Snapshots
+from memexp.store import Store
+from memexp.suggestions import Ledger
+
+if TYPE_CHECKING:
+    from memexp.cluster.connect import Cluster
+    from memexp.cluster.tune import Outcome
+
+__all__ = [
+    "Work",
+    "commit_of_code",
+    "discard_snapshots",
+    "execute_conditions",
+    "execute_searches_of",
+    "heartbeat",
+    "say",
+]
+
+
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """One line, as it is: no markup, no colour by content, no wrapping in the middle of a path."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What of a sweep is to be executed."""
+
+    forest: Forest
+    missing: Missing
+    ledgers: Sequence[Ledger]
+    store: Store
+    snapshots: Snapshots
+    retry_diverged: bool
+
+    @property
+    def searches(self) -> list[Ledger]:
+        """The searches with suggestions to make or to try."""
+        return [ledger for ledger in self.ledgers if ledger.done < ledger.prepared.search.trials]
+
+    @property
+    def left(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.missing.asks or self.searches)
+
+    @property
+    def models(self) -> list[tuple[Forest, list[ResolvedModel]]]:
+        """The models of what is to be done, each with a forest that has their conditions."""
+        grid = [self.forest.path(ask.stage)[0].model for ask in self.missing.asks]
+        places = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
+        return [(self.forest, grid), *((one, [one.stages[base].model for base in one.resources]) for one in places)]
+
+    @property
+    def needs(self) -> set[Resources]:
+        """What its trials hold."""
+        grid = {self.forest.resources[self.forest.path(ask.stage)[0].id] for ask in self.missing.asks}
+        places = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
+        return grid.union(*(one.resources.values() for one in places))
+
+
+def execute_conditions(work: Work, attempt: Attempt, cluster: Cluster, console: Console) -> list[str]:
+    """The trials of the conditions; returns a line for every stage that failed."""
+    from memexp.cluster.tune import execute_trials
+
+    asks = work.missing.asks
+    trials = planning.bundle(work.forest, asks, cluster.slots)
+    trials = [dataclasses.replace(trial, snapshots=work.snapshots) for trial in trials]
+    steps = sum(trial.steps for trial in trials)
+    say(console, f"executing {len(trials)} trials, {steps} steps, for {len(asks)} results")
+    with Display(asks, steps, console) as display:
+        return _phase_by_phase(
+            trials, lambda now: execute_trials(now, work.store, attempt, cluster, display), work.store, attempt
+        )
+
+
+def execute_searches_of(work: Work, attempt: Attempt, cluster: Cluster, console: Console) -> list[str]:
+    """The suggestions of the searches likewise."""
+    from memexp.cluster.search import execute_searches
+
+    left = sum(ledger.prepared.search.trials - ledger.done for ledger in work.searches)
+    searches = "1 search" if len(work.searches) == 1 else f"{len(work.searches)} searches"
+    say(console, f"trying {left} suggestions of {searches}")
+    attempt = dataclasses.replace(attempt, id=f"{attempt.id}s")  # an experiment of its own beside the conditions'
+    with SearchDisplay(left, console) as display:
+        trials, outcome = execute_searches(
+            work.searches, work.store, attempt, cluster, display, work.snapshots, work.retry_diverged
+        )
+    return _recorded(trials, outcome, work.store, attempt)
+
+
+def _recorded(trials: list[Trial], outcome: Outcome, store: Store, attempt: Attempt) -> list[str]:
+    """A line for all that failed, recorded in ``stages/`` where a trial died before it could."""
+    _record_lost(trials, outcome, store, attempt)
+    return [*dict.fromkeys(outcome.failures), *(f"a trial died: {why}" for why in outcome.lost.values())]
+
+
+def discard_snapshots(forest: Forest, left: Missing, ledgers: Sequence[Ledger], store: Store) -> None:
+    """Remove the snapshots that nothing needs: a trial killed after its last result leaves some, and pretraining."""
+    found = snapshots.find(store).trajectories
+    if not found:
+        return
+    wanted = [ask.stage for ask in [*left.asks, *(copy.ask for copy in left.copies)]]
+    needed = {name for at in wanted for stage in forest.path(at) for name in _names(stage)}
+    done = {name for stage in forest.stages.values() for name in _names(stage)}
+    for ledger in ledgers:
+        over = ledger.done >= ledger.prepared.search.trials
+        for index, entry in ledger.entries.items():
+            for stage in entry.place.forest.stages.values():
+                # Suggestions to come may begin where pretraining ends.
+                open_ = not ledger.through(index) or (not over and stage.kind == "pretrain")
+                (needed if open_ else done).update(_names(stage))
+    for trajectory in sorted(found & (done - needed)):
+        snapshots.discard(store, trajectory)
+
+
+def _names(stage: Stage) -> tuple[str, str]:
+    """What snapshots of a stage may be called."""
+    return stage.trajectory, stage.id
+
+
+def _phase_by_phase(
+    trials: list[Trial], execute: Callable[[list[Trial]], Outcome], store: Store, attempt: Attempt
+) -> list[str]:
+    """Execute the trials of each phase when those of the phase before are over; a line for all that failed."""
+    failures: list[str] = []
+    for phase in sorted({trial.phase for trial in trials}):
+        now = [trial for trial in trials if trial.phase == phase]
+        if phase:
+            now = _without_failed(now, store, attempt)
+        if now:
+            failures += _recorded(now, execute(now), store, attempt)
+    return failures
+
+
+def _without_failed(trials: list[Trial], store: Store, attempt: Attempt) -> list[Trial]:
+    """`trials` less what hangs below a model or a pretraining that failed just now, which is recorded as skipped."""
+    from memexp.cluster.failed import recorded, without
+
+    stages = [stage for trial in trials for stage in (trial.base, *trial.stages)]
+    failed = recorded(stages, store, attempt, ("failed", "diverged"))
+    # Each an attempt of its own: two trials may lack the same stage.
+    attempts = [dataclasses.replace(attempt, id=f"{attempt.id}after{index}") for index in range(len(trials))]
+    found = [without(trial, failed, store, own) for trial, own in zip(trials, attempts, strict=True)]
+    return [trial for trial in found if trial.asks]
+
+
+def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: Attempt) -> None:
+    """Write the ``stages/`` rows that a dead trial could not write."""
+    made_with = {
+        "numerics": NUMERICS,
+        "memexp": version("memexp"),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+    there = {mark.trajectory for mark in snapshots.find(store).found} if outcome.lost else set()
+    for index, why in outcome.lost.items():
+        trial = trials[index]
+        left = {ask.stage for ask in trial.asks if not store.exists(ask.kind, ask.name)} | {*trial.leaves} - there
+        rows = [
+            stage_row(stage, attempt, made_with, "failed", f"the trial died: {why}")
+            for stage in [trial.base, *trial.stages]
+            if stage.id in left
+        ]
+        if rows:
+            store.commit(
+                "stages",
+                f"{trial.base.id}-{attempt.id}lost{trial.phase}x{index}",
+                pa.Table.from_pylist(rows, schema=STAGES),
+            )
+
+
+HEARTBEAT = 10.0
+"""Seconds between signs of life of a running sweep."""
+
+
+@contextlib.contextmanager
+def heartbeat(store: Store, attempt: Attempt, results: int) -> Iterator[None]:
+    """Keep a file in the store that says this sweep is being executed, for ``memexp status``."""
+    path = f".running/{attempt.sweep}-{attempt.id}.json"
+    stop = threading.Event()
+
+    def beat() -> None:
+        while True:
+            sign = {"sweep": attempt.sweep, "host": socket.gethostname(), "pid": os.getpid(), "results": results}
+            with contextlib.suppress(MemexpError):  # the store's own errors surface where results are written
+                store.put_text(path, json.dumps(sign | {"time": time.time()}))
+            if stop.wait(HEARTBEAT):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(HEARTBEAT)
+        with contextlib.suppress(MemexpError):
+            store.delete(path)
+
+
+def commit_of_code() -> str | None:
+    """Commit of the code in the current folder, with a + where it has been changed since."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+        return told.stdout.strip() or None
+    return None

@@ -1,0 +1,329 @@
+"""A trajectory that was killed and taken up from its snapshot in the store ends where an undisturbed one ends, to the
+last bit; a snapshot that is not whole is not taken up; nothing is left when nothing is left to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import torch
+from core.small import weights
+from core.test_interference import after
+from core.test_snapshot import CASES, Subject, assert_same
+from core.test_trial import Grid, cold, grid, rows, statuses, store, trial_of
+from moto.server import ThreadedMotoServer
+
+import memexp.core.durable
+import memexp.core.train
+from memexp.attempt import Attempt
+from memexp.core.batches import StudyBatches
+from memexp.core.durable import publish, take_up
+from memexp.core.train import Step, adamw, train
+from memexp.core.world import World
+from memexp.errors import StoreError
+from memexp.plan import missing
+from memexp.snapshots import Mark, discard, find
+from memexp.spec import Condition, Forget, Full, LoRA, Snapshots
+from memexp.store import Store
+from memexp.trial import execute
+
+__all__ = ["cold", "grid", "store"]  # fixtures
+
+pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing")
+
+WORLD = World.current()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A store's URL on moto's S3 server."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    for name, value in (
+        *(("AWS_ENDPOINT_URL", endpoint), ("AWS_REGION", "us-east-1")),
+        *(("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")),
+    ):
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="bucket")
+    yield "s3://bucket/results"
+    server.stop()
+
+
+def learn(subject: Subject, first: int, last: int) -> list[Step]:
+    """Steps by number; an exposure has three."""
+    subject.optimizer = subject.optimizer or adamw(subject.lm, subject.study)
+    batches = StudyBatches(subject.study, subject.rows, 0)
+    return train(subject.lm, subject.optimizer, subject.study, batches, first, last)
+
+
+def put_down(subject: Subject, place: Store, step: int) -> Mark:
+    assert subject.optimizer is not None
+    return publish(place, "line", step, subject.lm, subject.optimizer, [])
+
+
+def files(place: Store) -> list[str]:
+    return place.list_text(".snapshots/")
+
+
+@pytest.mark.parametrize(("architecture", "method", "dropout"), CASES)
+def test_taken_up_in_the_middle_of_an_exposure(
+    architecture: str, method: Full | LoRA, dropout: float, store: Store
+) -> None:
+    whole, killed = (Subject(architecture, method, dropout) for _ in range(2))
+    expected = learn(whole, 1, 9)
+    made = learn(killed, 1, 5)
+    assert killed.optimizer is not None
+    mark = publish(store, "line", 5, killed.lm, killed.optimizer, made)
+    torch.manual_seed(12345)  # another process
+    again = Subject(architecture, method, dropout)
+    taken = take_up(store, mark, again.lm, again.study)
+    assert taken is not None and taken.steps == made
+    again.optimizer = taken.optimizer
+    assert [*taken.steps, *learn(again, 6, 9)] == expected
+    assert_same(again.state(), whole.state())
+
+
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_only_the_newest_is_kept_and_all_can_be_discarded(where: str, tmp_path: Path, request: Any) -> None:
+    place = Store(request.getfixturevalue("bucket")) if where == "bucket" else Store(tmp_path / "results")
+    subject = Subject("gpt2", LoRA(r=2), 0.0)
+    for step in (1, 2, 3):
+        learn(subject, step, step)
+        put_down(subject, place, step)
+    marks = find(place)
+    assert marks.of("line", 1, 9) == [Mark("line", 3)] and marks.of("line", 1, 2) == marks.of("other", 1, 9) == []
+    assert {path.split("/")[2].split("-")[0].removesuffix(".json") for path in files(place)} == {"000000003"}
+    other = Subject("gpt2", LoRA(r=2), 0.0)
+    taken = take_up(place, Mark("line", 3), other.lm, other.study)
+    assert taken is not None
+    assert_same(weights(other.lm), weights(subject.lm))
+    discard(place, "line")
+    assert files(place) == []
+
+
+def test_killed_before_the_mark_it_is_no_snapshot(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject("gpt2", LoRA(r=2), 0.0)
+    learn(subject, 1, 1)
+    whole = put_down(subject, store, 1)
+    learn(subject, 2, 2)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            put_down(subject, store, 2)
+    assert any("/000000002-" in path for path in files(store))  # it was nearly one
+    marks = find(store)
+    assert marks.of("line", 1, 9) == [whole] and marks.trajectories == {"line"}
+    discard(store, "line")
+    assert list(Path(store.location).glob(".snapshots/*")) == []  # no empty folder either
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def garble(path: Path) -> None:
+    path.write_text(path.read_text()[:-3])
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "truncated": ("**/*.distcp", shorten),
+    "gone": ("**/*.distcp", Path.unlink),
+    "no metadata": ("**/.metadata", Path.unlink),
+    "half a mark": ("**/*.json", garble),
+    "an empty mark": ("**/*.json", lambda path: path.write_text("")),
+    "no mark": ("**/*.json", Path.unlink),
+}
+
+
+@pytest.mark.parametrize(("pattern", "damage"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_snapshot_is_not_taken_up(
+    pattern: str, damage: Callable[[Path], object], store: Store, tmp_path: Path
+) -> None:
+    subject = Subject("gpt2", LoRA(r=2), 0.0)
+    learn(subject, 1, 1)
+    mark = put_down(subject, store, 1)
+    other = Subject("gpt2", LoRA(r=2), 0.0)
+    assert take_up(store, mark, other.lm, other.study) is not None
+    (file,) = Path(store.location).glob(f".snapshots/{pattern}")
+    damage(file)
+    assert take_up(store, mark, other.lm, other.study) is None
+
+
+def test_removed_while_it_is_read_it_is_not_taken_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject("gpt2", LoRA(r=2), 0.0)
+    learn(subject, 1, 1)
+    mark = put_down(subject, store, 1)
+    said = memexp.core.durable._whole(store, mark)
+    discard(store, "line")
+    monkeypatch.setattr(memexp.core.durable, "_whole", lambda *_: said)
+    assert take_up(store, mark, subject.lm, subject.study) is None
+
+
+# Whole trials
+
+
+class Killed(BaseException):
+    """As kill -9: nobody catches it."""
+
+
+def attempt(
+    conditions: list[Condition], sink: Store, name: str, snapshots: Snapshots, until: int | None = None
+) -> tuple[list[str], int]:
+    """Failures of a trial and the optimizer steps it made; killed in the update after its `until`-th."""
+    made = 0
+    plain = memexp.core.train.update
+
+    def update(*arguments: Any) -> Any:
+        nonlocal made
+        if made == until:
+            raise Killed
+        made += 1
+        return plain(*arguments)
+
+    trial = dataclasses.replace(trial_of(conditions), snapshots=snapshots)
+    asks = {(ask.kind, ask.name) for ask in missing(_forest(trial), sink).asks}
+    trial.asks = [ask for ask in trial.asks if (ask.kind, ask.name) in asks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memexp.core.train, "update", update)
+        patch.setattr(memexp.trial, "_warm", None)
+        try:
+            return execute(trial, sink, WORLD, Attempt("test", name)), made
+        except Killed:
+            return ["killed"], made
+
+
+def _forest(trial: Any) -> Any:
+    forest = memexp.plan.Forest(asks=trial.asks)
+    forest.stages = {stage.id: stage for stage in [trial.base, *trial.stages]}
+    return forest
+
+
+KINDS = ("recognition", "recall", "training")
+
+
+def data(store: Store) -> dict[str, list[dict[str, Any]]]:
+    return {kind: rows(store, kind) for kind in KINDS}
+
+
+EVERY = Snapshots(minutes=None, steps=4)
+NONE = Snapshots(minutes=None)
+
+
+def line(grid: Grid, **study: Any) -> list[Condition]:
+    """Study of six steps, then 31 of interference with three probes on the way."""
+    (studied,) = grid((2,), lrs=(1e-2,), **study)
+    return after(studied, 1, 10, 31)
+
+
+@pytest.mark.parametrize("method", [Full(), LoRA(r=2, dropout=0.1)], ids=["full", "lora"])
+@pytest.mark.parametrize("killed_at", [3, 6, 9, 20, 36])
+def test_killed_in_training_it_goes_on_from_the_last_snapshot(
+    killed_at: int, method: Full | LoRA, grid: Grid, store: Store, tmp_path: Path
+) -> None:
+    conditions = line(grid, method=method, dropout=0.1)
+    undisturbed = Store(tmp_path / "undisturbed")
+    assert attempt(conditions, undisturbed, "once", NONE) == ([], 37)
+    assert attempt(conditions, store, "first", EVERY, until=killed_at) == (["killed"], killed_at)
+    assert (find(store).found != frozenset()) == (killed_at >= 4)
+    assert attempt(conditions, store, "second", EVERY) == ([], 37 - killed_at // 4 * 4)
+    assert data(store) == data(undisturbed)
+    assert files(store) == []
+
+
+def test_without_snapshots_it_begins_again(grid: Grid, store: Store) -> None:
+    conditions = line(grid)
+    attempt(conditions, store, "first", NONE, until=20)
+    assert files(store) == []
+    assert attempt(conditions, store, "second", NONE) == ([], 37)
+
+
+def test_minutes_are_training_time_since_the_last_snapshot(
+    grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10_000))
+    published: list[int] = []
+    monkeypatch.setattr(memexp.trial.time, "monotonic", lambda: 30.0 * next(clock))
+    monkeypatch.setattr(memexp.trial, "publish", lambda _, line, step, *rest: published.append(step))
+    assert attempt(grid((3,)), store, "first", Snapshots(minutes=2.0)) == ([], 9)
+    assert published == [4, 8]  # by number of the trajectory: each after four half minutes
+
+
+def test_a_truncated_snapshot_costs_time_only(grid: Grid, store: Store, tmp_path: Path) -> None:
+    conditions = line(grid)
+    undisturbed = Store(tmp_path / "undisturbed")
+    attempt(conditions, undisturbed, "once", NONE)
+    attempt(conditions, store, "first", EVERY, until=20)
+    for file in Path(store.location).glob(".snapshots/**/*.distcp"):
+        shorten(file)
+    assert attempt(conditions, store, "second", EVERY) == ([], 37)
+    assert data(store) == data(undisturbed) and files(store) == []
+
+
+def test_a_snapshot_that_cannot_be_written_is_recorded_and_training_goes_on(
+    grid: Grid, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions = line(grid)
+    undisturbed = Store(tmp_path / "undisturbed")
+    attempt(conditions, undisturbed, "once", NONE)
+
+    def full(self: Store, path: str, mode: str) -> Any:
+        raise StoreError("cannot write: no space left")
+
+    monkeypatch.setattr(Store, "open", full)
+    assert attempt(conditions, store, "first", EVERY) == ([], 37)
+    assert statuses(store) == {"complete": 6, "unsaved": 9}
+    assert all("no space left" in row["error"] for row in rows(store, "stages", status="unsaved"))
+    assert data(store) == data(undisturbed)
+
+
+def test_a_tree_with_forks_goes_on_branch_by_branch(grid: Grid, store: Store, tmp_path: Path) -> None:
+    """Killed again and again: every attempt begins at snapshots, in memory or in the store, and nothing is lost."""
+    studied = grid((1, 2), lrs=(1e-2,), dropout=0.1)
+    forgotten = [dataclasses.replace(studied[1], forget=Forget(from_layer=k)) for k in (0, 1)]
+    conditions = [*studied, *forgotten, *after(studied[0], 5, 14), *after(forgotten[0], 9), *after(studied[1], 7)]
+    undisturbed = Store(tmp_path / "undisturbed")
+    assert attempt(conditions, undisturbed, "once", NONE)[0] == []
+    for number in range(100):
+        failures, _ = attempt(conditions, store, f"{number}", EVERY, until=5)
+        if not failures:
+            break
+        assert failures == ["killed"]
+    assert 5 <= number < 20
+    assert data(store) == data(undisturbed)
+    assert files(store) == []
+
+
+def test_kept_snapshots_serve_conditions_that_are_added_later(grid: Grid, store: Store, tmp_path: Path) -> None:
+    (studied,) = grid((2,), lrs=(1e-2,))
+    kept = Snapshots(minutes=None, steps=4, keep=True)
+    assert attempt(after(studied, 22), store, "first", kept) == ([], 28)
+    assert [mark.step for mark in find(store).found if mark.step > 6] == [22]
+    assert attempt(after(studied, 22, 30), store, "second", kept) == ([], 8)
+    once = Store(tmp_path / "once")
+    attempt(after(studied, 22, 30), once, "once", NONE)
+    assert data(store) == data(once)
+
+
+def test_another_number_of_workers_may_go_on(store: Store) -> None:
+    """Not to the last bit: each rank draws for its own rows. But at once, and with the same optimizer."""
+    subject = Subject("gpt2", Full(), 0.2)
+    learn(subject, 1, 4)
+    mark = put_down(subject, store, 4)
+    path = Path(store.location) / mark.path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"workers": 2}))
+    other = Subject("gpt2", Full(), 0.2)
+    taken = take_up(store, mark, other.lm, other.study)
+    assert taken is not None
+    assert_same(weights(other.lm), weights(subject.lm))
+    assert subject.optimizer is not None
+    assert_same(taken.optimizer.state_dict(), subject.optimizer.state_dict())

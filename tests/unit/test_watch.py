@@ -1,0 +1,36 @@
+"""A process that hangs ends itself and says so first; one that works, however slowly, is left alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from memexp.watch import STUCK
+
+SCRIPT = """
+import sys, time
+from memexp.watch import watched
+work, limit = [0], {seconds} / 60
+with watched(limit, lambda: work[0], lambda: print("stuck", flush=True)):
+    for _ in range({rounds}):
+        time.sleep({pause})
+        work[0] += 1
+print("done", flush=True)
+"""
+
+
+def run(seconds: float, pause: float, rounds: int) -> tuple[int, str]:
+    script = SCRIPT.format(seconds=seconds, pause=pause, rounds=rounds)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    return ended.returncode, ended.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("pause", "rounds", "expected"),
+    [(30.0, 1, (STUCK, "stuck")), (0.25, 8, (0, "done"))],
+    ids=["hangs", "works longer than the limit"],
+)
+def test_only_what_makes_no_progress_is_ended(pause: float, rounds: int, expected: tuple[int, str]) -> None:
+    assert run(1.0, pause, rounds) == expected
