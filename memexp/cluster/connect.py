@@ -6,16 +6,19 @@ with connected(address=None, needs=[Resources(workers=2)], store=store) as clust
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import math
 import os
 import socket
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from memexp.errors import ClusterError
@@ -31,6 +34,11 @@ DRIVERS = 1_000
 
 BOOTSTRAPPED = "~/ray_bootstrap_config.yaml"
 """What ``ray up`` leaves on a head node."""
+
+SERVERS = ("raylet", "gcs_server")
+"""What a local cluster cannot do without."""
+LOOK_EVERY = 0.2
+"""Seconds between two looks at them: Ray itself takes two to notice."""
 
 MOUNTS = "/proc/mounts"
 
@@ -126,10 +134,49 @@ def connected(address: str | None, needs: Iterable[Resources], store: Store) -> 
                 f"the store {store.location} is on this node's own disk, which the cluster's other nodes cannot see: "
                 "give --store s3://... or a folder on a shared file system"
             )
-        yield cluster
+        with contextlib.nullcontext() if already else _alive():
+            yield cluster
     finally:
         if not already:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _alive() -> Iterator[None]:
+    """End what is under way with one line when a server of our own local cluster dies.
+
+    Ray by itself prints pages and then ends this process from below.
+    """
+    servers = {child.name(): child for child in psutil.Process().children() if child.name() in SERVERS}
+    over = threading.Event()
+    dead: list[str] = []
+
+    def look() -> None:
+        while not over.wait(LOOK_EVERY):
+            dead.extend(name for name, server in servers.items() if not _lives(server))
+            if dead:
+                ray._private.worker._worker_logs_enabled = False  # or it prints the end of its own log, several times
+                _thread.interrupt_main()
+                return
+
+    thread = threading.Thread(target=look, daemon=True, name="memexp-servers")
+    thread.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not dead:
+            raise
+        raise ClusterError(f"Ray's {dead[0]} died (killed, or out of memory); the same command goes on") from None
+    finally:
+        over.set()
+        thread.join()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # a child, whom nobody may have waited for yet
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _init(address: str, sharded: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -73,3 +75,20 @@ def test_a_disk_is_shared_if_its_file_system_is(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(connect, "MOUNTS", str(tmp_path / "mounts"))
     assert connect._is_shared(tmp_path / "shared" / "results")
     assert not connect._is_shared(tmp_path / "results")
+
+
+@pytest.mark.parametrize("name", [*connect.SERVERS, "somebody"])
+def test_only_the_death_of_a_server_of_our_own_ends_what_is_under_way(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("#!/bin/sh\nread line\n")
+    (tmp_path / name).chmod(0o755)
+    ended = contextlib.nullcontext()
+    if name in connect.SERVERS:
+        ended = pytest.raises(ClusterError, match=f"Ray's {name} died .*; the same command goes on")
+    with subprocess.Popen([tmp_path / name], stdin=subprocess.PIPE) as child, ended, connect._alive():
+        child.kill()
+        time.sleep(5 * connect.LOOK_EVERY)
+
+
+def test_ctrl_c_stays_ctrl_c() -> None:
+    with pytest.raises(KeyboardInterrupt), connect._alive():
+        raise KeyboardInterrupt
