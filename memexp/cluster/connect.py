@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,6 +40,9 @@ SERVERS = ("raylet", "gcs_server")
 """What a local cluster cannot do without."""
 LOOK_EVERY = 0.2
 """Seconds between two looks at them: Ray itself takes two to notice."""
+
+GRACE = 4.0
+"""Seconds that what is under way has to end when one of them is dead."""
 
 MOUNTS = "/proc/mounts"
 
@@ -125,7 +129,7 @@ def connected(address: str | None, needs: Iterable[Resources], store: Store) -> 
     already = ray.is_initialized()  # within a test or a notebook that keeps a cluster
     if not already:
         _init(address, sharded=any(resources.workers > 1 for resources in needs))
-    try:
+    with contextlib.nullcontext() if already else _ours():
         cluster = _look()
         for resources in needs:
             cluster.check(resources)
@@ -134,29 +138,29 @@ def connected(address: str | None, needs: Iterable[Resources], store: Store) -> 
                 f"the store {store.location} is on this node's own disk, which the cluster's other nodes cannot see: "
                 "give --store s3://... or a folder on a shared file system"
             )
-        with contextlib.nullcontext() if already else _alive():
-            yield cluster
-    finally:
-        if not already:
-            ray.shutdown()
+        yield cluster
 
 
 @contextlib.contextmanager
-def _alive() -> Iterator[None]:
-    """End what is under way with one line when a server of our own local cluster dies.
+def _ours() -> Iterator[None]:
+    """A connection that ends with the context; with one line at once where a server that this process started dies.
 
-    Ray by itself prints pages and then ends this process from below.
+    Ray by itself prints the end of its log several times, and after some ten seconds ends this process from below.
     """
+    printer = ray._private.worker
+    printed, printer._worker_logs_enabled = printer._worker_logs_enabled, False
     servers = {child.name(): child for child in psutil.Process().children() if child.name() in SERVERS}
     over = threading.Event()
     dead: list[str] = []
 
     def look() -> None:
         while not over.wait(LOOK_EVERY):
-            dead.extend(name for name, server in servers.items() if not _lives(server))
+            dead.extend(_died(name) for name, server in servers.items() if not _lives(server))
             if dead:
-                ray._private.worker._worker_logs_enabled = False  # or it prints the end of its own log, several times
                 _thread.interrupt_main()
+                if not over.wait(GRACE):  # the main thread waits for the dead
+                    print(f"memexp: {dead[0]}", file=sys.stderr, flush=True)
+                    os._exit(2)
                 return
 
     thread = threading.Thread(target=look, daemon=True, name="memexp-servers")
@@ -166,10 +170,18 @@ def _alive() -> Iterator[None]:
     except KeyboardInterrupt:
         if not dead:
             raise
-        raise ClusterError(f"Ray's {dead[0]} died (killed, or out of memory); the same command goes on") from None
+        raise ClusterError(dead[0]) from None
     finally:
+        if not dead:
+            over.set()
+        ray.shutdown()
         over.set()
         thread.join()
+        printer._worker_logs_enabled = printed
+
+
+def _died(name: str) -> str:
+    return f"Ray's {name} died (killed, or out of memory); the same command goes on"
 
 
 def _lives(process: psutil.Process) -> bool:

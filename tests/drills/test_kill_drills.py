@@ -152,6 +152,7 @@ def test_kill_9_of_the_raylet(script: Path, undisturbed: Tables, tmp_path: Path)
         assert ended == 2, page
         assert page.splitlines()[-1] == "memexp: Ray's raylet died (killed, or out of memory); the same command goes on"
         assert "Traceback" not in page and "(raylet)" not in page
+        until(lambda: not marked(struck.mark), 60)  # nobody is left behind
     assert results(tmp_path) < FILES
     assert finish(script, tmp_path, "kill -9 of the raylet") == (0, FILES)
     assert 30 in steps_made(tmp_path, "interference")
