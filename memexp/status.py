@@ -38,7 +38,7 @@ def print_status(store: Store) -> int:
         for sign in running.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
         console.print(line)
-        for (status, error), count in _reasons(ends, sweep, {ask["stage_id"] for ask in lacking}).most_common(10):
+        for (status, error), count in _reasons(ends, lacking).most_common(10):
             console.print(f"  {count} {status}: {error}")
     return 0 if whole else 1
 
@@ -55,25 +55,32 @@ def latest_manifests(store: Store) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _last_attempts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The latest row of each stage; a second attempt's differing numbers are no state of a stage."""
-    last: dict[str, dict[str, Any]] = {}
+Ends = dict[tuple[str, str | None], dict[str, Any]]
+"""The latest row of each stage, and with the identity of a probe of what went wrong with its measurement."""
+
+
+def _last_attempts(rows: list[dict[str, Any]]) -> Ends:
+    """Without those whose numbers differ from stored ones, which is no state of a stage."""
+    last: Ends = {}
     for row in sorted(rows, key=lambda row: row["finished"]):
-        if row["status"] != "differs":
-            last[row["stage_id"]] = row
+        if row["status"] not in ("differs", "unsaved"):
+            last[row["stage_id"], row["probe_id"]] = row
     return last
 
 
-def _reasons(ends: dict[str, dict[str, Any]], sweep: str, lacking: set[str]) -> Counter[tuple[str, str]]:
-    """Why the stages that results are lacking of did not end well, following skipped ones up to what failed."""
-    reasons: Counter[tuple[str, str]] = Counter()
-    for stage in lacking:
-        row = ends.get(stage)
-        while row is not None and row["status"] == "skipped" and row["parent_id"] in ends:
-            row = ends[row["parent_id"]]
+def _reasons(ends: Ends, lacking: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    """Why results are lacking, by stage: it failed, or one before it if it was skipped, or else the measurement."""
+    reasons: set[tuple[str, str, str]] = set()
+    for ask in lacking:
+        row = ends.get((ask["stage_id"], None))
+        while row is not None and row["status"] == "skipped" and (row["parent_id"], None) in ends:
+            row = ends[row["parent_id"], None]
+        if row is None or row["status"] == "complete":
+            row = ends.get((ask["stage_id"], ask["probe_id"]))
         if row is not None and row["status"] in ("failed", "diverged"):
-            reasons[row["status"], (row["error"] or "for no stated reason").splitlines()[0]] += 1
-    return reasons
+            why = (row["error"] or "for no stated reason").splitlines()[0]
+            reasons.add((ask["stage_id"], row["status"], why))
+    return Counter((status, why) for _, status, why in reasons)
 
 
 def _running(store: Store) -> dict[str, list[dict[str, Any]]]:

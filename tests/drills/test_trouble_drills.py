@@ -12,12 +12,15 @@ from support import command, data, sweep_script
 pytestmark = [pytest.mark.drill, pytest.mark.cluster]
 
 TROUBLE = '''
+import dataclasses
 import os
+from typing import ClassVar
 import pyarrow as pa
+from memexp.spec import spec
 @spec
 class Trouble(Probe):
     """In trouble, until a file says that what was wrong is mended."""
-    kind = "trouble"
+    kind: ClassVar[str] = "trouble"
     exposures: int = 0
     @classmethod
     def schema(cls):
@@ -28,7 +31,6 @@ class Trouble(Probe):
         if not os.path.exists({mended!r}):
             exec({troubles!r}.get(self.exposures, ""))
         return pa.table({{"item": [1]}})
-import dataclasses
 sweep = dataclasses.replace(sweep, conditions=[
     dataclasses.replace(condition, probes=[Trouble(), *condition.probes]) for condition in sweep.conditions
 ])
