@@ -38,10 +38,11 @@ def print_status(store: Store) -> int:
         open_conditions = {ask["condition_id"] for ask in lacking}
         whole = whole and not open_conditions
         parts = [f"{len(conditions) - len(open_conditions)} of {len(conditions)} conditions"] if asks else []
-        stages = {ask["stage_id"] for ask in lacking}
+        measured = {(ask["stage_id"], ask["probe_id"]) for ask in lacking}
         for name, rows in searches.get(sweep, {}).items():
             undone = _undone(store, rows, have, ends)
-            stages |= {row["stage_id"] for row in undone}
+            # The name of a file begins with what was measured: stage and probe.
+            measured |= {(row["stage_id"], file.split("-")[1]) for row in undone for file in row["results"]}
             trials = max(rows, key=lambda row: row["suggested"])["trials"]
             done = {row["suggestion"] for row in rows if row["suggestion"] < trials}
             done -= {row["suggestion"] for row in undone}
@@ -51,7 +52,7 @@ def print_status(store: Store) -> int:
         for sign in running.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
         console.print(line)
-        for (status, error), count in _reasons(ends, sweep, stages).most_common(10):
+        for (status, error), count in _reasons(ends, measured).most_common(10):
             console.print(f"  {count} {status}: {error}")
     return 0 if whole else 1
 
@@ -69,9 +70,11 @@ def _searches(store: Store) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return found
 
 
-def _undone(
-    store: Store, rows: list[dict[str, Any]], have: dict[str, set[str]], ends: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+Ends = dict[tuple[str, str | None], dict[str, Any]]
+"""The latest row of each stage, and with the identity of a probe of what went wrong with its measurement."""
+
+
+def _undone(store: Store, rows: list[dict[str, Any]], have: dict[str, set[str]], ends: Ends) -> list[dict[str, Any]]:
     """The conditions of a search without results, but for those of suggestions that were stopped or that diverged."""
     files = {f"{kind}/{name}" for kind, names in have.items() for name in names}
     lacking = [row for row in rows if not files.issuperset(row["results"])]
@@ -80,31 +83,37 @@ def _undone(
     return [row for row in lacking if row["suggestion"] not in through]
 
 
-def _end(ends: dict[str, dict[str, Any]], stage: str) -> dict[str, Any] | None:
+def _end(ends: Ends, stage: str) -> dict[str, Any] | None:
     """How a stage ended, and where it was skipped the one before it."""
-    row = ends.get(stage)
-    while row is not None and row["status"] == "skipped" and row["parent_id"] in ends:
-        row = ends[row["parent_id"]]
+    row = ends.get((stage, None))
+    while row is not None and row["status"] == "skipped" and (row["parent_id"], None) in ends:
+        row = ends[row["parent_id"], None]
     return row
 
 
-def _last_attempts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The latest row of each stage; a second attempt's differing numbers are no state of a stage."""
-    last: dict[str, dict[str, Any]] = {}
+def _last_attempts(rows: list[dict[str, Any]]) -> Ends:
+    """Without those whose numbers differ from stored ones, or that say of a snapshot: no state of a stage."""
+    last: Ends = {}
     for row in sorted(rows, key=lambda row: row["finished"]):
-        if row["status"] != "differs":
-            last[row["stage_id"]] = row
+        if row["status"] not in ("differs", "unsaved"):
+            last[row["stage_id"], row["probe_id"]] = row
     return last
 
 
-def _reasons(ends: dict[str, dict[str, Any]], sweep: str, lacking: set[str]) -> Counter[tuple[str, str]]:
-    """Why the stages that results are lacking of did not end well, following skipped ones up to what failed."""
-    reasons: Counter[tuple[str, str]] = Counter()
-    for stage in lacking:
+def _reasons(ends: Ends, lacking: set[tuple[str, str]]) -> Counter[tuple[str, str]]:
+    """Why results are lacking, by stage: it failed, or one before it if it was skipped, or else the measurement.
+
+    `lacking` has stage and probe of each.
+    """
+    reasons: set[tuple[str, str, str]] = set()
+    for stage, probe in lacking:
         row = _end(ends, stage)
+        if row is None or row["status"] == "complete":
+            row = ends.get((stage, probe))
         if row is not None and row["status"] in ("failed", "diverged"):
-            reasons[row["status"], (row["error"] or "for no stated reason").splitlines()[0]] += 1
-    return reasons
+            why = (row["error"] or "for no stated reason").splitlines()[0]
+            reasons.add((stage, row["status"], why))
+    return Counter((status, why) for _, status, why in reasons)
 
 
 def _running(store: Store) -> dict[str, list[dict[str, Any]]]:

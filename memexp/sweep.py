@@ -15,7 +15,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
@@ -233,7 +233,9 @@ class Sweep:
 
     def _record(self, forest: Forest, store: Store) -> None:
         """Say in ``sweeps/`` which files hold this sweep's results, unless that is what it said last."""
-        now = datetime.now(UTC)
+        said = latest_manifests(store).get(self.name, [])
+        # The latest is the one that counts, also where the clock has been set back since.
+        started = max([datetime.now(UTC), *(row["started"] + timedelta(microseconds=1) for row in said)])
         rows = [
             {
                 "sweep": self.name,
@@ -242,11 +244,10 @@ class Sweep:
                 "condition_id": ask.condition_id,
                 "stage_id": ask.stage,
                 "probe_id": ask.probe_id,
-                "started": now,
+                "started": started,
             }
             for ask in forest.asks
         ]
-        said = latest_manifests(store).get(self.name, [])
         if {(row["kind"], row["name"]) for row in rows} != {(row["kind"], row["name"]) for row in said}:
             name = f"{self.name}-{uuid.uuid4().hex[:12]}"
             store.commit("sweeps", name, pa.Table.from_pylist(rows, schema=SWEEPS))

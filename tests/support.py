@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,15 +23,19 @@ pair = Pair(TextFile({targets!r}), TextFile({foils!r}))
 config = {{"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64,
            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
 model = Model("tiny", tokenizer=TrainedTokenizer([pair.targets, pair.foils], 400), init=RandomInit(config))
+afterwards = [None if stop is None else Interference(TextFile({others!r}), stop, lr=1e-3, batch_size=4, block_size=64)
+              for stop in {stops!r}]
 sweep = Sweep(
     name="small",
     conditions=[
         Condition(model, Study(pair.targets, exposures=n, lr=lr, batch_size=4, block_size=64),
-                  probes=[Recognition(pair), Recall()], labels={{"list": "first"}})
-        for n in {exposures!r} for lr in {lrs!r}
+                  probes=[Recognition(pair), Recall()], labels={{"list": "first"}}, interference=interference)
+        for n in {exposures!r} for lr in {lrs!r} for interference in afterwards
     ],
-    resources=Resources(workers={workers}),
+    resources=Resources(workers={workers}, stall_minutes={stall}),
+    snapshots=Snapshots(minutes=None, steps={snapshots}),
 )
+{more}
 if __name__ == "__main__":
     raise SystemExit(sweep.main())
 '''
@@ -40,12 +45,28 @@ def sweep_script(
     folder: Path,
     exposures: tuple[int, ...] = (0, 1, 2),
     lrs: tuple[float, ...] = (1e-3, 3e-3),
+    stops: tuple[int | None, ...] = (None,),
     workers: int = 1,
     items: int = 12,
+    snapshots: int | None = None,
+    stall: float = 60,
+    more: str = "",
 ) -> Path:
-    """Write study lists of `items` sentences and a sweep script over them to `folder`; returns the script."""
+    """Write lists of `items` sentences and a sweep script over them to `folder`; returns the script.
+
+    Args:
+        folder: where to; the identities in it do not depend on it.
+        exposures: of study.
+        lrs: of study.
+        stops: retention intervals; None has no interference.
+        workers: of every trial.
+        items: sentences in each list.
+        snapshots: steps between two of them; None makes none.
+        stall: minutes that a worker may hang.
+        more: statements after the sweep is made.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("targets", "foils"):
+    for name in ("targets", "foils", "others"):
         lines = [
             f'{{"sent": "The {name} say that number {i} is {i * 7 % 11} and {i * i % 13}."}}' for i in range(items)
         ]
@@ -53,21 +74,31 @@ def sweep_script(
     script = folder / "small_sweep.py"
     script.write_text(
         SCRIPT.format(
-            conditions=len(exposures) * len(lrs),
-            targets=str(folder / "targets.jsonl"),
-            foils=str(folder / "foils.jsonl"),
+            conditions=len(exposures) * len(lrs) * len(stops),
+            **{name: str(folder / f"{name}.jsonl") for name in ("targets", "foils", "others")},
             exposures=exposures,
             lrs=lrs,
+            stops=stops,
             workers=workers,
+            snapshots=snapshots,
+            stall=stall,
+            more=more,
         )
     )
     return script
 
 
-def command(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """Start ``memexp`` in a process and session of its own, so that a signal reaches what the test means."""
+def command(*arguments: object, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+    """Start ``memexp`` in a process and session of its own, so that a signal reaches what the test means.
+
+    Args:
+        arguments: those of the command.
+        prefix: another command that executes it.
+        environment: variables beside the present ones.
+    """
+    memexp = [sys.executable, "-c", "import sys; from memexp.cli import main; sys.exit(main())", *map(str, arguments)]
     return subprocess.Popen(
-        [sys.executable, "-c", "import sys; from memexp.cli import main; sys.exit(main())", *map(str, arguments)],
+        [*prefix, *memexp],
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

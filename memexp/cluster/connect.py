@@ -6,16 +6,20 @@ with connected(address=None, needs=[Resources(workers=2)], store=store) as clust
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import math
 import os
 import socket
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from memexp.errors import ClusterError
@@ -31,6 +35,14 @@ DRIVERS = 1_000
 
 BOOTSTRAPPED = "~/ray_bootstrap_config.yaml"
 """What ``ray up`` leaves on a head node."""
+
+SERVERS = ("raylet", "gcs_server")
+"""What a local cluster cannot do without."""
+LOOK_EVERY = 0.2
+"""Seconds between two looks at them: Ray itself takes two to notice."""
+
+GRACE = 4.0
+"""Seconds that what is under way has to end when one of them is dead."""
 
 MOUNTS = "/proc/mounts"
 
@@ -117,7 +129,7 @@ def connected(address: str | None, needs: Iterable[Resources], store: Store) -> 
     already = ray.is_initialized()  # within a test or a notebook that keeps a cluster
     if not already:
         _init(address, sharded=any(resources.workers > 1 for resources in needs))
-    try:
+    with contextlib.nullcontext() if already else _ours():
         cluster = _look()
         for resources in needs:
             cluster.check(resources)
@@ -127,9 +139,56 @@ def connected(address: str | None, needs: Iterable[Resources], store: Store) -> 
                 "give --store s3://... or a folder on a shared file system"
             )
         yield cluster
+
+
+@contextlib.contextmanager
+def _ours() -> Iterator[None]:
+    """A connection that ends with the context; with one line at once where a server that this process started dies.
+
+    Ray by itself prints the end of its log several times, and after some ten seconds ends this process from below.
+    """
+    printer = ray._private.worker
+    printed, printer._worker_logs_enabled = printer._worker_logs_enabled, False
+    servers = {child.name(): child for child in psutil.Process().children() if child.name() in SERVERS}
+    over = threading.Event()
+    dead: list[str] = []
+
+    def look() -> None:
+        while not over.wait(LOOK_EVERY):
+            dead.extend(_died(name) for name, server in servers.items() if not _lives(server))
+            if dead:
+                _thread.interrupt_main()
+                if not over.wait(GRACE):  # the main thread waits for the dead
+                    print(f"memexp: {dead[0]}", file=sys.stderr, flush=True)
+                    os._exit(2)
+                return
+
+    thread = threading.Thread(target=look, daemon=True, name="memexp-servers")
+    thread.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not dead:
+            raise
+        raise ClusterError(dead[0]) from None
     finally:
-        if not already:
-            ray.shutdown()
+        if not dead:
+            over.set()
+        ray.shutdown()
+        over.set()
+        thread.join()
+        printer._worker_logs_enabled = printed
+
+
+def _died(name: str) -> str:
+    return f"Ray's {name} died (killed, or out of memory); the same command goes on"
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # a child, whom nobody may have waited for yet
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _init(address: str, sharded: bool) -> None:

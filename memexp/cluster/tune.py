@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import logging
 import os
 import sys
 import tempfile
@@ -41,6 +42,8 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Ctrl-C is to reach the driver, which then ends all trials at once; Tune's own handler would wait for them.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+# A trial that died is a line of `Outcome`; Tune's own word for it is a traceback through Ray.
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 @dataclass

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from drills.strikes import kill, marked, until
 from support import command, sweep_script
-from test_sweep_drills import of_mark, started, until
 
 from memexp.store import Store
 
@@ -51,11 +52,15 @@ def test_kill_9_of_the_driver_in_the_middle_of_a_search(tmp_path: Path) -> None:
     script = sweep_script(tmp_path / "sweep", items=60)
     script.write_text(script.read_text().split("sweep = Sweep(")[0] + SEARCH)
     store = tmp_path / "store"
-    with started(script, store) as (process, mark):
+    mark = uuid.uuid4().hex
+    process = command("run", script, "--store", store, "--address", "local", MEMEXP_DRILL=mark)
+    try:
         until(lambda: (len(suggestions(store)) >= 4 and len(results(store)) >= 6) or process.poll() is not None)
         process.kill()
-        process.wait(30)
-    until(lambda: not of_mark(mark, "ray::"))  # its local cluster goes down with it
+        process.communicate()
+        until(lambda: not marked(mark, "ray::"))  # its local cluster goes down with it
+    finally:
+        kill(mark)
     kept, written = suggestions(store), results(store)
     assert 4 <= len(kept) <= TRIALS and len(written) < 3 * TRIALS
     trained = Counter(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -270,17 +271,18 @@ def wanted(store: Store, sweep: str, stages: str, started: datetime = NOW) -> No
     store.commit("sweeps", f"{sweep}-{stages}", pa.Table.from_pylist(rows, schema=SWEEPS))
 
 
-def attempt(store: Store, name: str, *rows: tuple[str, str | None, str, str | None]) -> None:
-    """Rows of (stage, parent, status, error), each a second after the one before."""
+def attempt(store: Store, name: str, *rows: tuple[str | None, ...]) -> None:
+    """Rows of (stage, parent, status, error) or (..., probe), each a second after the one before."""
     kept = [
         {
             "stage_id": stage,
             "parent_id": parent,
             "status": status,
             "error": error,
+            "probe_id": probe[0] if probe else None,
             "finished": NOW + timedelta(seconds=second),
         }
-        for second, (stage, parent, status, error) in enumerate(rows)
+        for second, (stage, parent, status, error, *probe) in enumerate(rows)
     ]
     store.commit("stages", name, pa.Table.from_pylist(kept, schema=STAGES))
 
@@ -325,6 +327,23 @@ def test_status_forgets_what_has_been_mended(memexp: Command) -> None:
     wanted(store, "part", "a")
     attempt(store, "one", ("a", None, "failed", "no space left"), ("a", None, "complete", None))
     assert memexp("status")[1] == "part: 0 of 1 conditions complete\n"  # its file was deleted since
+
+
+def test_status_says_why_a_measurement_failed_also_when_its_stage_was_reached_again(memexp: Command) -> None:
+    store = Store("results")
+    wanted(store, "part", "a")
+    failed = ("a", None, "failed", "recognition: no progress", "probe")
+    mended = ("a", None, "failed", "recall: no progress", "other probe")
+    attempt(store, "one", failed, mended, ("a", None, "complete", None), ("a", None, "unsaved", "no space left"))
+    assert memexp("status")[1] == "part: 0 of 1 conditions complete\n  1 failed: recognition: no progress\n"
+
+
+def test_status_is_not_misled_by_a_clock_that_was_set_back(memexp: Command) -> None:
+    store = Store("results")
+    wanted(store, "edited", "ab", started=NOW + timedelta(days=1))
+    ask = SimpleNamespace(kind="recognition", name="c-probe-edited", condition_id="c", stage="c", probe_id="probe")
+    Sweep._record(SimpleNamespace(name="edited"), SimpleNamespace(asks=[ask]), store)  # type: ignore[arg-type]
+    assert memexp("status")[1] == "edited: 0 of 1 conditions complete\n"
 
 
 def test_status_asks_for_what_the_sweep_was_last_started_with(memexp: Command) -> None:

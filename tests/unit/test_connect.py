@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -73,3 +76,52 @@ def test_a_disk_is_shared_if_its_file_system_is(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(connect, "MOUNTS", str(tmp_path / "mounts"))
     assert connect._is_shared(tmp_path / "shared" / "results")
     assert not connect._is_shared(tmp_path / "results")
+
+
+@pytest.fixture
+def unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster of other tests stays."""
+    monkeypatch.setattr(connect.ray, "shutdown", lambda: None)
+
+
+@pytest.mark.parametrize("name", [*connect.SERVERS, "somebody"])
+def test_only_the_death_of_a_server_of_our_own_ends_what_is_under_way(
+    name: str, tmp_path: Path, unconnected: None
+) -> None:
+    (tmp_path / name).write_text("#!/bin/sh\nread line\n")
+    (tmp_path / name).chmod(0o755)
+    ended = contextlib.nullcontext()
+    if name in connect.SERVERS:
+        ended = pytest.raises(ClusterError, match=f"Ray's {name} died .*; the same command goes on")
+    with subprocess.Popen([tmp_path / name], stdin=subprocess.PIPE) as child, ended, connect._ours():
+        child.kill()
+        time.sleep(5 * connect.LOOK_EVERY)
+
+
+def test_ctrl_c_stays_ctrl_c(unconnected: None) -> None:
+    with pytest.raises(KeyboardInterrupt), connect._ours():
+        raise KeyboardInterrupt
+
+
+DEAF = """
+import subprocess, time
+from memexp.cluster import connect
+connect.GRACE = 0.5  # seconds
+child = subprocess.Popen(["{raylet}"], stdin=subprocess.PIPE)
+with connect._ours():
+    child.kill()
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+"""
+
+
+def test_who_waits_for_a_dead_server_is_ended_with_the_same_line(tmp_path: Path) -> None:
+    (tmp_path / "raylet").write_text("#!/bin/sh\nread line\n")
+    (tmp_path / "raylet").chmod(0o755)
+    code = DEAF.format(raylet=tmp_path / "raylet")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert ended.returncode == 2
+    assert ended.stderr == "memexp: Ray's raylet died (killed, or out of memory); the same command goes on\n"

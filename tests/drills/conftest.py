@@ -1,0 +1,37 @@
+"""The grid that drills of whole sweeps disturb, and at the end of all of them what recoveries took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from drills.strikes import FILES, RECOVERIES, finish, grid
+from support import data
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the grid's lists are: rows name their corpus by its path."""
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(folder: Path) -> dict[str, pa.Table]:
+    """What the grid leaves where nothing happens, and no snapshot is made either."""
+    store = folder / "undisturbed"
+    assert finish(grid(folder, snapshots=None), store) == (0, FILES)
+    return data(store)
+
+
+@pytest.fixture(scope="session")
+def script(folder: Path, undisturbed: dict[str, pa.Table]) -> Path:
+    """The grid with snapshots: to be disturbed."""
+    return grid(folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if RECOVERIES:
+        terminalreporter.section("recoveries: seconds from the second command")
+    for after, first, whole in RECOVERIES:
+        terminalreporter.write_line(f"{first:6.1f} to its first new result, {whole:6.1f} to its end: after {after}")

@@ -1,0 +1,96 @@
+"""Stores on disks that are full or read-only, from the beginning or midway: one line, and the same command goes on
+once there is room. Needs private mount namespaces (`unshare --mount`, as root): root ignores modes."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from drills.strikes import FILES, finish, held, results, rows, same
+from support import command
+
+pytestmark = [pytest.mark.drill, pytest.mark.cluster]
+
+
+class Disk:
+    """A small tmpfs that only its own namespace sees."""
+
+    def __init__(self, holder: subprocess.Popen[str], mount: Path) -> None:
+        self.mount = mount
+        self.inside = ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt"]
+        self.outside = Path(f"/proc/{holder.pid}/root{mount}")
+        """The mount as the test sees it."""
+
+    def sh(self, line: str) -> bool:
+        """Whether a shell could do it in the namespace."""
+        return subprocess.run([*self.inside, "sh", "-ec", line], capture_output=True).returncode == 0
+
+    def fill(self) -> None:
+        """Leave no room. What is being written just now may free some: until it does not."""
+        for _ in range(3):
+            self.sh(f"cat /dev/zero >> {self.mount}/ballast")
+
+    def empty(self) -> None:
+        assert self.sh(f"rm -f {self.mount}/ballast")
+
+    def remount(self, how: str) -> None:
+        """Read-only ("ro") or writable ("rw"); refused while a file is being written."""
+        while not self.sh(f"mount -o remount,{how} {self.mount}"):
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    line = f"mount -t tmpfs -o size=64m drill {mount}; echo mounted; exec sleep 3600"
+    holder = subprocess.Popen(["unshare", "--mount", "sh", "-ec", line], stdout=subprocess.PIPE, text=True)
+    try:
+        if not holder.stdout or holder.stdout.readline() != "mounted\n":
+            pytest.skip("private mount namespaces are not permitted here")
+        yield Disk(holder, mount)
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+BREAK = {"full": ("no space left", Disk.fill, Disk.empty)}
+BREAK["read-only"] = (
+    "the file system is read-only",
+    lambda disk: disk.remount("ro"),
+    lambda disk: disk.remount("rw"),
+)
+
+
+@pytest.mark.parametrize("what", BREAK)
+def test_a_broken_disk_is_one_line_before_any_trial(script: Path, disk: Disk, what: str) -> None:
+    why, broken, _ = BREAK[what]
+    broken(disk)
+    process = command("run", script, "--store", disk.mount / "store", "--address", "local", prefix=disk.inside)
+    page, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, page
+    assert page.splitlines()[-1] == f"memexp: cannot write to store {disk.mount}/store: {why}"
+    assert "executing" not in page and "Traceback" not in page
+
+
+@pytest.mark.parametrize("what", BREAK)
+def test_a_disk_that_breaks_midway(script: Path, undisturbed: dict[str, pa.Table], disk: Disk, what: str) -> None:
+    why, broken, mended = BREAK[what]
+    store, seen = disk.mount / "store", disk.outside / "store"
+    with held(script, store, prefix=disk.inside) as struck:
+        broken(disk)
+        before = results(seen)
+        struck.release()
+        status, page = struck.ended()
+    assert status == 2, page
+    assert why in page.splitlines()[-1] and page.splitlines()[-1].startswith("memexp: cannot write")
+    assert "Traceback" not in page
+    assert 0 < results(seen) <= before + 2 < FILES  # what was under way may have had its room
+    mended(disk)
+    assert finish(script, store, f"a store {what} midway", prefix=disk.inside, seen=seen) == (0, FILES)
+    assert same(seen, undisturbed)
+    assert 30 in [row["steps"] for row in rows(seen, "stages")]

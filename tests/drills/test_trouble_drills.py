@@ -1,0 +1,107 @@
+"""Trials that hang, diverge or want more memory than there is: the rest completes, the command ends, and says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drills.strikes import finish, results, rows, same
+from support import command, data, sweep_script
+
+pytestmark = [pytest.mark.drill, pytest.mark.cluster]
+
+TROUBLE = '''
+import dataclasses
+import os
+from typing import ClassVar
+import pyarrow as pa
+from memexp.spec import spec
+@spec
+class Trouble(Probe):
+    """In trouble, until a file says that what was wrong is mended."""
+    kind: ClassVar[str] = "trouble"
+    exposures: int = 0
+    @classmethod
+    def schema(cls):
+        return pa.schema([("item", pa.int64())])
+    def bind(self, condition):
+        return Trouble(condition.study.exposures)
+    def measure(self, session, texts):
+        if not os.path.exists({mended!r}):
+            exec({troubles!r}.get(self.exposures, ""))
+        return pa.table({{"item": [1]}})
+sweep = dataclasses.replace(sweep, conditions=[
+    dataclasses.replace(condition, probes=[Trouble(), *condition.probes]) for condition in sweep.conditions
+])
+'''
+STALL = 0.3
+"""Minutes: an idle machine needs some seconds to load and begin, a busy one more."""
+
+
+HANGS = "import time; time.sleep(3600)"
+STUCK = "trouble: no progress for 0.3 minutes (Resources.stall_minutes)"
+TOO_LARGE = "import torch; torch.empty(1 << 48)"
+MEMORY = "trouble: RuntimeError: "
+
+
+def reasons(store: Path) -> list[str]:
+    """Why stages failed, the first line of each, sorted."""
+    return sorted(row["error"].splitlines()[0] for row in rows(store, "stages") if row["status"] == "failed")
+
+
+@pytest.mark.parametrize(
+    ("workers", "troubles", "failed", "recorded"),
+    [
+        (1, {1: TOO_LARGE, 2: HANGS}, [MEMORY, STUCK], [MEMORY, STUCK]),
+        (2, {1: HANGS}, [STUCK], [STUCK, STUCK]),  # by each worker
+    ],
+    ids=["out of memory and hanging", "hanging on two workers"],
+)
+def test_a_probe_in_trouble_costs_its_own_rows_only(
+    tmp_path: Path, workers: int, troubles: dict[int, str], failed: list[str], recorded: list[str]
+) -> None:
+    folder, store = tmp_path / "sweep", tmp_path / "store"
+    settings: dict[str, Any] = {"lrs": (1e-3,), "workers": workers}
+    more = TROUBLE.format(mended=str(folder / "mended"), troubles=troubles)
+    script = sweep_script(folder, **settings, stall=STALL, more=more)
+    process = command("run", script, "--store", store, "--address", "local")
+    page, _ = process.communicate(timeout=600)
+    print(page)
+    whole = f"{3 - len(failed)} of 3 conditions complete"
+    assert process.returncode == 1, page
+    assert f"{whole}, {len(failed)} failed or skipped" in page and "Traceback" not in page
+    assert all(page.count(f"failed: {why}") == failed.count(why) for why in failed)
+    assert results(store) == 2 * 3 and len(rows(store, "trouble")) == 3 - len(failed)
+    said = reasons(store)
+    assert len(said) == len(recorded) and all(map(str.startswith, said, recorded)), said  # none was tried again
+    status = command("status", "--store", store)
+    page, _ = status.communicate(timeout=120)
+    assert status.returncode == 1 and whole in page
+    assert all(f"  1 failed: {why}" in page for why in failed)
+
+    (folder / "mended").touch()
+    assert finish(script, store) == (0, 2 * 3)
+    assert len(rows(store, "trouble")) == 3
+    assert finish(sweep_script(folder, **settings), tmp_path / "undisturbed") == (0, 2 * 3)
+    assert same(store, data(tmp_path / "undisturbed"))
+
+
+def test_a_loss_that_is_no_number_is_an_outcome_and_not_tried_again(tmp_path: Path) -> None:
+    script, store = sweep_script(tmp_path / "sweep", lrs=(1e-3, 1e30), snapshots=1), tmp_path / "store"
+
+    def diverged() -> int:
+        return sum(row["status"] == "diverged" for row in rows(store, "stages"))
+
+    assert finish(script, store) == (1, 2 * 4)
+    assert diverged() == 1
+    attempts = len(rows(store, "stages"))
+    assert finish(script, store) == (1, 2 * 4)  # nothing is trained, the outcome stands
+    assert len(rows(store, "stages")) == attempts
+    process = command("run", script, "--store", store, "--address", "local", "--retry-diverged")
+    page, _ = process.communicate(timeout=600)
+    assert process.returncode == 1 and "2 diverged (an outcome" in page
+    assert diverged() == 2
+    assert finish(sweep_script(tmp_path / "sweep", lrs=(1e-3,)), tmp_path / "undisturbed") == (0, 2 * 3)
+    only = data(tmp_path / "undisturbed")["training"]
+    assert data(store)["training"].filter([lr == 1e-3 for lr in data(store)["training"]["lr"].to_pylist()]).equals(only)
