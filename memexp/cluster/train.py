@@ -7,8 +7,10 @@ import os
 import uuid
 from typing import Any
 
+import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -24,6 +26,10 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # A group may have to wait for nodes that the autoscaler has yet to start: twelve times five minutes, not for ever.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 PLACEMENTS = 12
+# Where Tune stops a trial, Train's cleaner learns from the dashboard that the group's place is to be given back. On a
+# machine with several Rays it has to be told whose, or it dies and the next group waits for that place for ever.
+DASHBOARD = "RAY_API_SERVER_ADDRESS"
+ENV_VARS_TO_PROPAGATE.add(DASHBOARD)
 
 
 def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
@@ -39,6 +45,7 @@ def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
     Raises:
         TrainingFailedError: two groups died without a word.
     """
+    os.environ[DASHBOARD] = ray.get_runtime_context().gcs_address
     failures: list[str] = []
     crashed = False
     while trial.asks or trial.leaves:
