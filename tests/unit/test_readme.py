@@ -10,33 +10,43 @@ import pandas
 import pyarrow as pa
 import pytest
 
-from memexp import Probe, Store, Sweep, TextFile
+from memexp import Pair, Probe, Store, Sweep, TextFile
 from memexp.records import MADE_WITH, RECALL, RECOGNITION, SETTINGS, rows_for
+from memexp.sources import Sources
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SWEEP, PROBE, SEARCH, QUERIES, FACTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_its_sweep_is_one() -> None:
     module: dict[str, object] = {"__name__": "sweep"}
-    exec(PYTHON[0], module)
+    exec(SWEEP, module)
     sweep = module["sweep"]
     assert isinstance(sweep, Sweep)
     assert len(sweep.conditions) == 2 * 4 * 3 * 3
 
 
 def test_its_probe_is_one(targets: TextFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "readme_probe.py").write_text(PYTHON[1])
+    (tmp_path / "readme_probe.py").write_text(PROBE)
     monkeypatch.syspath_prepend(tmp_path)
     probe = importlib.import_module("readme_probe").Surprise(corpus=targets)
     assert isinstance(probe, Probe)
     assert probe.schema().names == ["item", "highest"]
 
 
+def test_its_search_is_one(targets: TextFile) -> None:
+    module: dict[str, object] = {"__name__": "sweep", "pair": Pair(targets, targets)}
+    exec(SEARCH, module)
+    sweep = module["sweep"]
+    assert isinstance(sweep, Sweep)
+    [search] = sweep.prepare(Sources())
+    assert search.search.trials == 8
+
+
 def test_its_sweep_over_facts_is_one() -> None:
     module: dict[str, object] = {"__name__": "sweep"}
-    exec(PYTHON[3], module)
+    exec(FACTS, module)
     sweep = module["sweep"]
     assert isinstance(sweep, Sweep)
     assert {ask.kind for ask in sweep.grow().asks} == {"qa", "choice", "ratios", "ablation"}
@@ -53,9 +63,9 @@ def test_its_queries_answer(
             made_with = {field.name: None for field in MADE_WITH}
             Store("results").commit(kind, name, rows_for(items, settings, labels, made_with))
     module: dict[str, object] = {}
-    exec(PYTHON[2], module)
+    exec(QUERIES, module)
     assert "1.0" in capsys.readouterr().out
-    scan = re.search(r"^polars\..*$", PYTHON[2], re.MULTILINE)
+    scan = re.search(r"^polars\..*$", QUERIES, re.MULTILINE)
     assert scan is not None
     assert eval(scan[0], module).collect().height == 2
     recall = module["recall"]
