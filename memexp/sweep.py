@@ -335,12 +335,19 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
+    came = threading.Event()
+
     def terminate(*_: object) -> None:
+        came.set()
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+    except KeyboardInterrupt:
+        if came.is_set():  # where Ray waits, it catches ours and raises a plain one
+            raise Terminated from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

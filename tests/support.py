@@ -96,7 +96,9 @@ def command(*arguments: object, prefix: Sequence[str] = (), **environment: str) 
         prefix: another command that executes it.
         environment: variables beside the present ones.
     """
-    memexp = [sys.executable, "-c", "import sys; from memexp.cli import main; sys.exit(main())", *map(str, arguments)]
+    # Where the tests themselves were started in the background, SIGINT is ignored.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    memexp = [sys.executable, "-c", f"{code}; from memexp.cli import main; sys.exit(main())", *map(str, arguments)]
     return subprocess.Popen(
         [*prefix, *memexp],
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
