@@ -58,7 +58,7 @@ def three_nodes(bucket: str) -> Iterator[str]:
 def test_a_store_on_a_nodes_own_disk_is_refused(three_nodes: str, tmp_path: Path) -> None:
     script = sweep_script(tmp_path / "sweep")
     process = command("run", script, "--store", tmp_path / "store", "--address", three_nodes)
-    page, _ = process.communicate(timeout=120)
+    page, _ = process.communicate(timeout=300)
     assert process.returncode == 2, page
     assert "own disk" in page
     assert "executing" not in page
@@ -68,7 +68,7 @@ def test_a_store_on_a_nodes_own_disk_is_refused(three_nodes: str, tmp_path: Path
 def test_more_workers_than_the_cluster_reaches_are_refused(three_nodes: str, bucket: str, tmp_path: Path) -> None:
     script = sweep_script(tmp_path / "sweep", workers=3)
     process = command("run", script, "--store", f"{bucket}/refused", "--address", three_nodes)
-    page, _ = process.communicate(timeout=120)
+    page, _ = process.communicate(timeout=300)
     assert process.returncode == 2, page
     assert "needs 3 CPUs and the cluster can reach 2" in page
 
@@ -95,7 +95,7 @@ def test_local_corpora_travel_with_the_trials(three_nodes: str, bucket: str, tmp
     script.write_text(script.read_text() + FORGETFUL)
     store = f"{bucket}/travel{workers}"
     process = command("run", script, "--store", store, "--address", three_nodes)
-    page, _ = process.communicate(timeout=300)
+    page, _ = process.communicate(timeout=600)
     assert process.returncode == 0, page
     assert not list((tmp_path / "sweep").glob("*.jsonl"))
     rows = data(store)
@@ -136,7 +136,7 @@ def test_a_probe_travels_with_the_modules_beside_its_script(three_nodes: str, bu
     (tmp_path / "sweep" / "helper_of_the_script.py").write_text("def answer():\n    return 42\n")
     script.write_text(script.read_text().split("if __name__")[0] + HELPED)
     process = command("run", script, "--store", f"{bucket}/helped", "--address", three_nodes)
-    page, _ = process.communicate(timeout=120)
+    page, _ = process.communicate(timeout=300)
     assert process.returncode == 0, page
     table = Store(f"{bucket}/helped").scan("helped")
     assert table is not None
