@@ -149,13 +149,13 @@ def _ours() -> Iterator[None]:
     """
     printer = ray._private.worker
     printed, printer._worker_logs_enabled = printer._worker_logs_enabled, False
-    servers = {child.name(): child for child in psutil.Process().children() if child.name() in SERVERS}
+    servers = [(child.name(), child) for child in psutil.Process().children() if child.name() in SERVERS]
     over = threading.Event()
     dead: list[str] = []
 
     def look() -> None:
         while not over.wait(LOOK_EVERY):
-            dead.extend(_died(name) for name, server in servers.items() if not _lives(server))
+            dead.extend(_died(name) for name, server in servers if not _lives(server))
             if dead:
                 _thread.interrupt_main()
                 if not over.wait(GRACE):  # the main thread waits for the dead
