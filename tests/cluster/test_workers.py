@@ -3,34 +3,68 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 from support import data
+from test_sweep import Fragile
 
 from memexp import Condition, Full, LoRA, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
+from memexp.attempt import Attempt
+from memexp.core.world import World
+from memexp.plan import bundle
+from memexp.trial import execute
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_cluster")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.usefixtures("local_cluster"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out"),  # peft sets it right by itself
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),  # transformers on itself
+]
+
+ALLOWED = {0: [Fragile(allowed=0.0)], 1: [Fragile(allowed=1e9)], 2: []}
+"""The probe that fails, before and after one exposure."""
 
 
-def test_two_workers_leave_the_rows_that_one_leaves(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
-    conditions = [
+def conditions(pair: Pair, model: Model) -> list[Condition]:
+    return [
         Condition(
-            tiny_model,
+            model,
             Study(pair.targets, exposures=exposures, lr=lr, batch_size=3),
             method=LoRA(r=4) if lr > 2e-3 else Full(),
-            probes=[Recognition(pair), Recall()],
+            probes=[Recognition(pair), Recall(), *(ALLOWED[exposures] if lr < 2e-3 else [])],
         )
         for exposures in (0, 1, 2)
         for lr in (1e-3, 5e-3)
     ]
-    for workers in (1, 2):
-        sweep = Sweep(name=f"by{workers}", conditions=conditions, resources=Resources(workers=workers))
-        page = io.StringIO()
-        assert sweep.run(tmp_path / str(workers), console=Console(file=page, width=200)), page.getvalue()
-    one, two = data(tmp_path / "1"), data(tmp_path / "2")
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A sweep whose trials had two workers."""
+
+    store: Path
+    complete: bool
+    page: str
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory, pair: Pair, tiny_model: Model) -> Executed:
+    store, page = tmp_path_factory.mktemp("workers"), io.StringIO()
+    sweep = Sweep(name="by2", conditions=conditions(pair, tiny_model), resources=Resources(workers=2))
+    return Executed(store, sweep.run(store, console=Console(file=page, width=200)), page.getvalue())
+
+
+def test_two_workers_leave_the_rows_that_one_leaves(
+    executed: Executed, tmp_path: Path, pair: Pair, tiny_model: Model
+) -> None:
+    forest = Sweep(name="by1", conditions=conditions(pair, tiny_model)).grow()
+    for trial in bundle(forest, forest.asks, lambda _: 1):
+        assert len(execute(trial, Store(tmp_path), World.current(), Attempt("alone", "a"))) <= 1  # the fragile probe
+    one, two = data(tmp_path), data(executed.store)
     for kind in one:
         assert one[kind].num_rows == two[kind].num_rows > 0
     for column in ("condition_id", "item", "target_tokens", "foil_tokens"):
@@ -41,24 +75,9 @@ def test_two_workers_leave_the_rows_that_one_leaves(tmp_path: Path, pair: Pair, 
     assert set(two["recognition"].column("workers").to_pylist()) == {2}
 
 
-def test_a_probe_that_fails_on_workers_costs_its_own_rows_only(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
-    from test_sweep import Fragile
-
-    sweep = Sweep(
-        name="fragile",
-        conditions=[
-            Condition(
-                tiny_model,
-                Study(pair.targets, exposures=exposures, lr=1e-3, batch_size=4),
-                probes=[Fragile(allowed=allowed), Recognition(pair)],
-            )
-            for exposures, allowed in ((0, 0.0), (1, 1e9))
-        ],
-        resources=Resources(workers=2),
-    )
-    page = io.StringIO()
-    assert not sweep.run(tmp_path, console=Console(file=page, width=200))
-    assert "ZeroDivisionError" in page.getvalue()
-    assert "1 of 2 conditions complete" in page.getvalue()
-    assert len(Store(tmp_path).names("fragile")) == 1
-    assert len(Store(tmp_path).names("recognition")) == 2
+def test_a_probe_that_fails_on_workers_costs_its_own_rows_only(executed: Executed) -> None:
+    assert not executed.complete
+    assert "ZeroDivisionError" in executed.page
+    assert "5 of 6 conditions complete" in executed.page
+    assert len(Store(executed.store).names("fragile")) == 1
+    assert len(Store(executed.store).names("recognition")) == 6

@@ -137,7 +137,7 @@ BAD: list[tuple[Callable[..., Any], str, Any]] = [
     (inline, "texts", ["One.", 2]),
     (inline, "texts", ["One.", b"Two."]),
     (inline, "texts", None),
-    (inline, "texts", {"One.", "Two."}),
+    (inline, "texts", {"One."}),
     (model, "name", " "),
     (model, "init", "random"),
     (random_init, "config", 3),
