@@ -38,7 +38,7 @@ test: lint  ## Lint, types and all tests but the drills
 	@$(OFFLINE) $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 drills: $(STAMP)  ## Tests that kill processes and break disks on purpose
-	@$(OFFLINE) $(BIN)/python -m pytest tests/drills $(PYTEST_ARGS)
+	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) tests/drills $(PYTEST_ARGS)
 
 bench: $(STAMP)  ## Speed beside other ways, hours, into benchmarks/RESULTS.md (BENCH_ARGS="--parts recall")
 	@$(OFFLINE) $(BIN)/python -m benchmarks $(BENCH_ARGS)

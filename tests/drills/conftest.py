@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -28,6 +29,17 @@ def undisturbed(folder: Path) -> dict[str, pa.Table]:
 def script(folder: Path, undisturbed: dict[str, pa.Table]) -> Path:
     """The grid with snapshots: to be disturbed."""
     return grid(folder)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that pytest-xdist started leaves its recoveries to the one that started it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["recoveries"] = RECOVERIES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    RECOVERIES.extend(map(tuple, getattr(node, "workeroutput", {}).get("recoveries", [])))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
