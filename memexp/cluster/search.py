@@ -29,6 +29,7 @@ from memexp.cluster.samplers import SPREAD, Sampler, distributions
 from memexp.cluster.tune import Listener, Outcome, execute_trial, fit, lost_trials, placement, send_probes
 from memexp.errors import MemexpError
 from memexp.plan import Ask, Trial
+from memexp.snapshots import find
 from memexp.spec import ASHA, MedianStopping, Resources, Snapshots
 from memexp.store import Store
 from memexp.suggestions import Entry, Ledger, Place, elsewhere, file_of, record_stopped, remember
@@ -98,6 +99,8 @@ class Going:
     """What its trial is to measure."""
     lacking: list[set[str]]
     """For each condition the files that are not there yet."""
+    pretraining: frozenset[str] = frozenset()
+    """The pretrain stages that its trial is to leave in the store before its first result."""
     values: dict[int, float | None] = field(default_factory=dict)
     """The metric of the conditions that are complete, by their number."""
     stopped: bool = False
@@ -105,9 +108,17 @@ class Going:
 
     def take(self, files: Iterable[str]) -> list[int]:
         """The numbers of the conditions that `files` complete, in order."""
+        files = set(files)
+        if files:
+            self.pretraining = frozenset()
         for lacking in self.lacking:
             lacking.difference_update(files)
         return [number for number, lacking in enumerate(self.lacking) if not lacking and number not in self.values]
+
+    @property
+    def busy(self) -> set[str]:
+        """What it is about to write: files, and pretraining that others begin after."""
+        return set(self.pretraining).union(*self.lacking)
 
     @property
     def last(self) -> int:
@@ -161,14 +172,14 @@ class Line:
         """The next suggestion to start a trial for, None where none is to be started now.
 
         Args:
-            busy: files that trials are about to write; a suggestion that wants one of them waits.
+            busy: what trials are about to write; a suggestion that wants some of it waits.
         """
         while self.queue and len(self.going) < self._at_once(self.queue[0]):
             index = self.queue[0]
             if index not in self.places:
                 self.places[index] = self._suggest(index)
             place = self.places[index]
-            if any(stop.files & busy for stop in place.stops):
+            if not busy.isdisjoint(_pretraining(place)) or any(stop.files & busy for stop in place.stops):
                 return None
             self.queue.popleft()
             going = self._begin(index, place)
@@ -202,7 +213,10 @@ class Line:
         missing = planning.missing(place.forest, self.store, gone=self.gone)
         planning.copy(missing, self.store)
         lacking = {file_of(ask) for ask in (*missing.asks, *missing.diverged)}
-        going = Going(index, place, missing.asks, [set(stop.files & lacking) for stop in place.stops])
+        pretraining = _pretraining(place)
+        if pretraining:
+            pretraining -= {mark.trajectory for mark in find(self.store).found}
+        going = Going(index, place, missing.asks, [set(stop.files & lacking) for stop in place.stops], pretraining)
         self.hear(going, ())
         return going
 
@@ -276,6 +290,11 @@ def _rule(stopping: ASHA | MedianStopping | None, mode: str) -> TrialScheduler |
     return None
 
 
+def _pretraining(place: Place) -> frozenset[str]:
+    """The pretrain stages of a trajectory: one that another trial leaves in the store need not be trained again."""
+    return frozenset(stage.id for stage in place.forest.stages.values() if stage.kind == "pretrain")
+
+
 class _Desk:
     """The searches of an experiment and the Tune trials that try their suggestions."""
 
@@ -302,7 +321,7 @@ class _Desk:
 
     def start(self, trial_id: str) -> dict[str, Any] | None:
         """What a new Tune trial is to do, None where none is to be started now. The searches take turns."""
-        busy = {file for _, going in self.trials.values() for lacking in going.lacking for file in lacking}
+        busy = {name for _, going in self.trials.values() for name in going.busy}
         for line in list(self.lines):
             if not self._has_room(line.resources):
                 continue

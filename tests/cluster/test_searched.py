@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from memexp import ASHA, Condition, Model, Pair, Recognition, Search, SpecError, Store, Study, Sweep, Uniform
+from memexp import ASHA, Condition, Model, Pair, Pretrain, Recognition, Search, SpecError, Store, Study, Sweep, Uniform
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_cluster")]
 
@@ -107,6 +107,20 @@ def test_more_trials_go_on_from_the_stored_ones(store: Path, sweep: Sweep) -> No
     assert complete and "trying 1 suggestions" in page
     [new] = {path.name for path in store.glob("searches/*.parquet")} - before
     assert new.endswith("-00006.parquet")
+
+
+def test_suggestions_at_once_share_one_pretraining(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
+    training = Pretrain(pair.foils, steps=400, lr=1e-3, batch_size=4)
+
+    def condition(lr: float) -> Condition:
+        return dataclasses.replace(trajectory(tiny_model, pair, (1,))(lr)[0], pretrain=training)
+
+    search = Search("lr", condition, {"lr": Uniform(1e-4, 1e-2)}, NLL, "min", trials=3, concurrent=2)
+    complete, page = said(Sweep(name="trained", searches=[search]), tmp_path)
+    assert complete, page
+    made = [row["steps"] for row in rows(tmp_path, "stages") if row["kind"] == "pretrain"]
+    assert sorted(made) == [0, 0, 400]  # who trains it is alone at first
+    assert Store(tmp_path).list_text(".snapshots/") == []
 
 
 def test_a_metric_that_fails_on_real_rows_is_told_in_a_line(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
