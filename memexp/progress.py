@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -30,27 +30,23 @@ PLAIN_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
 
 
-class Display:
-    """Shows conditions, optimizer steps and time left while trials execute.
+class _Shown:
+    """Bars on a terminal; elsewhere a line now and then."""
 
-    Use as a context and hand it to `execute_trials`: it is called with each trial's `Progress`.
-    """
-
-    def __init__(self, asks: Sequence[Ask], steps: int, console: Console) -> None:
-        self.open = Counter(ask.condition_id for ask in asks)
-        self.waiting = {f"{ask.kind}/{ask.name}": ask.condition_id for ask in asks}
-        self.conditions, self.steps = len(self.open), steps
-        self.complete = self.made = 0
+    def __init__(self, console: Console) -> None:
         self.console = console
         self.last = time.monotonic()
-        self.first: tuple[float, int] | None = None  # when work was first seen, and how much of it
-        self.bars = _bars(console)
-        self.rows = [
-            self.bars.add_task("conditions", total=self.conditions, left=""),
-            self.bars.add_task("steps", total=steps or 1, left=""),
-        ]
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         self.bars.start()
         return self
 
@@ -58,6 +54,30 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.bars.stop()
+
+    def _say(self, line: str) -> None:
+        if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_EVERY:
+            self.last = time.monotonic()
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+class Display(_Shown):
+    """Shows conditions, optimizer steps and time left while trials execute.
+
+    Use as a context and hand it to `execute_trials`: it is called with each trial's `Progress`.
+    """
+
+    def __init__(self, asks: Sequence[Ask], steps: int, console: Console) -> None:
+        super().__init__(console)
+        self.open = Counter(ask.condition_id for ask in asks)
+        self.waiting = {f"{ask.kind}/{ask.name}": ask.condition_id for ask in asks}
+        self.conditions, self.steps = len(self.open), steps
+        self.complete = self.made = 0
+        self.first: tuple[float, int] | None = None  # when work was first seen, and how much of it
+        self.rows = [
+            self.bars.add_task("conditions", total=self.conditions, left=""),
+            self.bars.add_task("steps", total=steps or 1, left=""),
+        ]
 
     def __call__(self, progress: Progress) -> None:
         """Count what a trial reports; a file that a restarted trial reports again counts once."""
@@ -68,13 +88,9 @@ class Display:
                 self.complete += self.open[condition] == 0
         self.made += progress.steps
         self.bars.update(self.rows[0], completed=self.complete)
-        now = time.monotonic()
-        left = self._left(now)
+        left = self._left(time.monotonic())
         self.bars.update(self.rows[1], completed=min(self.made, self.steps) if self.steps else 1, left=left)
-        if not self.console.is_terminal and now - self.last > PLAIN_EVERY:
-            self.last = now
-            line = f"{self.complete} of {self.conditions} conditions, {self.made} of {self.steps} steps"
-            self.console.print(f"{line}, {left}", highlight=False, soft_wrap=True)
+        self._say(f"{self.complete} of {self.conditions} conditions, {self.made} of {self.steps} steps, {left}")
 
     def _left(self, now: float) -> str:
         """Time left at the pace since the first sign of work: before it, the cluster and torch were starting."""
@@ -88,46 +104,20 @@ class Display:
         return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"
 
 
-class SearchDisplay:
+class SearchDisplay(_Shown):
     """Shows how many suggestions are through while searches are executed; used as `Display` is."""
 
     def __init__(self, suggestions: int, console: Console) -> None:
+        super().__init__(console)
         self.total, self.through, self.made = suggestions, 0, 0
-        self.console = console
-        self.last = time.monotonic()
-        self.bars = _bars(console)
         self.row = self.bars.add_task("suggestions", total=suggestions, left="")
-
-    def __enter__(self) -> SearchDisplay:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.bars.stop()
 
     def __call__(self, progress: Progress) -> None:
         """Count what a trial reports."""
         self.through += progress.suggestions
         self.made += progress.steps
         self.bars.update(self.row, completed=self.through, left=f"{self.made} steps")
-        if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_EVERY:
-            self.last = time.monotonic()
-            line = f"{self.through} of {self.total} suggestions, {self.made} steps"
-            self.console.print(line, highlight=False, soft_wrap=True)
-
-
-def _bars(console: Console) -> Bars:
-    return Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
+        self._say(f"{self.through} of {self.total} suggestions, {self.made} steps")
 
 
 def counted(items: Iterable[T], done: str, total: int) -> Iterator[T]:
