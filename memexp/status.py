@@ -11,7 +11,7 @@ from rich.console import Console
 
 from memexp.manifests import latest_manifests
 from memexp.store import Store
-from memexp.suggestions import stopped
+from memexp.suggestions import stopped, through
 
 __all__ = ["print_status"]
 
@@ -39,6 +39,7 @@ def print_status(store: Store) -> int:
         whole = whole and not open_conditions
         parts = [f"{len(conditions) - len(open_conditions)} of {len(conditions)} conditions"] if asks else []
         measured = {(ask["stage_id"], ask["probe_id"]) for ask in lacking}
+        counts: dict[str, tuple[int, int]] = {}
         for name, rows in searches.get(sweep, {}).items():
             undone = _undone(store, rows, have, ends)
             # The name of a file begins with what was measured: stage and probe.
@@ -47,11 +48,17 @@ def print_status(store: Store) -> int:
             done = {row["suggestion"] for row in rows if row["suggestion"] < trials}
             done -= {row["suggestion"] for row in undone}
             whole = whole and len(done) == trials
-            parts.append(f"{len(done)} of {trials} suggestions of search {name}")
+            counts[name] = len(done), trials
+        if counts:
+            parts.append(through(counts))
         line = f"{sweep}: {', '.join(parts)} complete"
         for sign in running.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
         console.print(line)
+        if len(counts) > 1:
+            for name, (count, trials) in counts.items():
+                if count < trials:
+                    console.print(f"  search {name}: {count} of {trials}")
         for (status, error), count in _reasons(ends, measured).most_common(10):
             console.print(f"  {count} {status}: {error}")
     return 0 if whole else 1

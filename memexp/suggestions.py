@@ -45,6 +45,7 @@ __all__ = [
     "record_stopped",
     "remember",
     "stopped",
+    "through",
 ]
 
 State = Literal["complete", "diverged", "stopped", "open"]
@@ -325,6 +326,13 @@ def stopped(store: Store, search_id: str) -> set[int]:
     """Numbers of the suggestions that the rule of this search ended."""
     mark = re.compile(rf".*stopped-{search_id}-(\d+)")
     return {int(match[1]) for match in map(mark.fullmatch, store.names("stages")) if match}
+
+
+def through(counts: Mapping[str, tuple[int, int]]) -> str:
+    """How far searches are: for each name the suggestions that are through, and all it is to have."""
+    done, trials = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
+    which = f"search {next(iter(counts))}" if len(counts) == 1 else f"{len(counts)} searches"
+    return f"{done} of {trials} suggestions of {which}"
 
 
 def elsewhere(ledger: Ledger) -> list[Entry]:

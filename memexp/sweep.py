@@ -42,7 +42,7 @@ from memexp.script import being_loaded, guarded, run_options, terminable
 from memexp.sources import Sources
 from memexp.spec import Condition, Model, Name, Resources, Search, Snapshots, spec
 from memexp.store import Store, default_store, option_for
-from memexp.suggestions import Ledger, Prepared, prepare
+from memexp.suggestions import Ledger, Prepared, prepare, through
 from memexp.summary import print_searches, print_summary
 
 if TYPE_CHECKING:
@@ -205,12 +205,12 @@ class Sweep:
         return self._conclude(forest, place, ledgers, console)
 
     def _so_far(self, forest: Forest, missing: Missing, ledgers: Sequence[Ledger]) -> Iterator[str]:
-        """What of the sweep is there, a part of a line for the conditions and one for each search."""
+        """What of the sweep is there, a part of a line for the conditions and one for its searches."""
         if self.conditions:
             yield f"{_complete(forest, missing)} of {forest.conditions} conditions"
-        for ledger in ledgers:
-            search = ledger.prepared.search
-            yield f"{ledger.done} of {search.trials} suggestions of search {search.name}"
+        if ledgers:
+            searches = [(ledger.prepared.search, ledger.done) for ledger in ledgers]
+            yield through({search.name: (done, search.trials) for search, done in searches})
 
     def _execute(self, work: Work, attempt: Attempt, address: str | None, console: Console) -> None:
         """First the conditions, then the searches, whose samplers are told what the conditions came to."""

@@ -533,6 +533,18 @@ def test_plan_and_status_count_suggestions(
     assert sorted(path.name for path in tmp_path.glob("*/*")) == before
 
 
+def test_status_names_the_searches_that_are_not_through(
+    tmp_path: Path, condition: Callable[..., Condition], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    tried(line(search(condition), store), store)
+    tried(line(search(condition, name="other", seed=1), store), store, stop_after=1)
+    assert print_status(store) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "sweep: 5 of 8 suggestions of 2 searches complete"
+    assert told[1] == "  search other: 1 of 4"
+
+
 def test_the_best_suggestion_of_each_search_is_told(tmp_path: Path, condition: Callable[..., Condition]) -> None:
     store = Store(tmp_path)
     low, high = (
