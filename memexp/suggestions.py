@@ -146,10 +146,14 @@ class Prepared:
 def prepare(search: Search, resources: ResourcesFor, sources: Sources) -> Prepared:
     """`search` with its identity. Raises what `memexp.plan.grow` raises, and SpecError where the metric is no number.
 
-    The function of a search cannot be hashed, so the conditions at the edges of the space stand for it.
+    The function of a search cannot be hashed, so the conditions at the edges of the space stand for it. One that is not
+    a function (it draws at random, say) would be another search every time, and is refused.
     """
     draft = Prepared(search, resources, sources)
     places = [draft.place(corner) for corner in search.corners]
+    if draft.place(places[0].point).stops != places[0].stops:
+        point = shown(places[0].point)
+        raise SpecError(f"search {search.name}, {point}: asked again, condition returns others than before")
     for stop in places[0].stops:
         without = {
             ask.kind: rows_for(ask.probe.schema().empty_table(), ask.settings, ask.labels, {}) for ask in stop.asks

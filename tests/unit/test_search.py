@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import io
 import json
 import math
@@ -223,6 +224,12 @@ def test_what_a_function_raises_is_told_with_its_point(condition: Callable[..., 
     one = prepared(search(lambda lr: condition(lr) if lr != 1e-3 else 1 / 0))
     with pytest.raises(SpecError, match=r"^search lr, lr=0\.001: ZeroDivisionError: division by zero$"):
         one.place({"lr": 1e-3})
+
+
+def test_what_is_no_function_of_its_point_is_refused(condition: Callable[..., Condition]) -> None:
+    seeds = itertools.count()
+    with pytest.raises(SpecError, match=r"^search lr, lr=1e-05: asked again, condition returns others than before$"):
+        prepared(search(lambda lr: dataclasses.replace(condition(lr), seed=next(seeds))))
 
 
 def test_retention_is_an_axis_as_well(tiny_model: Model, pair: Pair) -> None:
