@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import io
+import itertools
 import json
 import math
 import re
