@@ -17,9 +17,10 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,9 @@ from memexp.spec import Training
 
 __all__ = ["Taken", "publish", "take_up"]
 
+CHUNK = 2**24
+"""Bytes read at a time to look whether a file is what was written."""
+
 _LEARNED = StateDictOptions(ignore_frozen_params=True)
 
 
@@ -66,13 +70,14 @@ def publish(
     """
     world, mark = lm.world, Mark(trajectory, step)
     folder = world.broadcast(f"{FOLDER}/{trajectory}/{step:09d}-{uuid.uuid4().hex}")
-    state = _state(lm, optimizer, drawn=True)
+    state, written = _state(lm, optimizer, drawn=True), _Files(place)
     with _explained("write", folder), _unwarned():
-        state_dict_saver.save(state, storage_writer=_writer(place, folder), no_dist=world.size == 1)
+        state_dict_saver.save(state, storage_writer=_writer(written, folder), no_dist=world.size == 1)
+    sums = {path: sum_ for each in world.gather(written.sums) for path, sum_ in each.items()}
     failure = None
     if world.leads:
         try:
-            files = {path: place.size(path) for path in place.list_text(f"{folder}/")}
+            files = {path: [place.size(path), sums[path]] for path in place.list_text(f"{folder}/")}
             text = {"workers": world.size, "files": files, "steps": [dataclasses.astuple(each) for each in steps]}
             place.put_text(mark.path, json.dumps({"folder": folder, **text}))
             _forget_older(place, mark, folder)
@@ -110,14 +115,15 @@ def take_up(place: Place, mark: Mark, lm: LanguageModel, settings: Training) -> 
         None where the snapshot is gone or not whole; `lm` may then hold part of it and is of no use as it is.
     """
     said = lm.world.broadcast(_whole(place, mark) if lm.world.leads else None)
-    if said is None:
+    if said is None or _changed(place, said["files"], lm.world):
         return None
     optimizer = adamw(lm, settings)
     # Dropout goes on where it was only on as many ranks: each draws for its own rows.
     state = _state(lm, optimizer, drawn=said["workers"] == lm.world.size)
+    reader = _reader(_Files(place), said["folder"])
     try:
         with _unwarned():
-            state_dict_loader.load(state, storage_reader=_reader(place, said["folder"]), no_dist=lm.world.size == 1)
+            state_dict_loader.load(state, storage_reader=reader, no_dist=lm.world.size == 1)
     except (CheckpointException, StoreError, OSError):
         return None  # removed by another attempt just now
     set_model_state_dict(lm, state["model"], options=StateDictOptions(strict=False))
@@ -133,10 +139,28 @@ def _whole(place: Place, mark: Mark) -> dict[str, Any] | None:
     """What a mark says, if every file it lists is there in its full length."""
     try:
         said: dict[str, Any] = json.loads(place.get_text(mark.path) or "null")
-        whole = said is not None and all(place.size(path) == size for path, size in said["files"].items())
+        whole = said is not None and all(place.size(path) == size for path, (size, _) in said["files"].items())
     except (ValueError, KeyError, TypeError, AttributeError):  # not JSON, or not ours
         return None
     return said if whole else None
+
+
+def _changed(place: Place, files: Mapping[str, tuple[int, int]], world: World) -> bool:
+    """Whether a file has not the sum it was written with: torch would load it all the same. All ranks call.
+
+    Reading everything once more takes seconds for every ten GB and rank, on a restart only.
+    """
+    changed = False
+    for path in sorted(files)[world.rank :: world.size]:
+        try:
+            sum_ = 0
+            with place.open(path, "rb") as stream:
+                while chunk := stream.read(CHUNK):
+                    sum_ = zlib.crc32(chunk, sum_)
+            changed = changed or sum_ != files[path][1]
+        except (StoreError, OSError):  # removed by another attempt just now
+            changed = True
+    return world.any(changed)
 
 
 def _state(lm: LanguageModel, optimizer: AdamW, drawn: bool) -> dict[str, Any]:
@@ -183,16 +207,35 @@ def _unwarned() -> Iterator[None]:
 # torch.distributed.checkpoint over a place
 
 
+class _Summed:
+    """A stream that is written from its beginning to its end, with the CRC-32 of what was."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.sum = stream, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, data: Any) -> int:
+        self.sum = zlib.crc32(data, self.sum)
+        return self._stream.write(data)
+
+
 class _Files(FileSystemBase):
     """The few things torch.distributed.checkpoint does with files."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.sums: dict[str, int] = {}
+        """CRC-32 of each file that was written."""
 
     @contextlib.contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
         with self.place.open(os.fspath(path), "wb" if mode == "wb" else "rb") as stream:
-            yield stream
+            summed = _Summed(stream)
+            yield summed if mode == "wb" else stream
+        if mode == "wb":
+            self.sums[os.fspath(path)] = summed.sum
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
         return f"{os.fspath(path)}/{suffix}"
@@ -219,16 +262,16 @@ class _Files(FileSystemBase):
         self.place.delete(os.fspath(path))
 
 
-def _writer(place: Place, folder: str) -> FileSystemWriter:
+def _writer(files: _Files, folder: str) -> FileSystemWriter:
     # A place makes files durable when they are closed.
     writer = FileSystemWriter(folder, sync_files=False)
-    writer.fs = _Files(place)  # type: ignore[assignment] # declared as the one of local files
+    writer.fs = files  # type: ignore[assignment] # declared as the one of local files
     writer.path = folder
     return writer
 
 
-def _reader(place: Place, folder: str) -> FileSystemReader:
+def _reader(files: _Files, folder: str) -> FileSystemReader:
     reader = FileSystemReader(folder)
-    reader.fs = _Files(place)  # type: ignore[assignment] # likewise
+    reader.fs = files  # type: ignore[assignment] # likewise
     reader.path = folder
     return reader

@@ -135,8 +135,16 @@ def garble(path: Path) -> None:
     path.write_text(path.read_text()[:-3])
 
 
+def flip(path: Path) -> None:
+    """One bit of a weight, which torch does not notice."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "truncated": ("**/*.distcp", shorten),
+    "one bit flipped": ("**/*.distcp", flip),
     "gone": ("**/*.distcp", Path.unlink),
     "no metadata": ("**/.metadata", Path.unlink),
     "half a mark": ("**/*.json", garble),
