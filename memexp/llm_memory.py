@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import textwrap
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -223,7 +224,8 @@ def _read(path: Path) -> _Result:
                     raise DataError(f"{path}: has no array {name!r}, so it is no result of a recognition test")
             seen, unseen, accuracy = (loaded[name] for name in _ARRAYS)
     except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from error
+        why = textwrap.shorten(str(error), 120, placeholder=" ...")
+        raise DataError(f"{path}: cannot be read ({why})") from error
     _check(path, seen, unseen, accuracy)
     content = hashlib.sha256(b"".join(losses.astype("<f8").tobytes() for losses in (seen, unseen))).hexdigest()
     settings["probe_id"] = identity({"llm-memory": content})

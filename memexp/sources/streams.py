@@ -26,7 +26,7 @@ from memexp.sources.hub import hub_dataset, resolve_commit
 from memexp.sources.models import file_digest
 from memexp.sources.parts import WINDOW, Part, first_row, part_of
 from memexp.sources.tables import hub_refusal
-from memexp.sources.texts import Texts, guess_field, text_of
+from memexp.sources.texts import Texts, check_no_field, guess_field, text_of
 from memexp.spec import HubStream, TextStream
 
 __all__ = ["FileStream", "HubTexts", "Stream", "Windows", "resolve_stream", "shared_texts"]
@@ -170,6 +170,8 @@ def shared_texts(stream: Stream, lists: Sequence[Texts]) -> list[int]:
 def _of_files(source: TextStream) -> FileStream:
     parts = tuple(part_of(path) for pattern in source.files for path in _matching(pattern))
     field = source.field
+    if all(part.kind == "text" for part in parts):
+        check_no_field(parts[0].path, field)
     for part in parts if field is None else ():
         if part.kind != "text" and (row := first_row(part)) is not None:
             field = guess_field(part.path, row)

@@ -30,7 +30,7 @@ from memexp.spec import (
 )
 from memexp.stimuli import load_list
 
-__all__ = ["Texts", "guess_field", "read_texts", "text_of"]
+__all__ = ["Texts", "check_no_field", "guess_field", "read_texts", "text_of"]
 
 _DEFAULT_FIELDS = ("sent", "text")
 
@@ -91,6 +91,7 @@ def _read_file(path: Path, field: str | None) -> list[str]:
         )
     check_file(path)
     if suffix == ".txt":
+        check_no_field(path, field)
         return _read_lines(path)
     unit, rows = file_rows(path)
     return _column(path, unit, rows, field)
@@ -113,6 +114,12 @@ def _column(source: object, unit: str, rows: Sequence[tuple[int, dict[str, Any]]
         return []
     field = field or guess_field(source, rows[0][1])
     return [text_of(f"{source}, {unit} {number}", row, field) for number, row in rows]
+
+
+def check_no_field(path: object, field: str | None) -> None:
+    """Raise DataError where a column is named of a file that has none."""
+    if field is not None:
+        raise DataError(f"{path}: has lines of text and no field {field!r}")
 
 
 def text_of(where: str, row: dict[str, Any], field: str, blank: bool = False) -> str:

@@ -152,6 +152,12 @@ def test_a_bad_file_is_one_line_that_names_file_and_line(
     assert expected in complaint(error)
 
 
+def test_lines_of_text_have_no_field(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.txt", "One.\n")
+    with pytest.raises(DataError, match=r"a\.txt: has lines of text and no field 'sent'"):
+        read_texts(TextFile(file, field="sent"))
+
+
 def test_a_truncated_parquet_file_is_told_from_a_whole_one(tmp_path: Path) -> None:
     file = tmp_path / "list.parquet"
     pq.write_table(pa.table({"sent": TEXTS}), file)

@@ -211,6 +211,7 @@ def test_what_the_driver_complains_about(tmp_path: Path) -> None:
     assert of("b.jsonl", '{"text": "x"}\n{"text": null}\n') == "/b.jsonl, line 2: field 'text' is empty"
     assert of("c.jsonl", '{"text": "x"}\n{"text": 3}\n') == "/c.jsonl, line 2: field 'text' is no string"
     assert of("d.jsonl", '{"a": "x"}\n', field="b") == "/d.jsonl, line 1: no field 'b' (it has a)"
+    assert of("d.txt", "One.\n", field="b") == "/d.txt: has lines of text and no field 'b'"
     assert of("e.jsonl", '{"a": "x"}\n{"a": \n').startswith("/e.jsonl, line 2: broken JSON: ")
     assert of("f.json", "[1, 2]\n").endswith("line 1: expected one JSON object a line, got list")
     assert of("g.txt", b"One.\nTwo\xff.\n").startswith("/g.txt, line 2: not UTF-8")
