@@ -87,6 +87,13 @@ def _work(config: dict[str, Any], store: Store, attempt: Attempt) -> None:
     execute_trial(dataclasses.replace(ray.get(config["trial"]), texts=texts), store, attempt)
 
 
+@dataclass(frozen=True)
+class _Key:
+    """Stands in for the Tune trial of a suggestion where one of Ray's rules is asked."""
+
+    trial_id: str
+
+
 @dataclass
 class Going:
     """A suggestion that is being tried."""
@@ -103,8 +110,8 @@ class Going:
     """The pretrain stages that its trial is to leave in the store before its first result."""
     values: dict[int, float | None] = field(default_factory=dict)
     """The metric of the conditions that are complete, by their number."""
-    stopped: bool = False
-    """Whether the rule of the search has ended it."""
+    given_up: bool = False
+    """Whether the rule of the search has given it up: Ray's rules take no further value then."""
 
     def take(self, files: Iterable[str]) -> list[int]:
         """The numbers of the conditions that `files` complete, in order."""
@@ -121,16 +128,14 @@ class Going:
         return set(self.pretraining).union(*self.lacking)
 
     @property
-    def last(self) -> int:
-        """The number of the last condition."""
-        return len(self.place.stops) - 1
+    def stopped(self) -> bool:
+        """Whether it ends before its last condition."""
+        return self.given_up and len(self.place.stops) - 1 not in self.values
 
-
-@dataclass(frozen=True)
-class _Past:
-    """Stands in for the Tune trial of a suggestion that is through."""
-
-    trial_id: str
+    @property
+    def key(self) -> _Key:
+        """What the rule knows it by."""
+        return _Key(str(self.index))
 
 
 class Line:
@@ -159,9 +164,10 @@ class Line:
         indices = range(self.search.trials)
         begun = [index for index in indices if index in ledger.entries and not ledger.through(index)]
         self.queue = deque([*begun, *(index for index in indices if index not in ledger.entries)])
-        for entry in [*ledger.entries.values(), *elsewhere(ledger)]:
+        for number, entry in enumerate([*ledger.entries.values(), *elsewhere(ledger)]):
             if entry.state != "open":
                 self._learn(entry)
+                self._weigh(entry, _Key(f"past {number}"))
 
     @property
     def resources(self) -> Resources:
@@ -183,7 +189,7 @@ class Line:
                 return None
             self.queue.popleft()
             going = self._begin(index, place)
-            if going.asks:
+            if going.asks and not going.stopped:
                 self.going[index] = going
                 return going
             self.end(going)
@@ -217,17 +223,19 @@ class Line:
         if pretraining:
             pretraining -= {mark.trajectory for mark in find(self.store).found}
         going = Going(index, place, missing.asks, [set(stop.files & lacking) for stop in place.stops], pretraining)
-        self.hear(going, ())
+        if self.rule is not None:
+            self.rule.on_trial_add(None, going.key)
+        self.hear(going, ())  # what an earlier process, or another sweep, had measured
         return going
 
-    def hear(self, going: Going, files: Iterable[str]) -> list[int]:
-        """Take notice of new files: the numbers of the conditions they complete, whose values are known then."""
-        numbers = going.take(files)
-        for number in numbers:
-            value = going.values[number] = self.prepared.value(going.place.stops[number], self.store)
+    def hear(self, going: Going, files: Iterable[str]) -> None:
+        """Take notice of new files: of the values of the conditions they complete, sampler and rule are told."""
+        for number in going.take(files):
+            stop = going.place.stops[number]
+            value = going.values[number] = self.prepared.value(stop, self.store)
             if going.index in self.asked and value is not None:
                 self.optuna.on_trial_result(str(going.index), {VALUE: value, ORDER: number})
-        return numbers
+            going.given_up = going.given_up or self._gives_up(going.key, stop.at, value)
 
     def end(self, going: Going, crashed: bool = False) -> None:
         """A suggestion is over: as the store has it now, so the sampler is told."""
@@ -237,7 +245,7 @@ class Line:
             entry.state = "stopped"
             reached = max(going.values)
             record_stopped(self.store, self.attempt, self.prepared, going.index, going.place, reached)
-        elif going.last not in going.values:
+        elif len(going.values) < len(going.place.stops):
             self.gone |= planning.diverged(self.store)
             left = planning.missing(going.place.forest, self.store, gone=self.gone)
             entry.state = "diverged" if left.diverged and not left.asks and not crashed else "open"
@@ -251,28 +259,30 @@ class Line:
         self.optuna.on_trial_complete(str(going.index), result, error=entry.state == "open")
 
     def _learn(self, entry: Entry) -> None:
-        """Tell sampler and rule of a suggestion without a trial in this process."""
+        """Tell the sampler of a suggestion that it has not made in this process."""
         known = [value for value in entry.values if value is not None]
         last = known[-1] if known else None
         self.optuna.add_evaluated_point(
             dict(entry.place.point), last, pruned=entry.value is None, intermediate_values=known
         )
-        if self.rule is not None:
-            past = _Past(f"{entry.index} {entry.place.key}")
-            self.rule.on_trial_add(None, past)
-            for stop, value in zip(entry.place.stops, entry.values, strict=False):
-                self.judge(past, stop.at, value)
 
-    def judge(self, trial: TuneTrial | _Past, at: int, value: float | None) -> bool:
-        """Whether the rule gives up a trial with this value so far."""
+    def _weigh(self, entry: Entry, key: _Key) -> None:
+        """Tell the rule of a suggestion that is through, as far as it would have let it come."""
+        if self.rule is not None:
+            self.rule.on_trial_add(None, key)
+        for stop, value in zip(entry.place.stops, entry.values, strict=False):
+            if self._gives_up(key, stop.at, value):
+                break
+
+    def _gives_up(self, key: _Key, at: int, value: float | None) -> bool:
+        """Whether the rule gives up a suggestion that has come to this value."""
         if self.rule is None or value is None:
             return False
-        decision = self.rule.on_trial_result(None, trial, {AT: at, VALUE: value})
-        return bool(decision == TrialScheduler.STOP)
+        return bool(self.rule.on_trial_result(None, key, {AT: at, VALUE: value}) == TrialScheduler.STOP)
 
 
 def _rule(stopping: ASHA | MedianStopping | None, mode: str) -> TrialScheduler | None:
-    """Ray's implementation of a rule, which is asked by `Line.judge` only."""
+    """Ray's implementation of a rule, which is asked by `Line._gives_up` only."""
     common = {"time_attr": AT, "metric": VALUE, "mode": mode}
     if isinstance(stopping, ASHA):
         return AsyncHyperBandScheduler(
@@ -387,17 +397,8 @@ class _Referee(FIFOScheduler):  # type: ignore[misc] # untyped
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
-    def on_trial_add(self, controller: Any, trial: TuneTrial) -> None:
-        line, going = self.desk.trials[trial.trial_id]
-        if line.rule is not None:
-            line.rule.on_trial_add(controller, trial)
-            for number, value in sorted(going.values.items()):  # what an earlier process had measured
-                line.judge(trial, going.place.stops[number].at, value)
-
     def on_trial_result(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         line, going = self.desk.trials[trial.trial_id]
         with self.desk.noting():
-            for number in line.hear(going, result.get("answered", ())):
-                given_up = line.judge(trial, going.place.stops[number].at, going.values[number])
-                going.stopped = going.stopped or (given_up and number < going.last)
+            line.hear(going, result.get("answered", ()))
         return str(TrialScheduler.STOP if going.stopped else TrialScheduler.CONTINUE)

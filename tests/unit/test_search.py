@@ -105,14 +105,9 @@ def tried(one: Line, store: Store, stop_after: int | None = None) -> list[float]
     while (going := one.next(set())) is not None:
         lr = going.place.point["lr"]
         rates.append(lr)
-        for number, stop in enumerate(going.place.stops):
+        for stop in going.place.stops:
             answer(store, [ask for ask in stop.asks if ask in going.asks], loss(lr, stop.at))
-            for heard in one.hear(going, stop.files):
-                past = dataclasses.make_dataclass("Past", ["trial_id"], frozen=True)(str(going.index))
-                if number == 0 and one.rule is not None:
-                    one.rule.on_trial_add(None, past)
-                given_up = one.judge(past, stop.at, going.values[heard])
-                going.stopped = given_up and heard < going.last
+            one.hear(going, stop.files)
             if going.stopped:
                 break
         one.end(going)
@@ -401,6 +396,36 @@ def test_a_rule_remembers_what_earlier_processes_measured(
         tried(line(one, parts), parts, stop_after=1)
     ends = [[entry.state for entry in Ledger(prepared(one), store).entries.values()] for store in (whole, parts)]
     assert ends[0] == ends[1] and "stopped" in ends[0]
+
+
+@pytest.mark.parametrize("rule", [ASHA(reduction=2), MedianStopping(samples=2)], ids=["asha", "median"])
+def test_a_rule_meets_values_beyond_where_it_would_have_stopped(
+    rule: ASHA | MedianStopping, tmp_path: Path, trajectory: Callable[..., list[Condition]]
+) -> None:
+    # Of another search, whose first conditions are measured; of itself, without the record of what was stopped.
+    store, one = Store(tmp_path), search(trajectory, stopping=rule, trials=6, sampler="random")
+    tried(line(dataclasses.replace(one, stopping=None), store), store)
+    assert tried(line(one, store), store) == []  # all is there and nothing is to be trained
+    ledger = Ledger(prepared(one), store)
+    assert [entry.state for entry in ledger.entries.values()] == ["complete"] * 6
+    assert tried(line(dataclasses.replace(one, trials=7), store), store) != []
+
+
+@pytest.mark.parametrize("rule", [ASHA(reduction=2), MedianStopping(samples=2)], ids=["asha", "median"])
+def test_what_was_begun_and_is_behind_by_now_is_stopped_at_once(
+    rule: ASHA | MedianStopping, tmp_path: Path, trajectory: Callable[..., list[Condition]]
+) -> None:
+    store, one = Store(tmp_path), search(trajectory, stopping=rule, trials=6, sampler="random", concurrent=6)
+    there = line(one, store)
+    begun = [going for _ in range(6) if (going := there.next(set())) is not None]
+    worst = max(begun, key=lambda going: loss(going.place.point["lr"]))
+    for going in begun:  # this process dies when it has measured the worst one twice
+        stops = going.place.stops[:2] if going is worst else going.place.stops
+        for stop in stops:
+            answer(store, list(stop.asks), loss(going.place.point["lr"], stop.at))
+    assert tried(line(one, store), store) == []
+    states = {entry.index: entry.state for entry in Ledger(prepared(one), store).entries.values()}
+    assert states == {index: "stopped" if index == worst.index else "complete" for index in range(6)}
 
 
 def test_what_diverged_is_an_outcome_and_is_told_as_bad(tmp_path: Path, condition: Callable[..., Condition]) -> None:
