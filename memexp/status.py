@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from collections import Counter
 from typing import Any
@@ -123,6 +125,19 @@ def _reasons(ends: Ends, lacking: set[tuple[str, str]]) -> Counter[tuple[str, st
     return Counter((status, why) for _, status, why in reasons)
 
 
+def _dead(sign: dict[str, Any]) -> bool:
+    """Whether a sweep was run on this machine, and its process is gone."""
+    if sign["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(sign["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
+
+
 def _running(store: Store) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for path in store.list_text(".running/"):
@@ -131,8 +146,7 @@ def _running(store: Store) -> dict[str, list[dict[str, Any]]]:
             continue
         try:
             sign = json.loads(text)
-            alive = time.time() - sign["time"] < SILENT_AFTER
-            if alive:
+            if time.time() - sign["time"] < SILENT_AFTER and not _dead(sign):
                 found.setdefault(sign["sweep"], []).append(sign)
         except (ValueError, TypeError, KeyError):  # not one of ours
             continue

@@ -122,6 +122,12 @@ def print_searches(ledgers: Sequence[Ledger], console: Console) -> None:
         )
     console.print("\nThe best suggestion of each search", highlight=False)
     console.print(table)
+    for ledger in ledgers:
+        complete = [entry for entry in ledger.entries.values() if entry.state == "complete"]
+        empty = sum(entry.value is None for entry in complete)
+        if empty:
+            line = f"search {ledger.prepared.search.name}: Search.metric came to no finite number for {empty} of its"
+            console.print(f"{line} {len(complete)} complete suggestions", highlight=False, soft_wrap=True)
 
 
 def _varied(asks: Sequence[Ask]) -> list[str]:

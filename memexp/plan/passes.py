@@ -15,7 +15,7 @@ from typing import Any
 from memexp.errors import DataError, SpecError
 from memexp.identity import canonical, identity
 from memexp.plan.forest import Forest, Stage
-from memexp.sources import Stream, Texts, is_corpus, shared_texts
+from memexp.sources import WINDOW, Stream, Texts, is_corpus, shared_texts
 from memexp.spec import Interference, Pretrain
 
 __all__ = ["Overlaps", "Passing", "line_up", "settled", "stop"]
@@ -78,7 +78,7 @@ def line_up(forest: Forest) -> None:
                 at = dataclasses.replace(at, parent=before.id, first=before.last + 1, steps=at.last - before.last)
             forest.stages[at.id] = before = at
         assert before is not None  # a trajectory has stops
-        _remark_wrapping(forest, before)
+        _remark_texts(forest, before)
     forest.stages = _parents_first(forest.stages)
 
 
@@ -94,17 +94,21 @@ def _parents_first(stages: dict[str, Stage]) -> dict[str, Stage]:
     return placed
 
 
-def _remark_wrapping(forest: Forest, last: Stage) -> None:
-    """Say so where a trajectory needs its texts more than once."""
+def _remark_texts(forest: Forest, last: Stage) -> None:
+    """Say so where a trajectory passes over blank texts, or over any more than once."""
     settings = last.pretrain or last.interference
     assert settings is not None and last.corpus is not None  # a stop has both
-    corpus, size = forest.corpus(last.corpus), settings.batch_size
+    corpus, size, what = forest.corpus(last.corpus), settings.batch_size, type(settings).__name__
+    if isinstance(corpus, Stream) and corpus.blank:
+        of = min(WINDOW, corpus.count or WINDOW)
+        line = f"{corpus.blank} of the first {of} texts of {corpus.name} are blank; they fill batches and teach nothing"
+        forest.remarks[f"{what}: {line}"] = None
     if corpus.count is None:
         return  # of a stream without a known end the exposures of its steps tell
     turns = math.ceil(last.last / math.ceil(corpus.count / size))
     if turns > 1:
         line = f"{last.last} steps of {size} take the {corpus.count} texts of {corpus.name} {turns} times"
-        forest.remarks[f"{type(settings).__name__}: {line}"] = None
+        forest.remarks[f"{what}: {line}"] = None
 
 
 @dataclasses.dataclass

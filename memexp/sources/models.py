@@ -173,8 +173,18 @@ def _locate(name: str, revision: str | None, of: str = "model") -> tuple[str, st
         return str(folder.resolve()), None, {"files": _digest(files)}
     if folder.is_absolute() or name.startswith(("./", "../", "~")):
         raise ModelError(f"{of} {name!r}: no such folder")
-    commit = resolve_commit(name, revision, "model")
+    commit = _commit(name, revision)
     return name, commit, {"hub": name, "commit": commit}
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """`resolve_commit` of a model; where the name may be meant for a shipped one the error lists those."""
+    try:
+        return resolve_commit(name, revision, "model")
+    except ModelError as error:
+        if "/" in name:
+            raise
+        raise ModelError(f"{error} (memexp ships {', '.join(SHIPPED_MODELS)})") from error
 
 
 def _content(folder: Path, of: str) -> list[Path]:
@@ -210,7 +220,7 @@ def _random_config(config: dict[str, Any] | str) -> dict[str, Any]:
     else:
         where = f"RandomInit.config {config!r}"
         shipped = config in SHIPPED_MODELS
-        commit = None if shipped else resolve_commit(config, None, "model")
+        commit = None if shipped else _commit(config, None)
         found = read_config(f"{_SHIPPED}{config}" if shipped else config, commit)
     if not isinstance(found.get("model_type"), str):
         raise ModelError(f"{where}: no model_type, so the architecture is unknown")

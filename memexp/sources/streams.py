@@ -15,7 +15,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Stream(ABC):
     """What the rows call it; for a hub dataset with the commit."""
     count: int | None
     """Number of texts, blank ones included; None where only reading to the end could tell."""
+    blank: int = field(default=0, kw_only=True)
+    """How many of the first window's texts are blank."""
 
     @property
     @abstractmethod
@@ -132,15 +134,17 @@ def resolve_stream(source: TextStream | HubStream) -> Stream:
     """Pin a stream, and look at its first window.
 
     Raises:
-        DataError: a file is missing or broken, there are no texts, or the first ones are not what they should be.
+        DataError: a file is missing or broken, there are no texts, or the first ones are blank or none.
     """
     stream = _of_files(source) if isinstance(source, TextStream) else _of_hub(source)
     first = Windows(stream)(0)
     if not first:
         raise DataError(f"{stream.name}: the corpus is empty")
-    if stream.count is None and len(first) < WINDOW:
-        return replace(stream, count=len(first))
-    return stream
+    blank = sum(not text.strip() for text in first)
+    if blank == len(first):
+        raise DataError(f"{stream.name}: all of the first {blank} texts are blank")
+    count = len(first) if stream.count is None and len(first) < WINDOW else stream.count
+    return replace(stream, count=count, blank=blank)
 
 
 def shared_texts(stream: Stream, lists: Sequence[Texts]) -> list[int]:

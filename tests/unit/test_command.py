@@ -287,9 +287,9 @@ def attempt(store: Store, name: str, *rows: tuple[str | None, ...]) -> None:
     store.commit("stages", name, pa.Table.from_pylist(kept, schema=STAGES))
 
 
-def beat(store: Store, sweep: str, age: float) -> None:
-    sign = {"sweep": sweep, "host": socket.gethostname(), "pid": 4321, "results": 3, "time": time.time() - age}
-    store.put_text(f".running/{sweep}-{age}.json", json.dumps(sign))
+def beat(store: Store, sweep: str, age: float, **other: Any) -> None:
+    sign = {"sweep": sweep, "host": socket.gethostname(), "pid": os.getpid(), "results": 3, "time": time.time() - age}
+    store.put_text(f".running/{sweep}-{age}.json", json.dumps(sign | other))
 
 
 def test_status_of_a_complete_sweep(memexp: Command) -> None:
@@ -356,15 +356,19 @@ def test_status_asks_for_what_the_sweep_was_last_started_with(memexp: Command) -
 
 def test_status_shows_what_is_being_executed(memexp: Command) -> None:
     store = Store("results")
-    for sweep in ("dead", "live"):
+    for sweep in ("away", "killed", "live", "silent"):
         wanted(store, sweep, "a")
     beat(store, "live", age=5)
-    beat(store, "dead", age=3600)
+    beat(store, "away", age=5, host="elsewhere", pid=2**22 + 1)  # beyond what Linux gives out
+    beat(store, "killed", age=5, pid=2**22 + 1)
+    beat(store, "silent", age=3600)
     status, out, _ = memexp("status")
     assert status == 1
     assert out.splitlines() == [
-        "dead: 0 of 1 conditions complete",
-        f"live: 0 of 1 conditions complete, running (pid 4321 on {socket.gethostname()})",
+        "away: 0 of 1 conditions complete, running (pid 4194305 on elsewhere)",
+        "killed: 0 of 1 conditions complete",
+        f"live: 0 of 1 conditions complete, running (pid {os.getpid()} on {socket.gethostname()})",
+        "silent: 0 of 1 conditions complete",
     ]
 
 

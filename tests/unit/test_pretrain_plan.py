@@ -163,6 +163,13 @@ def test_texts_that_come_again_are_remarked_upon(studied: Condition, stream: Tex
     assert f"Pretrain: 7 steps of 4 take the 11 texts of {stream.name} 3 times" in forest.remarks
 
 
+def test_blank_texts_are_remarked_upon(studied: Condition, tmp_path: Path) -> None:
+    file = tmp_path / "spaced.txt"
+    file.write_text("One.\n\nTwo.\n \nThree.\n")
+    line = f"2 of the first 5 texts of {file} are blank; they fill batches and teach nothing"
+    assert list(grow(after(studied, 1, corpus=TextStream(file))).remarks) == [f"Pretrain: {line}"]
+
+
 def test_texts_of_a_stream_that_are_studied_too_are_remarked_upon_or_refused(
     studied: Condition, stream: TextStream, targets: TextFile
 ) -> None:

@@ -67,7 +67,8 @@ def test_its_queries_answer(
     assert "1.0" in capsys.readouterr().out
     scan = re.search(r"^polars\..*$", QUERIES, re.MULTILINE)
     assert scan is not None
-    assert eval(scan[0], module).collect().height == 2
+    found = eval(scan[0], module).collect()
+    assert found.height == 2 and {"list", "experiment"} <= set(found.columns)
     recall = module["recall"]
     assert isinstance(recall, pandas.DataFrame)
     assert {"list", "experiment"} <= set(recall.columns)

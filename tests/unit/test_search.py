@@ -596,3 +596,12 @@ def test_the_best_suggestion_of_each_search_is_told(tmp_path: Path, condition: C
         ("none", "", "0"),
     ]
     assert rows[0][1] == f"lr={min(map(_lr, ledgers[0].entries.values()), key=loss):.4g}"
+    assert "no finite number" not in page.getvalue()
+
+
+def test_a_metric_without_a_number_is_told(tmp_path: Path, condition: Callable[..., Condition]) -> None:
+    store, one = Store(tmp_path), search(condition, metric=f"{NLL} WHERE item > 1000")
+    tried(line(one, store), store)
+    page = io.StringIO()
+    print_searches([Ledger(prepared(one), store)], Console(file=page, width=100))
+    assert "search lr: Search.metric came to no finite number for 4 of its 4 complete suggestions" in page.getvalue()

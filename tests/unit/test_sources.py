@@ -373,6 +373,11 @@ def test_a_tokenizer_of_its_own_is_pinned_as_well(hub: Path, tmp_path: Path) -> 
         (Model("org/unknown"), "model 'org/unknown' is neither a local folder nor to be found on the hub"),
         (Model("org/small", revision="new"), "model 'org/small' at revision 'new' is neither"),
         (Model("org/small", revision="b" * 40), f"model 'org/small' has no config.json at {'b' * 40}, or it is not in"),
+        (
+            Model("tiny-x"),
+            "model 'tiny-x' is neither a local folder nor to be found on the hub: the hub is offline (HF_HUB"
+            "_OFFLINE) and the cache does not hold it (memexp ships tiny-s, tiny-m, tiny-l)",
+        ),
         (Model("models/of/mine"), "model 'models/of/mine' is neither a local folder"),
         (Model("no such: model"), "model 'no such: model' is neither a local folder"),
         (Model("./models/mine"), "model './models/mine': no such folder"),

@@ -207,6 +207,7 @@ def test_what_the_driver_complains_about(tmp_path: Path) -> None:
     assert "a stream is of" in complaint(TextStream(tmp_path / "a.parquet.gz"))
     assert of("empty.txt", "") == "/empty.txt: the corpus is empty"
     assert of("empty.jsonl", "") == "/empty.jsonl: the corpus is empty"
+    assert of("blank.txt", "\n \n") == "/blank.txt: all of the first 2 texts are blank"
     assert "no field 'sent' or 'text' (it has a, b); name one with field=..." in of("a.jsonl", '{"a": "x", "b": "y"}\n')
     assert of("b.jsonl", '{"text": "x"}\n{"text": null}\n') == "/b.jsonl, line 2: field 'text' is empty"
     assert of("c.jsonl", '{"text": "x"}\n{"text": 3}\n') == "/c.jsonl, line 2: field 'text' is no string"
