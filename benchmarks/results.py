@@ -5,6 +5,7 @@ add(folder, "parts", "recall", found | made(command, sentences, pairs))
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -55,7 +56,8 @@ A GPT-2 of 4.2 million parameters made from its configuration, study lists with 
 What is asked of a number, a floor ("at least") and an aim, was set before anything was measured.
 
 (a), (b) and HFLM use torch as it comes, which multiplies float32 matrices by MKL. memexp has oneDNN do it where that is
-as exact (memexp/core/matmul.py): on AMD's processors about twice as fast; others were not measured.
+as exact (memexp/core/matmul.py): on one AMD EPYC about twice as fast; on one of family 25, model 17 (Zen 4, folder zen4)
+both are equally fast, and what is left is memexp's own. Others were not measured.
 
 "Search" asks something else: whether a search over a continuous range finds, with half the trials, what a grid finds.
 The interval of the mean is what ten seeds leave open of the grid's mean best, that of one seed is where 95 % of seeds
@@ -166,13 +168,12 @@ def _profile(name: str, profile: Mapping[str, Any]) -> list[str]:
 
 def _machine() -> str:
     name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        pairs = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+        said = {key.strip(): value.strip() for key, _, value in pairs}
+        # A name such as "AMD EPYC" stands for several generations.
+        numbers = [f"{key} {said[key]}" for key in ("cpu family", "model") if key in said]
+        name = ", ".join([said.get("model name", name), *numbers])
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{name}, {os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.system()}"
 
