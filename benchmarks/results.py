@@ -56,8 +56,8 @@ A GPT-2 of 4.2 million parameters made from its configuration, study lists with 
 What is asked of a number, a floor ("at least") and an aim, was set before anything was measured.
 
 (a), (b) and HFLM use torch as it comes, which multiplies float32 matrices by MKL. memexp has oneDNN do it where that is
-as exact (memexp/core/matmul.py): on one AMD EPYC about twice as fast; on one of family 25, model 17 (Zen 4, folder zen4)
-both are equally fast, and what is left is memexp's own. Others were not measured.
+as exact (memexp/core/matmul.py): on one AMD EPYC about twice as fast; on one of family 25, model 17 (Zen 4, folder
+zen4) both are equally fast, and what is left is memexp's own. Others were not measured.
 
 "Search" asks something else: whether a search over a continuous range finds, with half the trials, what a grid finds.
 The interval of the mean is what ten seeds leave open of the grid's mean best, that of one seed is where 95 % of seeds

@@ -2,10 +2,10 @@
 
     hasten(lm)     # once, after loading on a CPU
 
-On some of AMD's processors MKL multiplies float32 matrices at less than half the speed of oneDNN, on others (Zen 4) as
-fast. torch calls oneDNN for them only with the permission to round to bfloat16. On a processor with AMX oneDNN makes use
-of the permission; elsewhere its products are as exact as MKL's. Hence the products themselves are looked at, once a
-process. The choice depends on the processor alone, never on a clock, so that numbers repeat to the last bit.
+On some of AMD's processors MKL multiplies float32 matrices at less than half the speed of oneDNN, on others (Zen 4) at
+the same. torch calls oneDNN for them only with the permission to round to bfloat16. On a processor with AMX oneDNN
+makes use of the permission; elsewhere its products are as exact as MKL's. Hence the products themselves are looked at,
+once a process. The choice depends on the processor alone, never on a clock, so that numbers repeat to the last bit.
 
 Only linear layers have the permission: torch's attention would hand its many small products over one by one, at a loss.
 """
