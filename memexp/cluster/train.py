@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import uuid
+from concurrent.futures import Future
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray import tune
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.queue import Empty, Queue
 
 from memexp.attempt import Attempt, Progress
 from memexp.cluster.failed import recorded, without
 from memexp.plan import Trial
 from memexp.store import Store
 
-__all__ = ["drive"]
+__all__ = ["drive", "fitted"]
 
 # Train looks at its workers every two seconds by default, which a short trial waits for several times over.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # A group may have to wait for nodes that the autoscaler has yet to start: twelve times five minutes, not for ever.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 PLACEMENTS = 12
+LISTEN_S = 0.2
+"""How long is listened for a report of a group before it is looked whether the group has ended."""
+
 # Where Tune stops a trial, Train's cleaner learns from the dashboard that the group's place is to be given back. On a
 # machine with several Rays it has to be told whose, or it dies and the next group waits for that place for ever.
 DASHBOARD = "RAY_API_SERVER_ADDRESS"
@@ -46,12 +52,13 @@ def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
         TrainingFailedError: two groups died without a word.
     """
     os.environ[DASHBOARD] = ray.get_runtime_context().gcs_address
+    reports = Queue(1, actor_options={"num_cpus": 0})  # a group is never more than one report ahead of Tune
     failures: list[str] = []
     crashed = False
     while trial.asks or trial.leaves:
         this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
         try:
-            return failures + (_group(trial, store, this).fit().return_value or [])
+            return failures + fitted(_group(trial, store, this, reports), reports)
         except TrainingFailedError:
             failed = recorded([trial.base, *trial.stages], store, this)
             if not failed and crashed:
@@ -62,7 +69,41 @@ def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
     return failures
 
 
-def _group(trial: Trial, store: Store, attempt: Attempt) -> TorchTrainer:
+class _Reports(UserCallback):  # type: ignore[misc] # untyped
+    """Puts what the first worker reports into a queue.
+
+    Ray's own TuneReportCallback has a second thread report to Tune besides the trial's. Where the trial ends while a
+    report is still under way, as it does on a busy machine, the two wait for each other and the sweep never ends.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self.queue.put(metrics[0])
+
+
+def fitted(group: TorchTrainer, reports: Queue) -> list[str]:
+    """What the first worker of `group` returns; its reports go to Tune from this thread, which alone may report."""
+    ended: Future[list[str]] = Future()
+
+    def fit() -> None:
+        try:
+            ended.set_result(group.fit().return_value or [])
+        except BaseException as error:  # it is raised where the result is asked for
+            ended.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True, name="memexp-group").start()
+    while True:
+        over = ended.done()  # before the queue: then all that was reported is in it
+        try:
+            tune.report(reports.get(timeout=LISTEN_S))
+        except Empty:
+            if over:
+                return ended.result()
+
+
+def _group(trial: Trial, store: Store, attempt: Attempt, reports: Queue) -> TorchTrainer:
     resources = {"CPU": trial.resources.cpus}
     if trial.resources.gpus:
         resources["GPU"] = trial.resources.gpus
@@ -80,7 +121,7 @@ def _group(trial: Trial, store: Store, attempt: Attempt) -> TorchTrainer:
             name=attempt.id,
             storage_path=f"{store.location}/.ray",
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=PLACEMENTS),
-            callbacks=[TuneReportCallback()],
+            callbacks=[_Reports(reports)],
         ),
     )
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from ray import tune
+from ray.util.queue import Queue
 from rich.console import Console
 from support import data
 from test_sweep import Fragile
 
 from memexp import Condition, Full, LoRA, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
-from memexp.attempt import Attempt
+from memexp.attempt import Attempt, Progress
+from memexp.cluster.train import fitted
+from memexp.cluster.tune import Listener, fit, lost_trials
 from memexp.core.world import World
 from memexp.plan import bundle
 from memexp.trial import execute
@@ -81,3 +88,41 @@ def test_a_probe_that_fails_on_workers_costs_its_own_rows_only(executed: Execute
     assert "5 of 6 conditions complete" in executed.page
     assert len(Store(executed.store).names("fragile")) == 1
     assert len(Store(executed.store).names("recognition")) == 6
+
+
+class Hasty:
+    """Stands in for a worker group: it ends, well or not, while its reports are still under way."""
+
+    def __init__(self, reports: Queue, error: str | None) -> None:
+        self.reports, self.error = reports, error
+
+    def fit(self) -> SimpleNamespace:
+        for step in (1, 2, 3):
+            self.reports.put({"answered": [str(step)], "steps": step})
+        if self.error is not None:
+            raise ValueError(self.error)
+        return SimpleNamespace(return_value=["a stage failed"])
+
+
+@pytest.mark.parametrize("error", [None, "a worker died"])
+def test_what_a_group_reports_at_its_end_arrives(error: str | None) -> None:
+    heard: list[Progress] = []
+
+    def slowly(progress: Progress) -> None:
+        time.sleep(0.5)  # longer than the group takes for its end
+        heard.append(progress)
+
+    def trial(config: dict[str, Any]) -> None:
+        reports = Queue(1, actor_options={"num_cpus": 0})
+        failures = fitted(Hasty(reports, error), reports)
+        tune.report({"answered": [], "steps": 0, "failures": failures})
+
+    listener = Listener(slowly)
+    needs = tune.PlacementGroupFactory([{"CPU": 1}])
+    results = fit(trial, lambda _: needs, Attempt("hasty", "a"), listener, tune.TuneConfig(max_concurrent_trials=1))
+    steps = [progress.steps for progress in heard]
+    if error is None:
+        assert steps == [1, 2, 3, 0] and listener.failures == ["a stage failed"]
+    else:
+        assert steps == [1, 2, 3] * 2  # a trial that dies is started once more
+        assert lost_trials(results) == {0: f"ValueError: {error}"}

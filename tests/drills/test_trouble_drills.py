@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,27 @@ def test_a_loss_that_is_no_number_is_an_outcome_and_not_tried_again(tmp_path: Pa
     assert finish(sweep_script(tmp_path / "sweep", lrs=(1e-3,)), tmp_path / "undisturbed") == (0, 2 * 3)
     only = data(tmp_path / "undisturbed")["training"]
     assert data(store)["training"].filter([lr == 1e-3 for lr in data(store)["training"]["lr"].to_pylist()]).equals(only)
+
+
+SLOW = """
+import time
+from memexp.progress import Display
+
+real = Display.__call__
+
+def slow(self, progress):
+    time.sleep(5)
+    real(self, progress)
+
+Display.__call__ = slow
+"""
+"""A driver that takes longer for a report than a worker group for its end, as on a busy machine."""
+
+
+def test_a_group_that_ends_before_its_reports_are_heard(tmp_path: Path) -> None:
+    """Where a thread beside the trial's reports to Tune as well, as with Ray's TuneReportCallback, this never ends."""
+    script = sweep_script(tmp_path / "sweep", exposures=(0, 1, 2), lrs=(1e-3,), workers=2, more=SLOW)
+    process = command("run", script, "--store", tmp_path / "store", "--address", "local")
+    page, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "3 of 3 conditions complete" in page, page
+    assert set(re.findall("([0-9]) of 3 conditions, ", page)) >= {"1", "3"}, page  # all of them arrived
