@@ -62,7 +62,7 @@ def execute_searches(
         search_alg=_Suggester(desk),
         scheduler=_Referee(desk),
         num_samples=sum(len(line.queue) for line in desk.lines),
-        # A trial that drives a worker group does not notice that it is stopped; its process has to go.
+        # The worker group of a stopped trial notices nothing; it goes with the process that drove it.
         reuse_actors=all(line.resources.workers == 1 for line in desk.lines),
     )
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray import tune
+from ray import cloudpickle, tune
 from ray.util.queue import Queue
 from rich.console import Console
 from support import data
@@ -118,6 +119,7 @@ def test_what_a_group_reports_at_its_end_arrives(error: str | None) -> None:
         tune.report({"answered": [], "steps": 0, "failures": failures})
 
     listener = Listener(slowly)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     needs = tune.PlacementGroupFactory([{"CPU": 1}])
     results = fit(trial, lambda _: needs, Attempt("hasty", "a"), listener, tune.TuneConfig(max_concurrent_trials=1))
     steps = [progress.steps for progress in heard]
