@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -110,6 +110,20 @@ def _run(options: argparse.Namespace) -> int:
     return _load(options.sweep, options.arguments).main(options)
 
 
+class _Arguments(list[str]):
+    """``sys.argv`` of a script, which tells whether the script looked beyond its own name."""
+
+    heeded = False
+
+    def __getitem__(self, key: Any) -> Any:
+        self.heeded |= key not in (0, -len(self))
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        self.heeded = True
+        return super().__iter__()
+
+
 def _load(path: str, arguments: Sequence[str]) -> Sweep:
     """Execute a sweep script and return its attribute ``sweep``.
 
@@ -134,7 +148,7 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
         raise SpecError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    sys.argv = [path, *arguments]
+    sys.argv = given = _Arguments([path, *arguments])
     sys.path.insert(0, str(file.resolve().parent))
     try:
         with loading(path):
@@ -147,6 +161,8 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
         kind = "" if isinstance(error, MemexpError) else f"{type(error).__name__}: "
         message = " ".join(str(error).split())
         raise SpecError(f"{path}, line {lines[-1] if lines else '?'}: {kind}{message}") from error
+    if arguments and not given.heeded:
+        raise SpecError(f"{path}: takes no arguments (it never looks at sys.argv), got {' '.join(arguments)}")
     sweep = getattr(module, "sweep", None)
     if not isinstance(sweep, Sweep):
         raise SpecError(f"{path}: has no module attribute `sweep` that is a memexp.Sweep")

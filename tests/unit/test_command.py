@@ -163,6 +163,17 @@ def test_memexps_own_options_after_the_dashes_are_not_passed_over(memexp: Comman
     assert status == 2 and said == f"memexp: {argument} is an option of memexp's own: give it before {script}\n"
 
 
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_arguments_that_a_script_never_looks_at_are_refused(memexp: Command, script: str, command: str) -> None:
+    deaf = Path("deaf.py")
+    looks = "int(sys.argv[1]) if len(sys.argv) > 1 else 2"
+    deaf.write_text(Path(script).read_text().replace(looks, "len(sys.argv[0]) - 6"))
+    status, page, said = memexp(command, str(deaf), "--", "--lr", "3")
+    assert (status, page) == (2, "")
+    assert said == "memexp: deaf.py: takes no arguments (it never looks at sys.argv), got --lr 3\n"
+    assert memexp("plan", str(deaf))[0] == 0
+
+
 def test_the_store_is_an_option_or_a_variable(memexp: Command, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("broken").write_text("a file")
     for arguments in ((), ("--store", "results")):
