@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before any test module imports anything: Hugging Face's libraries read their environment once."""
     for name in ("RAY_ADDRESS", "MEMEXP_STORE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE"):
         os.environ.pop(name, None)
+    # Ignored where the tests were started in the background; Ctrl-C is part of what is tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tempfile.mkdtemp(prefix="memexp-tests-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     os.environ |= {
