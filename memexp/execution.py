@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
-import socket
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -25,7 +21,7 @@ from rich.console import Console
 from memexp import plan as planning
 from memexp import snapshots
 from memexp.attempt import Attempt, stage_row
-from memexp.errors import MemexpError
+from memexp.heartbeat import running
 from memexp.identity import NUMERICS
 from memexp.plan import Forest, Missing, Stage, Trial
 from memexp.progress import Display, SearchDisplay
@@ -45,7 +41,6 @@ __all__ = [
     "discard_snapshots",
     "execute_conditions",
     "execute_searches_of",
-    "heartbeat",
     "say",
 ]
 
@@ -102,7 +97,11 @@ def execute_conditions(work: Work, attempt: Attempt, cluster: Cluster, console: 
     say(console, f"executing {len(trials)} trials, {steps} steps, for {len(asks)} results")
     with Display(asks, steps, console) as display:
         return _phase_by_phase(
-            trials, lambda now: execute_trials(now, work.store, attempt, cluster, display), work.store, attempt
+            work.forest,
+            trials,
+            lambda now, attempt: execute_trials(now, work.store, attempt, cluster, display),
+            work.store,
+            attempt,
         )
 
 
@@ -130,7 +129,7 @@ def _recorded(trials: list[Trial], outcome: Outcome, store: Store, attempt: Atte
 def discard_snapshots(forest: Forest, left: Missing, ledgers: Sequence[Ledger], store: Store) -> None:
     """Remove the snapshots that nothing needs: a trial killed after its last result leaves some, and pretraining."""
     found = snapshots.find(store).trajectories
-    if not found:
+    if not found or running(store):  # another sweep may count on the same pretraining
         return
     wanted = [ask.stage for ask in [*left.asks, *(copy.ask for copy in left.copies)]]
     needed = {name for at in wanted for stage in forest.path(at) for name in _names(stage)}
@@ -151,9 +150,10 @@ def _names(stage: Stage) -> tuple[str, str]:
     return stage.trajectory, stage.id
 
 
-def _phase_by_phase(
-    trials: list[Trial], execute: Callable[[list[Trial]], Outcome], store: Store, attempt: Attempt
-) -> list[str]:
+Execute = Callable[[list[Trial], Attempt], "Outcome"]
+
+
+def _phase_by_phase(forest: Forest, trials: list[Trial], execute: Execute, store: Store, attempt: Attempt) -> list[str]:
     """Execute the trials of each phase when those of the phase before are over; a line for all that failed."""
     failures: list[str] = []
     for phase in sorted({trial.phase for trial in trials}):
@@ -161,20 +161,47 @@ def _phase_by_phase(
         if phase:
             now = _without_failed(now, store, attempt)
         if now:
-            failures += _recorded(now, execute(now), store, attempt)
+            failures += _executed(forest, now, execute, store, attempt)
     return failures
 
 
+def _executed(forest: Forest, trials: list[Trial], execute: Execute, store: Store, attempt: Attempt) -> list[str]:
+    """Execute trials. What kills its process is to cost itself only: the trees that shared one get one each."""
+    outcome = execute(trials, attempt)
+    again: list[Trial] = []
+    for number in list(outcome.lost):
+        trees = planning.apart(forest, _left(trials[number], store))
+        if len(trees) > 1:
+            del outcome.lost[number]
+            again += trees
+    failures = _recorded(trials, outcome, store, attempt)
+    again = _without_failed(again, store, attempt)
+    if again:
+        attempt = dataclasses.replace(attempt, id=f"{attempt.id}again")
+        failures += _recorded(again, execute(again, attempt), store, attempt)
+    return failures
+
+
+def _left(trial: Trial, store: Store) -> Trial:
+    """What of a trial is not in the store."""
+    there = {mark.trajectory for mark in snapshots.find(store).found}
+    return dataclasses.replace(
+        trial,
+        asks=[ask for ask in trial.asks if not store.exists(ask.kind, ask.name)],
+        leaves=tuple(leaf for leaf in trial.leaves if leaf not in there),
+    )
+
+
 def _without_failed(trials: list[Trial], store: Store, attempt: Attempt) -> list[Trial]:
-    """`trials` less what hangs below a model or a pretraining that failed just now, which is recorded as skipped."""
+    """`trials` less what failed just now and all that hangs below it, which is recorded as skipped."""
     from memexp.cluster.failed import recorded, without
 
     stages = [stage for trial in trials for stage in (trial.base, *trial.stages)]
     failed = recorded(stages, store, attempt, ("failed", "diverged"))
     # Each an attempt of its own: two trials may lack the same stage.
-    attempts = [dataclasses.replace(attempt, id=f"{attempt.id}after{index}") for index in range(len(trials))]
+    attempts = [dataclasses.replace(attempt, id=f"{attempt.id}after{uuid.uuid4().hex[:8]}") for _ in trials]
     found = [without(trial, failed, store, own) for trial, own in zip(trials, attempts, strict=True)]
-    return [trial for trial in found if trial.asks]
+    return [trial for trial in found if trial.asks or trial.leaves]
 
 
 def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: Attempt) -> None:
@@ -185,14 +212,13 @@ def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: A
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
-    there = {mark.trajectory for mark in snapshots.find(store).found} if outcome.lost else set()
     for index, why in outcome.lost.items():
-        trial = trials[index]
-        left = {ask.stage for ask in trial.asks if not store.exists(ask.kind, ask.name)} | {*trial.leaves} - there
+        trial = _left(trials[index], store)
+        ends = {*(ask.stage for ask in trial.asks), *trial.leaves}
         rows = [
             stage_row(stage, attempt, made_with, "failed", f"the trial died: {why}")
             for stage in [trial.base, *trial.stages]
-            if stage.id in left
+            if stage.id in ends
         ]
         if rows:
             store.commit(
@@ -200,35 +226,6 @@ def _record_lost(trials: list[Trial], outcome: Outcome, store: Store, attempt: A
                 f"{trial.base.id}-{attempt.id}lost{trial.phase}x{index}",
                 pa.Table.from_pylist(rows, schema=STAGES),
             )
-
-
-HEARTBEAT = 10.0
-"""Seconds between signs of life of a running sweep."""
-
-
-@contextlib.contextmanager
-def heartbeat(store: Store, attempt: Attempt, results: int) -> Iterator[None]:
-    """Keep a file in the store that says this sweep is being executed, for ``memexp status``."""
-    path = f".running/{attempt.sweep}-{attempt.id}.json"
-    stop = threading.Event()
-
-    def beat() -> None:
-        while True:
-            sign = {"sweep": attempt.sweep, "host": socket.gethostname(), "pid": os.getpid(), "results": results}
-            with contextlib.suppress(MemexpError):  # the store's own errors surface where results are written
-                store.put_text(path, json.dumps(sign | {"time": time.time()}))
-            if stop.wait(HEARTBEAT):
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(HEARTBEAT)
-        with contextlib.suppress(MemexpError):
-            store.delete(path)
 
 
 def commit_of_code() -> str | None:

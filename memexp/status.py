@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import time
 from collections import Counter
 from typing import Any
 
 from rich.console import Console
 
+from memexp.heartbeat import running
 from memexp.manifests import latest_manifests
 from memexp.store import Store
 from memexp.suggestions import stopped, through
 
 __all__ = ["print_status"]
-
-SILENT_AFTER = 60.0
-"""Seconds after which a sweep without a sign of life is taken for dead."""
 
 
 def print_status(store: Store) -> int:
@@ -31,7 +25,7 @@ def print_status(store: Store) -> int:
     have = {kind: store.names(kind) for kind in store.kinds()}
     attempts = store.scan("stages")
     ends = _last_attempts(attempts.to_pylist() if attempts is not None else [])
-    running = _running(store)
+    signs = running(store)
     whole = True
     for sweep in sorted(sweeps.keys() | searches.keys()):
         asks = sweeps.get(sweep, [])
@@ -54,7 +48,7 @@ def print_status(store: Store) -> int:
         if counts:
             parts.append(through(counts))
         line = f"{sweep}: {', '.join(parts)} complete"
-        for sign in running.get(sweep, []):
+        for sign in signs.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
         console.print(line)
         if len(counts) > 1:
@@ -123,31 +117,3 @@ def _reasons(ends: Ends, lacking: set[tuple[str, str]]) -> Counter[tuple[str, st
             why = (row["error"] or "for no stated reason").splitlines()[0]
             reasons.add((stage, row["status"], why))
     return Counter((status, why) for _, status, why in reasons)
-
-
-def _dead(sign: dict[str, Any]) -> bool:
-    """Whether a sweep was run on this machine, and its process is gone."""
-    if sign["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(sign["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's
-        return False
-    return False
-
-
-def _running(store: Store) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in store.list_text(".running/"):
-        text = store.get_text(path)
-        if text is None:
-            continue
-        try:
-            sign = json.loads(text)
-            if time.time() - sign["time"] < SILENT_AFTER and not _dead(sign):
-                found.setdefault(sign["sweep"], []).append(sign)
-        except (ValueError, TypeError, KeyError):  # not one of ours
-            continue
-    return found

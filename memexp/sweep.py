@@ -31,9 +31,9 @@ from memexp.execution import (
     discard_snapshots,
     execute_conditions,
     execute_searches_of,
-    heartbeat,
     say,
 )
+from memexp.heartbeat import heartbeat
 from memexp.inspection import check_contexts, check_forgetting, check_models, memory_per_worker, sizes
 from memexp.manifests import latest_manifests
 from memexp.plan import Ask, Forest, Missing

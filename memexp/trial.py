@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +171,8 @@ class _Walk:
     """Trajectories with files of snapshots in the store."""
     commits: int = 0
     """Files of ``stages/`` so far."""
+    raised: Exception | None = None
+    """A failure that is recorded and on its way up, through the stages that it keeps from being reached."""
 
     def __post_init__(self) -> None:
         self.stages = {stage.id: stage for stage in [self.trial.base, *self.trial.stages]}
@@ -260,6 +263,7 @@ class _Walk:
             return True
         began = time.monotonic()
         try:
+            self.doing = stage, None, began
             taken = self._take_up(stage)
             if taken is None and not self._reach(self.stages[stage.parent or ""]):
                 self.lost.add(stage.id)
@@ -339,10 +343,12 @@ class _Walk:
         if origin.id not in self.forks:  # begun from a snapshot further down
             here, at = snapshot.take(self.lm, self.optimizer), self.at
             settings = self.stages[stage.parent or ""].settings if stage.settings is None else stage.settings
-            if not self._reach(origin):
-                raise MemexpError(f"the weights before study cannot be had: stage {origin.id} failed")
-            self.optimizer = snapshot.restore(self.lm, here, settings)
-            self.at = at
+            try:
+                if not self._reach(origin):
+                    raise MemexpError(f"the weights before study cannot be had: stage {origin.id} failed")
+            finally:  # what is measured next is to find the model where it is thought to be
+                self.optimizer = snapshot.restore(self.lm, here, settings)
+                self.at = at
         return self.forks[origin.id]
 
     def _commit_steps(self, stage: Stage, steps: Sequence[Step]) -> None:
@@ -364,14 +370,16 @@ class _Walk:
                 by_probe.setdefault((ask.kind, ask.probe_id), []).append(ask)
         for asks in by_probe.values():
             began = time.monotonic()
-            self.doing = stage, asks[0], began
             probe = asks[0].probe
             texts = {name: self.trial.texts[corpus].items for name, corpus in asks[0].corpora.items()}
             try:
                 untaught = self._untaught(stage)
+                self.doing = stage, asks[0], began
                 with torch.random.fork_rng(devices=_cuda(self.world)):
                     items = probe.measure(Session(self.lm, untaught), texts)
                 items = items.select(probe.schema().names).cast(probe.schema())
+            except StoreError:
+                raise  # as in `_reach`
             except Exception as error:  # a user's own code may raise anything
                 self._fail(stage, error, began, asks[0])
                 continue
@@ -392,12 +400,13 @@ class _Walk:
 
     def _fail(self, stage: Stage, error: Exception, began: float, ask: Ask | None = None) -> None:
         """Record a failure; raised again where other ranks cannot know of it and wait for this one in vain."""
-        if self.world.blames_peer(error):
+        if error is self.raised or self.world.blames_peer(error):
             raise error
         status = "diverged" if isinstance(error, Diverged) else "failed"
         self._record(stage, status, str(error) if isinstance(error, MemexpError) else _told(error), began, ask)
         if self.world.size > 1 and status == "failed":
             self._commit_rows(stage)
+            self.raised = error
             raise error
 
     def _record(self, stage: Stage, status: str, text: str, began: float, ask: Ask | None) -> None:
@@ -428,7 +437,9 @@ class _Walk:
             self.commits += 1
             name = f"{tree.id}-{self.attempt.id}" + ("" if self.world.leads else f"-{self.world.rank}")
             name += f"-{self.commits}" if self.trial.stoppable else ""
-            self.sink.commit("stages", name, pa.Table.from_pylist(self.rows, schema=STAGES))
+            rows = pa.Table.from_pylist(self.rows, schema=STAGES)
+            if not self.sink.commit("stages", name, rows):  # what hangs may hang after its tree had a file
+                self.sink.commit("stages", f"{name}-{uuid.uuid4().hex[:8]}", rows)
         self.rows = []
 
 
@@ -474,6 +485,11 @@ class _Keeper:
                 discard(walk.sink, self.stage.trajectory)  # what came before the end
         except StoreError as error:
             walk._note(self.stage, "unsaved", began, error=str(error))
+            if name == self.stage.id and name in walk.leaves:
+                walk.failures.append(
+                    f"{self.stage.model.name}, the end of pretraining {name} could not be saved, and is trained again "
+                    f"by all that begins there: {error}"
+                )
         walk.unsaved.steps, walk.unsaved.seconds, self.clock = 0, 0.0, time.monotonic()
 
     def finish(self) -> None:

@@ -19,6 +19,8 @@ __all__ = ["STUCK", "watched"]
 
 STUCK = 75
 """Exit status of a process that ended itself: EX_TEMPFAIL."""
+RECORDING = 60.0
+"""Seconds it has to write down why."""
 LOOKS = 20
 """How often it is looked at within the time it has."""
 
@@ -41,10 +43,10 @@ def watched(minutes: float, progress: Callable[[], int], stuck: Callable[[], Non
             if now != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since >= 60 * minutes:
-                try:
-                    stuck()
-                finally:
-                    os._exit(STUCK)
+                recorder = threading.Thread(target=stuck, daemon=True)
+                recorder.start()
+                recorder.join(RECORDING)  # what hangs may be what it writes to
+                os._exit(STUCK)
 
     thread = threading.Thread(target=look, daemon=True, name="memexp-watch")
     thread.start()

@@ -71,8 +71,8 @@ class Cluster:
     """Resources of each node that is alive."""
     reachable: Mapping[str, float] | None = None
     """Total resources its autoscaler may reach, None without an autoscaler."""
-    kinds: tuple[Mapping[str, float], ...] = ()
-    """Resources of each kind of node the autoscaler may start."""
+    kinds: tuple[tuple[Mapping[str, float], int], ...] = ()
+    """Resources of each kind of node the autoscaler may start, and how many of them."""
 
     @property
     def spans_machines(self) -> bool:
@@ -86,22 +86,32 @@ class Cluster:
 
     def slots(self, resources: Resources) -> int:
         """How many trials with these resources can execute side by side."""
+        return max(1, self._workers(resources) // resources.workers)
+
+    def _workers(self, resources: Resources) -> int:
+        """How many workers fit on the nodes there are, or may come to be; none is on two of them."""
         wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
-        workers = min(math.floor(self.total(name) / amount) for name, amount in wanted.items() if amount)
-        return max(1, workers // resources.workers)
+
+        def fit(node: Mapping[str, float]) -> int:
+            return min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items() if amount)
+
+        return max(sum(map(fit, self.nodes)), sum(fit(node) * count for node, count in self.kinds))
 
     def check(self, resources: Resources) -> None:
         """Raise ClusterError if a trial with these resources could never start."""
         wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
+        named = f"Resources(workers={resources.workers}, cpus={resources.cpus:g}, gpus={resources.gpus:g})"
+        nodes = [*self.nodes, *(node for node, _ in self.kinds)]
         for name, amount in wanted.items():
             total = resources.workers * amount
             if total > self.total(name):
-                raise ClusterError(
-                    f"Resources(workers={resources.workers}, cpus={resources.cpus:g}, gpus={resources.gpus:g}) needs "
-                    f"{total:g} {name}s and the cluster can reach {self.total(name):g}"
-                )
-            if not any(node.get(name, 0.0) >= amount for node in (*self.nodes, *self.kinds)):
+                raise ClusterError(f"{named} needs {total:g} {name}s and the cluster can reach {self.total(name):g}")
+            if not any(node.get(name, 0.0) >= amount for node in nodes):
                 raise ClusterError(f"a worker with {amount:g} {name}s fits on no node of the cluster")
+        if self._workers(resources) < resources.workers:
+            raise ClusterError(
+                f"{named}: only {self._workers(resources)} such workers fit on the nodes that the cluster can reach"
+            )
         if resources.workers > 1 and self.total(DRIVER) < 1:
             raise ClusterError(
                 f"trials of several workers need the resource {DRIVER!r}: start the head node with "
@@ -156,7 +166,7 @@ def _ours() -> Iterator[None]:
     def look() -> None:
         while not over.wait(LOOK_EVERY):
             dead.extend(_died(name) for name, server in servers if not _lives(server))
-            if dead:
+            if dead and not over.is_set():
                 _thread.interrupt_main()
                 if not over.wait(GRACE):  # the main thread waits for the dead
                     print(f"memexp: {dead[0]}", file=sys.stderr, flush=True)
@@ -194,7 +204,10 @@ def _lives(process: psutil.Process) -> bool:
 def _init(address: str, sharded: bool) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     # Threads that spin while they wait cost other trials on the same cores up to four times their speed.
-    environment = {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}}
+    variables = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+    # A process that is to be reused has to let go of its last trial: of gigabytes, on a busy machine. Tune allows it
+    # two seconds and counts the next trial as failed.
+    environment = {"env_vars": variables | {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}}
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         # Ray itself would knock for minutes where nobody answers.
@@ -217,8 +230,8 @@ def _look() -> Cluster:
     return Cluster(nodes, *_autoscaled())
 
 
-def _autoscaled() -> tuple[Mapping[str, float] | None, tuple[Mapping[str, float], ...]]:
-    """Totals the autoscaler of a ``ray up`` cluster may reach, and the resources of its kinds of node.
+def _autoscaled() -> tuple[Mapping[str, float] | None, tuple[tuple[Mapping[str, float], int], ...]]:
+    """Totals the autoscaler of a ``ray up`` cluster may reach, and the resources and number of each kind of node.
 
     From its own configuration: Ray itself tells only what is there already, and a lone head has no GPU.
     """
@@ -231,11 +244,13 @@ def _autoscaled() -> tuple[Mapping[str, float] | None, tuple[Mapping[str, float]
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         kinds = config["available_node_types"]
         totals: Counter[str] = Counter()
+        found = []
         for name, kind in kinds.items():
             count = 1 if name == config.get("head_node_type") else int(kind.get("max_workers", 0))
+            found.append((kind.get("resources", {}), count))
             for resource, amount in kind.get("resources", {}).items():
                 totals[resource] += count * amount
-        return totals, tuple(kind.get("resources", {}) for kind in kinds.values())
+        return totals, tuple(found)
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ClusterError(f"{file}: not a cluster configuration: {type(error).__name__}: {error}") from error
 

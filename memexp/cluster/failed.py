@@ -21,18 +21,21 @@ Failed = tuple[str, str | None]
 def recorded(
     stages: Iterable[Stage], store: Store, attempt: Attempt, statuses: Collection[str] = ("failed",)
 ) -> dict[Failed, str]:
-    """Which of these stages ended so in an attempt, and a line for each."""
+    """Which of these stages ended so in an attempt, and a line for each; not one that it completed elsewhere."""
     found: dict[Failed, str] = {}
+    complete: set[Failed] = set()
     wanted = {stage.id for stage in stages}
     for name in store.names("stages"):
         if attempt.id in name:
             for row in store.read("stages", name).to_pylist():
+                if row["status"] == "complete":
+                    complete.add((row["stage_id"], None))
                 if row["status"] in statuses and row["stage_id"] in wanted:
                     why = row["error"].splitlines()[0]
                     found[row["stage_id"], row["probe_id"]] = (
                         f"{row['model']}, {row['kind']} {row['stage_id']} {row['status']}: {why}"
                     )
-    return found
+    return {what: why for what, why in found.items() if what not in complete}
 
 
 def without(trial: Trial, failed: Collection[Failed], store: Store, attempt: Attempt) -> Trial:

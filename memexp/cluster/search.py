@@ -26,8 +26,7 @@ from memexp import plan as planning
 from memexp.attempt import Attempt, Progress
 from memexp.cluster.connect import Cluster
 from memexp.cluster.samplers import SPREAD, Sampler, distributions
-from memexp.cluster.tune import Listener, Outcome, execute_trial, fit, lost_trials, placement, send_probes
-from memexp.errors import MemexpError
+from memexp.cluster.tune import NUMBER, Listener, Outcome, execute_trial, fit, placement, send_probes
 from memexp.plan import Ask, Trial
 from memexp.snapshots import find
 from memexp.spec import ASHA, MedianStopping, Resources, Snapshots
@@ -66,7 +65,7 @@ def execute_searches(
         reuse_actors=all(line.resources.workers == 1 for line in desk.lines),
     )
     try:
-        results = fit(
+        fit(
             lambda config: _work(config, store, attempt),
             lambda config: placement(config["needs"], cluster),
             attempt,
@@ -78,13 +77,13 @@ def execute_searches(
             raise
     if desk.error is not None:  # Tune would tell it with a traceback of its own
         raise desk.error
-    return desk.started, Outcome(listener.failures, lost_trials(results))
+    return desk.started, Outcome(listener.failures, listener.lost)
 
 
 def _work(config: dict[str, Any], store: Store, attempt: Attempt) -> None:
     """What a Tune trial does. Texts come one by one: all suggestions of a search share them."""
     texts = {text: ray.get(ref) for text, ref in config["texts"].items()}
-    execute_trial(dataclasses.replace(ray.get(config["trial"]), texts=texts), store, attempt)
+    execute_trial(dataclasses.replace(ray.get(config["trial"]), texts=texts), config[NUMBER], store, attempt)
 
 
 @dataclass(frozen=True)
@@ -240,6 +239,8 @@ class Line:
     def end(self, going: Going, crashed: bool = False) -> None:
         """A suggestion is over: as the store has it now, so the sampler is told."""
         self.going.pop(going.index, None)
+        if not going.stopped and len(going.values) < len(going.place.stops):  # its last report may have died with it
+            self.hear(going, [file_of(ask) for ask in going.asks if self.store.exists(ask.kind, ask.name)])
         entry = Entry(going.index, going.place, "complete", [going.values[n] for n in sorted(going.values)])
         if going.stopped:
             entry.state = "stopped"
@@ -313,14 +314,14 @@ class _Desk:
         self.started: list[Trial] = []
         self.trials: dict[str, tuple[Line, Going]] = {}
         self.texts: dict[str, ray.ObjectRef] = {}
-        self.error: MemexpError | None = None
+        self.error: Exception | None = None
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """Keep an error of ours that passes through Tune: of a user's function, of a metric, of the store."""
+        """Keep an error that passes through Tune, which may swallow it: of a user's function, a metric, the store."""
         try:
             yield
-        except MemexpError as error:
+        except Exception as error:
             self.error = error
             raise
 
@@ -343,6 +344,12 @@ class _Desk:
                 return self._config(line, going)
         return None
 
+    def end(self, trial_id: str, crashed: bool) -> None:
+        """A Tune trial is over."""
+        line, going = self.trials.pop(trial_id)
+        with self.noting():
+            line.end(going, crashed)
+
     def _has_room(self, resources: Resources) -> bool:
         """Whether a trial could start at once: a sampler that knows more values suggests better."""
         used = sum(1 / self.cluster.slots(line.resources) for line, _ in self.trials.values())
@@ -356,6 +363,7 @@ class _Desk:
             if text not in self.texts:
                 self.texts[text] = ray.put(trial.texts[text])
         return {
+            NUMBER: len(self.started) - 1,
             "trial": ray.put(dataclasses.replace(trial, texts={})),
             "texts": {text: self.texts[text] for text in trial.texts},
             "needs": trial.resources,
@@ -379,9 +387,7 @@ class _Suggester(Searcher):  # type: ignore[misc] # untyped
         return Searcher.FINISHED if config is None and self.desk.finished else config
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        line, going = self.desk.trials.pop(trial_id)
-        with self.desk.noting():
-            line.end(going, crashed=error)
+        self.desk.end(trial_id, crashed=error)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         return None
@@ -402,3 +408,10 @@ class _Referee(FIFOScheduler):  # type: ignore[misc] # untyped
         with self.desk.noting():
             line.hear(going, result.get("answered", ()))
         return str(TrialScheduler.STOP if going.stopped else TrialScheduler.CONTINUE)
+
+    def choose_trial_to_run(self, controller: Any) -> TuneTrial | None:
+        for trial in controller.get_trials():
+            # Where a process does not let go of its last trial in time, the next one ends without a word.
+            if trial.status == TuneTrial.ERROR and trial.trial_id in self.desk.trials:
+                self.desk.end(trial.trial_id, crashed=True)
+        return super().choose_trial_to_run(controller)

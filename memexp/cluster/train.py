@@ -120,7 +120,10 @@ def _group(trial: Trial, store: Store, attempt: Attempt, reports: Queue) -> Torc
             # the store says what is left to do.
             name=attempt.id,
             storage_path=f"{store.location}/.ray",
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=PLACEMENTS),
+            # Also after a preemption it is for `drive` to say what is left to do.
+            failure_config=FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=PLACEMENTS
+            ),
             callbacks=[_Reports(reports)],
         ),
     )

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import dataclasses
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -33,7 +34,10 @@ from memexp.plan import Ask, Trial
 from memexp.spec import Resources
 from memexp.store import Store
 
-__all__ = ["Listener", "Outcome", "execute_trial", "execute_trials", "fit", "lost_trials", "placement", "send_probes"]
+__all__ = ["NUMBER", "Listener", "Outcome", "execute_trial", "execute_trials", "fit", "placement", "send_probes"]
+
+NUMBER = "number"
+"""In the configuration of a Tune trial which of the trials it is."""
 
 REPORT_EVERY = 0.5
 """Seconds between reports of a trial: each one waits for Tune's event loop."""
@@ -53,7 +57,7 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     """One line for every stage that a trial recorded as failed."""
     lost: dict[int, str] = field(default_factory=dict)
-    """Trials, by index, that died without recording it, and why."""
+    """Trials, by number, that died without recording it, and why."""
 
 
 def execute_trials(
@@ -72,15 +76,15 @@ def execute_trials(
     payloads = [ray.put(trial) for trial in trials]
     needs = [trial.resources for trial in trials]  # without the trials, which would travel with the function
     listener = Listener(on_progress)
-    results = fit(
-        lambda config: execute_trial(ray.get(payloads[config["trial"]]), store, attempt),
-        lambda config: placement(needs[config["trial"]], cluster),
+    fit(
+        lambda config: execute_trial(ray.get(payloads[config[NUMBER]]), config[NUMBER], store, attempt),
+        lambda config: placement(needs[config[NUMBER]], cluster),
         attempt,
         listener,
         tune.TuneConfig(reuse_actors=True),
-        {"trial": tune.grid_search(list(range(len(trials))))},
+        {NUMBER: tune.grid_search(list(range(len(trials))))},
     )
-    return Outcome(listener.failures, lost_trials(results))
+    return Outcome(listener.failures, listener.lost)
 
 
 def fit(
@@ -90,10 +94,14 @@ def fit(
     listener: Listener,
     settings: tune.TuneConfig,
     space: dict[str, Any] | None = None,
-) -> tune.ResultGrid:
-    """A Tune experiment that shows nothing, keeps nothing and starts a crashed trial once more."""
-    with tempfile.TemporaryDirectory(prefix="memexp-tune-") as scratch:
-        return tune.Tuner(
+) -> None:
+    """A Tune experiment that shows nothing, keeps nothing and starts a crashed trial once more.
+
+    The configuration of every trial has its `NUMBER`.
+    """
+    # Interrupted, Tune may still be writing to it.
+    with tempfile.TemporaryDirectory(prefix="memexp-tune-", ignore_cleanup_errors=True) as scratch:
+        tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space=space,
             tune_config=settings,
@@ -106,16 +114,6 @@ def fit(
                 progress_reporter=_Silence(),
             ),
         ).fit()
-
-
-def lost_trials(results: tune.ResultGrid) -> dict[int, str]:
-    """Why trials died, by their number in the order in which they were made."""
-    lost = {}
-    for index, result in enumerate(results):  # one that never started has no config
-        if result.error is not None:
-            lines = [line for line in str(result.error).splitlines() if line.strip()] or [type(result.error).__name__]
-            lost[index] = lines[-1].strip()
-    return lost
 
 
 def send_probes(asks: Iterable[Ask]) -> None:
@@ -138,20 +136,25 @@ def placement(resources: Resources, cluster: Cluster) -> PlacementGroupFactory:
     if resources.workers > 1:
         # The share that keeps no more drivers alive than the cluster can hold worker groups: the rest would wait inside
         # Train, where waiting ends in an error.
-        return PlacementGroupFactory([{DRIVER: round(cluster.total(DRIVER) / cluster.slots(resources), 4)}])
+        share = cluster.total(DRIVER) / cluster.slots(resources)
+        return PlacementGroupFactory([{DRIVER: math.floor(share * 10_000) / 10_000}])  # Ray counts in such parts
     bundle = {"CPU": resources.cpus}
     if resources.gpus:
         bundle["GPU"] = resources.gpus
     return PlacementGroupFactory([bundle])
 
 
-def execute_trial(trial: Trial, store: Store, attempt: Attempt) -> None:
-    """What a Tune trial does."""
+def execute_trial(trial: Trial, number: int, store: Store, attempt: Attempt) -> None:
+    """What a Tune trial does; `number` tells it from the others of the experiment."""
+    # What one trial recorded as failed is not another's to leave out: it may be on a better node.
+    attempt = dataclasses.replace(attempt, id=f"{attempt.id}t{trial.phase}n{number}x")
     if trial.resources.workers > 1:
         from memexp.cluster.train import drive
 
         failures = drive(trial, store, attempt)
-        tune.report({"answered": [], "steps": 0, "failures": failures})
+        # All of it: the last report of a group that died may have died with it.
+        answered = [f"{ask.kind}/{ask.name}" for ask in trial.asks if store.exists(ask.kind, ask.name)]
+        tune.report({"answered": answered, "steps": 0, "failures": failures})
         return
     from memexp.core.world import World
     from memexp.trial import execute
@@ -204,6 +207,9 @@ class Listener(tune.Callback):  # type: ignore[misc] # untyped
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:
         self.on_progress = on_progress
         self.failures: list[str] = []
+        """One line for every stage that a trial recorded as failed."""
+        self.lost: dict[int, str] = {}
+        """Why trials died, by their number."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks among what a restored experiment would need; a display cannot be and is not."""
@@ -214,6 +220,19 @@ class Listener(tune.Callback):  # type: ignore[misc] # untyped
     ) -> None:
         self.failures += result.get("failures", [])
         self.on_progress(Progress(tuple(result.get("answered", ())), result.get("steps", 0)))
+
+    def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
+        for trial in trials:  # in an order of Tune's: one that was started again has gone to the end
+            if trial.status == TuneTrial.ERROR:
+                self.lost[trial.config[NUMBER]] = _last_words(trial)
+
+
+def _last_words(trial: TuneTrial) -> str:
+    """The last line of what a trial died of."""
+    text = ""
+    with contextlib.suppress(OSError):  # a full disk
+        text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+    return (text.strip() or "for a reason that could not be written down").splitlines()[-1].strip()
 
 
 class _Silence(tune.ProgressReporter):  # type: ignore[misc] # untyped

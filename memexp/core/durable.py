@@ -71,8 +71,12 @@ def publish(
     world, mark = lm.world, Mark(trajectory, step)
     folder = world.broadcast(f"{FOLDER}/{trajectory}/{step:09d}-{uuid.uuid4().hex}")
     state, written = _state(lm, optimizer, drawn=True), _Files(place)
-    with _explained("write", folder), _unwarned():
-        state_dict_saver.save(state, storage_writer=_writer(written, folder), no_dist=world.size == 1)
+    try:
+        with _explained("write", folder), _unwarned():
+            state_dict_saver.save(state, storage_writer=_writer(written, folder), no_dist=world.size == 1)
+    except StoreError:  # on all ranks, when all have ended
+        _forget(place, folder, world)
+        raise
     sums = {path: sum_ for each in world.gather(written.sums) for path, sum_ in each.items()}
     failure = None
     if world.leads:
@@ -84,8 +88,17 @@ def publish(
         except StoreError as error:
             failure = error
     if failure := world.broadcast(failure):  # as one, or the others would train on while rank 0 does not
+        _forget(place, folder, world)
         raise failure
     return mark
+
+
+def _forget(place: Place, folder: str, world: World) -> None:
+    """Remove what became no snapshot: on a full disk it would take the room of results."""
+    if world.leads:
+        with contextlib.suppress(StoreError):
+            for path in place.list_text(f"{folder}/"):
+                place.delete(path)
 
 
 def _forget_older(place: Place, newest: Mark, folder: str) -> None:

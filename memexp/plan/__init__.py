@@ -11,7 +11,7 @@ would be computed twice with the same result.
 from memexp.plan.forest import Ask, Forest, Stage
 from memexp.plan.gaps import Copy, Missing, copy, diverged, missing
 from memexp.plan.growth import grow
-from memexp.plan.trials import Trial, bundle, whole
+from memexp.plan.trials import Trial, apart, bundle, whole
 
 __all__ = [
     "Ask",
@@ -20,6 +20,7 @@ __all__ = [
     "Missing",
     "Stage",
     "Trial",
+    "apart",
     "bundle",
     "copy",
     "diverged",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from memexp.plan.forest import Ask, Forest, Stage
 from memexp.sources import Stream, Texts
 from memexp.spec import Resources, Snapshots
 
-__all__ = ["TRIALS_PER_SLOT", "Trial", "bundle", "whole"]
+__all__ = ["TRIALS_PER_SLOT", "Trial", "apart", "bundle", "whole"]
 
 TRIALS_PER_SLOT = 4
 """Bundles per place of a one-worker trial: a warm trial starts in about 0.2 s, so finer bundles even out the finish."""
@@ -79,6 +79,23 @@ def whole(forest: Forest, asks: Sequence[Ask]) -> Trial:
     """The one trial that measures `asks`, all of one base model, from the base down."""
     base = forest.path(asks[0].stage)[0].id
     return _trial(forest, base, [_Tree(list(asks))], phase=0)
+
+
+def apart(forest: Forest, trial: Trial) -> list[Trial]:
+    """A trial of its own for each tree of `trial`, the trial itself where it has one only."""
+    trees: dict[str, _Tree] = {}
+    for end, ask in [*((ask.stage, ask) for ask in trial.asks), *((leaf, None) for leaf in trial.leaves)]:
+        path = [stage.id for stage in forest.path(end)[1:]]
+        tree = trees.setdefault(next((stage for stage in path if stage not in trial.given), ""), _Tree())
+        tree.given |= dict.fromkeys(stage for stage in path if stage in trial.given)
+        if ask is not None:
+            tree.asks.append(ask)
+        else:
+            tree.leaves[end] = None
+    if len(trees) < 2:
+        return [trial]
+    found = [_trial(forest, trial.base.id, [tree], trial.phase) for tree in trees.values()]
+    return [replace(one, snapshots=trial.snapshots) for one in found]
 
 
 @dataclass

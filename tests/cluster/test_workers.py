@@ -21,7 +21,7 @@ from test_sweep import Fragile
 from memexp import Condition, Full, LoRA, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
 from memexp.attempt import Attempt, Progress
 from memexp.cluster.train import fitted
-from memexp.cluster.tune import Listener, fit, lost_trials
+from memexp.cluster.tune import NUMBER, Listener, fit
 from memexp.core.world import World
 from memexp.plan import bundle
 from memexp.trial import execute
@@ -121,10 +121,10 @@ def test_what_a_group_reports_at_its_end_arrives(error: str | None) -> None:
     listener = Listener(slowly)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     needs = tune.PlacementGroupFactory([{"CPU": 1}])
-    results = fit(trial, lambda _: needs, Attempt("hasty", "a"), listener, tune.TuneConfig(max_concurrent_trials=1))
+    fit(trial, lambda _: needs, Attempt("hasty", "a"), listener, tune.TuneConfig(), {NUMBER: 7})
     steps = [progress.steps for progress in heard]
     if error is None:
         assert steps == [1, 2, 3, 0] and listener.failures == ["a stage failed"]
     else:
         assert steps == [1, 2, 3] * 2  # a trial that dies is started once more
-        assert lost_trials(results) == {0: f"ValueError: {error}"}
+        assert listener.lost == {7: f"ValueError: {error}"}

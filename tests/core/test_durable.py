@@ -3,8 +3,10 @@ last bit; a snapshot that is not whole is not taken up; nothing is left when not
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,11 @@ from memexp.core.durable import publish, take_up
 from memexp.core.train import Step, adamw, train
 from memexp.core.world import World
 from memexp.errors import StoreError
-from memexp.plan import missing
+from memexp.execution import discard_snapshots
+from memexp.plan import bundle, grow, missing
+from memexp.probes import Recognition
 from memexp.snapshots import Mark, discard, find
-from memexp.spec import Condition, Forget, Full, LoRA, Snapshots
+from memexp.spec import Condition, Forget, Full, LoRA, Pretrain, Snapshots
 from memexp.store import Store
 from memexp.trial import execute
 
@@ -125,6 +129,26 @@ def test_killed_before_the_mark_it_is_no_snapshot(store: Store, monkeypatch: pyt
     assert marks.of("line", 1, 9) == [whole] and marks.trajectories == {"line"}
     discard(store, "line")
     assert list(Path(store.location).glob(".snapshots/*")) == []  # no empty folder either
+
+
+@pytest.mark.parametrize("broken", ["/.metadata", ".json"])
+def test_what_could_not_be_written_leaves_nothing(broken: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject("gpt2", LoRA(r=2), 0.0)
+    learn(subject, 1, 1)
+    whole = put_down(subject, store, 1)
+    before = files(store)
+    for name in ("open", "put_text"):
+        plain = getattr(Store, name)
+
+        def full(self: Store, path: str, *rest: Any, plain: Any = plain) -> Any:
+            if path.endswith(broken):
+                raise StoreError("no space left")
+            return plain(self, path, *rest)
+
+        monkeypatch.setattr(Store, name, full)
+    with pytest.raises(StoreError, match="no space left"):
+        put_down(subject, store, 2)
+    assert files(store) == before and find(store).of("line", 1, 9) == [whole]
 
 
 def shorten(path: Path) -> None:
@@ -335,3 +359,97 @@ def test_another_number_of_workers_may_go_on(store: Store) -> None:
     assert_same(weights(other.lm), weights(subject.lm))
     assert subject.optimizer is not None
     assert_same(taken.optimizer.state_dict(), subject.optimizer.state_dict())
+
+
+# Below pretraining
+
+
+def pretrained(grid: Grid) -> list[Condition]:
+    """Six steps of pretraining, then six of study, with two probes at the end."""
+    training = Pretrain(grid.pair.foils, steps=6, lr=1e-2, batch_size=4, block_size=64)
+    return [dataclasses.replace(one, pretrain=training) for one in grid((2,), lrs=(1e-2,))]
+
+
+class Passing(Store):
+    """A store that once does not say which losses of pretraining it has."""
+
+    failed: bool = False
+
+    def names(self, kind: str, prefix: str = "") -> set[str]:
+        if kind == "training" and prefix and not self.failed:
+            object.__setattr__(self, "failed", True)
+            raise StoreError("the bucket cannot be reached")
+        return super().names(kind, prefix)
+
+
+def test_what_comes_after_a_store_error_is_not_measured_elsewhere(grid: Grid, store: Store, tmp_path: Path) -> None:
+    """To measure study below a snapshot in it, pretraining is reached once more; the model is not to stay there."""
+    conditions = pretrained(grid)
+    undisturbed = Store(tmp_path / "undisturbed")
+    assert attempt(conditions, undisturbed, "once", NONE) == ([], 12)
+    assert attempt(conditions, store, "first", EVERY, until=11) == (["killed"], 11)
+    with pytest.raises(StoreError, match="cannot be reached"):
+        attempt(conditions, Passing(store.location), "second", EVERY)
+    assert attempt(conditions, store, "third", EVERY)[0] == []
+    assert data(store) == data(undisturbed)
+
+
+def test_what_is_under_way_is_known_also_below_a_snapshot(
+    grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what a process that hangs is recorded to have failed in."""
+    walks: list[Any] = []
+    seen: list[tuple[str, str, str | None]] = []
+
+    @contextlib.contextmanager
+    def watched(minutes: float, progress: Any, stuck: Any) -> Iterator[None]:
+        walks.append(stuck.__self__)
+        yield
+
+    def seeing(where: Any, name: str) -> None:
+        plain = getattr(where, name)
+
+        def see(*arguments: Any) -> Any:
+            stage, ask, _ = walks[-1].doing
+            seen.append((name, stage.kind, ask and ask.kind))
+            return plain(*arguments)
+
+        monkeypatch.setattr(where, name, see)
+
+    monkeypatch.setattr(memexp.trial, "watched", watched)
+    conditions = pretrained(grid)
+    assert attempt(conditions, store, "first", EVERY, until=11)[0] == ["killed"]
+    for where, name in ((memexp.trial, "take_up"), (memexp.trial, "train"), (Recognition, "measure")):
+        seeing(where, name)
+    assert attempt(conditions, store, "second", EVERY)[0] == []
+    assert [step for step in seen if step[1] == "study"] == [
+        ("take_up", "study", None),
+        ("train", "study", None),
+        ("measure", "study", "recognition"),
+    ]
+
+
+def test_an_end_of_pretraining_that_cannot_be_saved_is_told(
+    grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Store, path: str, mode: str) -> Any:
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(Store, "open", full)
+    forest = grow(pretrained(grid))
+    first, _ = bundle(forest, forest.asks, lambda _: 1)
+    [said] = execute(first, store, WORLD, Attempt("test", "first"))
+    assert said.startswith("tiny, the end of pretraining ") and said.endswith("no space left")
+
+
+def test_pretraining_that_another_sweep_may_count_on_stays(grid: Grid, store: Store) -> None:
+    forest = grow(pretrained(grid))
+    for trial in bundle(forest, forest.asks, lambda _: 1):
+        assert execute(trial, store, WORLD, Attempt("test", "first")) == []
+    kept = files(store)
+    assert kept
+    sign = {"sweep": "other", "host": "elsewhere", "pid": 1}
+    for beat, left in ((time.time(), kept), (time.time() - 3600, [])):
+        store.put_text(".running/other-1.json", json.dumps(sign | {"time": beat}))
+        discard_snapshots(forest, missing(forest, store), [], store)
+        assert files(store) == left

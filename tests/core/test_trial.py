@@ -451,6 +451,47 @@ def test_a_store_that_cannot_be_written_ends_the_trial(grid: Grid, tmp_path: Pat
         executed(grid((0, 1)), Full507(tmp_path / "full"))
 
 
+def test_a_failure_is_recorded_where_its_tree_had_a_file_already(grid: Grid, store: Store) -> None:
+    """As where Train itself starts a group again, or where what hangs is found when the tree is through."""
+    probes = [Recognition(grid.pair)]
+    assert executed(grid((0, 1), probes=probes), store, "same") == []
+    assert len(executed(grid((0, 1), probes=[*probes, Broken("raises")]), store, "same")) == 2
+    assert [row["error"].partition(":")[0] for row in rows(store, "stages", status="failed")] == ["broken"] * 2
+
+
+def test_a_peers_end_is_not_taken_for_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    two, one = World(0, 2, torch.device("cpu")), World.current()
+    gone = ValueError("Default process group has not been initialized, please make sure to call init_process_group.")
+    assert two.blames_peer(gone) and not one.blames_peer(gone)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert not two.blames_peer(gone)
+    assert two.blames_peer(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"))
+
+
+class Deaf(World):
+    """Two ranks of which the other never speaks."""
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+    def any(self, value: bool) -> bool:
+        return value
+
+
+def test_a_failure_on_several_ranks_is_recorded_once(grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    alone, one = load, World.current()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(memexp.trial, "load", lambda *model: alone(*model[:3], one))
+    monkeypatch.setattr(memexp.trial, "train", out_of_memory)
+    conditions = [dataclasses.replace(one, forget=Forget(0)) for one in grid((3,))]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        execute(trial_of(conditions), store, Deaf(0, 2, torch.device("cpu")), Attempt("test", "first"))
+    assert [row["kind"] for row in rows(store, "stages", status="failed")] == ["study"]
+
+
 def test_attempts_leave_a_row_for_every_stage(grid: Grid, store: Store) -> None:
     execute(trial_of(grid((0, 2))), store, World.current(), Attempt("mine", "first", commit="abc+"))
     found = rows(store, "stages")

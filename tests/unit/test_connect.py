@@ -14,6 +14,7 @@ import pytest
 from memexp import ClusterError, Resources
 from memexp.cluster import connect
 from memexp.cluster.connect import DRIVER, Cluster
+from memexp.cluster.tune import placement
 
 LAPTOP = Cluster(nodes=({"CPU": 2.0, DRIVER: 1000.0},))
 HEAD_ONLY = {
@@ -43,6 +44,20 @@ def test_what_can_never_start_is_refused() -> None:
         two_small.check(Resources(cpus=2))
     with pytest.raises(ClusterError, match="--resources"):
         two_small.check(Resources(workers=2))
+    uneven = Cluster(nodes=({"CPU": 3.0, DRIVER: 1000.0}, {"CPU": 3.0}))
+    with pytest.raises(ClusterError, match="only 2 such workers fit on the nodes"):
+        uneven.check(Resources(workers=3, cpus=2))
+    assert Cluster(nodes=uneven.nodes * 3).slots(Resources(workers=2, cpus=2)) == 3
+
+
+@pytest.mark.parametrize("slots", [1, 3, 6, 7, 11, 13, 999])
+def test_as_many_drivers_start_as_groups_fit(slots: int) -> None:
+    cluster = Cluster(nodes=({"CPU": 2.0 * slots, DRIVER: 1000.0},))
+    resources = Resources(workers=2)
+    [share] = [bundle[DRIVER] for bundle in placement(resources, cluster).bundles]
+    parts = round(10_000 * share)  # what Ray counts in
+    assert abs(parts / 10_000 - share) < 1e-9
+    assert 10_000 * 1000 // parts == cluster.slots(resources) == slots
 
 
 def test_nodes_that_the_autoscaler_may_start_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

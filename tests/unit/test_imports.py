@@ -32,6 +32,7 @@ LAYERS = [
     "manifests",
     "plan",
     "attempt",
+    "heartbeat",
     "query",
     "suggestions",
     "inspection",

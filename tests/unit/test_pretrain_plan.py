@@ -17,7 +17,7 @@ from memexp.attempt import Attempt
 from memexp.errors import DataError, ModelError, SpecError
 from memexp.execution import _phase_by_phase
 from memexp.inspection import check_models
-from memexp.plan import Forest, Trial, bundle, grow
+from memexp.plan import Forest, Trial, bundle, grow, whole
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition
 from memexp.records import MADE_WITH, RECALL, SETTINGS, complaint
@@ -288,12 +288,12 @@ def phases(
     trials = bundle(forest, forest.asks, lambda _: 1)
     executed: list[Trial] = []
 
-    def execute(now: list[Trial]) -> Any:
+    def execute(now: list[Trial], attempt: Attempt) -> Any:
         executed.extend(now)
         failures, lost = outcome(now[0])
         return SimpleNamespace(failures=failures, lost=lost)
 
-    said = _phase_by_phase(trials, execute, store, Attempt("sweep", "a"))
+    said = _phase_by_phase(forest, trials, execute, store, Attempt("sweep", "a"))
     stages = store.scan("stages")
     rows = [] if stages is None else stages.to_pylist()
     return executed, said, sorted((row["kind"], row["status"]) for row in rows)
@@ -326,3 +326,43 @@ def test_what_a_trial_left_before_it_died_is_gone_on_with(studied: Condition, tm
     assert [(trial.phase, len(trial.given)) for trial in executed] == [(0, 0), (1, 1)]  # the study after 3 steps
     assert said == ["again", "a trial died: killed"]
     assert rows.count(("pretrain", "failed")) == 1 and rows.count(("study", "skipped")) == 2
+
+
+def test_what_shared_a_process_with_what_killed_it_is_executed_apart(studied: Condition, tmp_path: Path) -> None:
+    rates = (1e-4, 1e-3, 1e-2)
+    plain = [
+        dataclasses.replace(studied, pretrain=None, study=dataclasses.replace(studied.study, lr=lr)) for lr in rates
+    ]
+    forest, store = grow(plain), Store(tmp_path / "store")
+    trials = [whole(forest, forest.asks)]
+    executed: list[tuple[str, list[Trial]]] = []
+
+    def execute(now: list[Trial], attempt: Attempt) -> Any:
+        executed.append((attempt.id, now))
+        lost = {}
+        for number, trial in enumerate(now):
+            for ask in trial.asks:
+                if ask.settings["lr"] == 1e-3:
+                    lost[number] = "killed"
+                    break
+                store.commit(ask.kind, ask.name, pa.table({"item": [1]}))
+        return SimpleNamespace(failures=[], lost=lost)
+
+    said = _phase_by_phase(forest, trials, execute, store, Attempt("sweep", "a"))
+    (first, [one]), (second, apart) = executed
+    assert one is trials[0] and first != second
+    assert sorted({ask.settings["lr"] for ask in trial.asks} for trial in apart) == [{1e-3}, {1e-2}]
+    assert said == ["a trial died: killed"]
+    stages = store.scan("stages")
+    assert stages is not None
+    assert [(row["kind"], row["status"]) for row in stages.to_pylist()] == [("study", "failed")]
+    assert len(store.names("recognition")) == 2
+
+    def kills(now: list[Trial], attempt: Attempt) -> Any:
+        executed.append((attempt.id, now))
+        return SimpleNamespace(failures=[], lost={0: "killed"})
+
+    executed.clear()
+    left = whole(forest, forest.asks)
+    assert _phase_by_phase(forest, [left], kills, store, Attempt("sweep", "b")) == ["a trial died: killed"]
+    assert len(executed) == 1  # one tree is left of it, which has had its chances

@@ -11,10 +11,12 @@ import re
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
+from ray.tune.experiment import Trial as TuneTrial
 from rich.console import Console
 
 from memexp import (
@@ -32,14 +34,16 @@ from memexp import (
     Resources,
     Search,
     ShippedText,
+    Snapshots,
     SpecError,
     Study,
     Sweep,
     Uniform,
 )
 from memexp.attempt import Attempt, stage_row
+from memexp.cluster.connect import Cluster
 from memexp.cluster.samplers import SPREAD
-from memexp.cluster.search import Going, Line
+from memexp.cluster.search import Going, Line, _Desk, _Referee, _Suggester
 from memexp.plan import Ask
 from memexp.records import MADE_WITH, RECOGNITION, STAGES, rows_for
 from memexp.sources import Sources
@@ -453,6 +457,43 @@ def test_what_failed_is_tried_again_and_teaches_nothing(tmp_path: Path, conditio
     assert [trial.state.name for trial in there.optuna._ot_study.trials] == ["FAIL"]
     assert len(tried(there, store)) == 1  # what comes after it goes on
     assert tried(line(one, store), store) == [going.place.point["lr"]]
+
+
+def test_a_value_whose_report_was_lost_is_found_in_the_store(
+    tmp_path: Path, trajectory: Callable[..., list[Condition]]
+) -> None:
+    store = Store(tmp_path)
+    there = line(search(trajectory), store)
+    going = there.next(set())
+    assert going is not None
+    answer(store, going.asks, 0.5)
+    there.end(going, crashed=True)
+    [trial] = there.optuna._ot_study.trials
+    assert (trial.state.name, trial.value) == ("COMPLETE", 0.5)
+
+
+def test_a_trial_that_ends_without_a_word_makes_room_for_the_next(
+    tmp_path: Path, condition: Callable[..., Condition]
+) -> None:
+    """As Ray leaves one whose process could not be reused: an error, of which no searcher is told."""
+    desk = _Desk([line(search(condition), Store(tmp_path))], Cluster(({"CPU": 1.0},)), Snapshots())
+    desk._config = lambda line, going: {"index": going.index}  # type: ignore[method-assign] # without Ray
+    suggester, referee = _Suggester(desk), _Referee(desk)
+    assert suggester.suggest("first") == {"index": 0}
+    trials = [SimpleNamespace(trial_id="first", status=TuneTrial.RUNNING)]
+    controller = SimpleNamespace(get_trials=lambda: trials)
+    assert referee.choose_trial_to_run(controller) is None and suggester.suggest("second") is None
+    trials[0].status = TuneTrial.ERROR
+    for _ in range(2):  # it is asked again and again
+        assert referee.choose_trial_to_run(controller) is None
+    assert suggester.suggest("second") == {"index": 1}
+
+
+def test_no_error_of_a_search_is_swallowed(tmp_path: Path, condition: Callable[..., Condition]) -> None:
+    desk = _Desk([], Cluster(({"CPU": 1.0},)), Snapshots())
+    with pytest.raises(KeyError), desk.noting():
+        raise KeyError("what Tune would log and forget")
+    assert isinstance(desk.error, KeyError)
 
 
 def test_a_sampler_waits_for_values_but_spread_points_do_not(

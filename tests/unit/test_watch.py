@@ -34,3 +34,11 @@ def run(seconds: float, pause: float, rounds: int) -> tuple[int, str]:
 )
 def test_only_what_makes_no_progress_is_ended(pause: float, rounds: int, expected: tuple[int, str]) -> None:
     assert run(1.0, pause, rounds) == expected
+
+
+def test_one_that_hangs_while_it_says_so_is_ended_all_the_same() -> None:
+    script = SCRIPT.format(seconds=1.0, rounds=1, pause=30.0)
+    script = script.replace("work, limit", "import memexp.watch; memexp.watch.RECORDING = 0.5\nwork, limit")
+    script = script.replace('print("stuck", flush=True)', '(print("stuck", flush=True), time.sleep(30))')
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stdout.strip()) == (STUCK, "stuck")
