@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+import signal
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
+from ray import tune
 from rich.console import Console
 from support import data
 
+import memexp.core.load
+import memexp.trial
 from memexp import Condition, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
 from memexp import plan as planning
 from memexp.attempt import Attempt
+from memexp.cluster.tune import execute_trial
 from memexp.core.world import World
+from memexp.plan import missing
 from memexp.spec import Probe, spec
 from memexp.trial import execute
 
@@ -144,6 +151,71 @@ def test_a_failed_condition_is_recorded_and_the_rest_goes_on(tmp_path: Path, pai
     assert stages is not None
     failed = [row for row in stages.to_pylist() if row["status"] == "failed"]
     assert [row["error"].split(":")[0] for row in failed] == ["fragile"]
+
+
+@spec
+class Deadly(Probe):
+    """Kills its process at the first of `RATES`, without a word."""
+
+    kind: ClassVar[str] = "deadly"
+    lr: float = 0.0
+
+    @classmethod
+    def schema(cls) -> pa.Schema:
+        return pa.schema([("item", pa.int64())])
+
+    def bind(self, condition: Condition) -> Deadly:
+        return Deadly(condition.study.lr)
+
+    def measure(self, session, texts):  # type: ignore[no-untyped-def]
+        if self.lr == RATES[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pa.table({"item": [0]}, schema=self.schema())
+
+
+RATES = (1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3)
+"""More than there are processes: the first is studied at in one with the fifth."""
+
+
+def test_what_kills_its_process_costs_itself_only(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
+    conditions = [
+        Condition(tiny_model, Study(pair.targets, exposures=1, lr=lr, batch_size=4), probes=[Deadly()]) for lr in RATES
+    ]
+    sweep = Sweep(name="deadly", conditions=conditions, resources=Resources(cpus=2))
+    complete, page = said(sweep, tmp_path)
+    assert not complete and "executing 4 trials" in page
+    assert page.count("a trial died: ") == 1 and "5 of 6 conditions complete" in page
+    stages = Store(tmp_path).scan("stages")
+    assert stages is not None
+    failed = [row for row in stages.to_pylist() if row["status"] == "failed"]
+    [ask] = missing(sweep.grow(), Store(tmp_path)).asks
+    assert ask.settings["lr"] == RATES[0]
+    assert [(row["stage_id"], row["error"].partition(":")[0]) for row in failed] == [(ask.stage, "the trial died")]
+
+
+def test_what_one_trial_could_not_load_another_tries(
+    tmp_path: Path, pair: Pair, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be on a better node. A trial that is started again leaves it out."""
+    forest, store, loaded = grid(pair, tiny_model).grow(), Store(tmp_path), []
+    first, second = planning.bundle(forest, forest.asks, lambda _: 1)[:2]
+
+    def load(*model: object) -> object:
+        loaded.append(model)
+        if len(loaded) == 1:
+            raise RuntimeError("no memory on this node")
+        return memexp.core.load.load(*model)  # type: ignore[arg-type]
+
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr(memexp.trial, "_warm", None)
+    monkeypatch.setattr(memexp.trial, "load", load)
+    monkeypatch.setattr(tune, "report", reports.append)
+    for trial, number, failures, answered in ((first, 0, 1, 0), (first, 0, 1, 0), (second, 1, 0, len(second.asks))):
+        reports.clear()
+        execute_trial(trial, number, store, Attempt("sweep", "a"))
+        assert sum(len(report["failures"]) for report in reports) == failures
+        assert sum(len(report["answered"]) for report in reports) == answered
+    assert len(loaded) == 2
 
 
 def test_more_than_the_cluster_holds_is_refused_before_any_trial(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:
