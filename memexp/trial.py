@@ -5,11 +5,12 @@ Knows neither Ray nor where it is: the same `execute` runs in a test, in a Tune 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +39,7 @@ from memexp.plan import Ask, Stage, Trial
 from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
 from memexp.snapshots import Mark, Marks, Place, discard, find
 from memexp.sources import Stream
+from memexp.sources.streams import HubTexts
 from memexp.spec import Full, Study
 from memexp.watch import watched
 
@@ -171,6 +173,8 @@ class _Walk:
     """Trajectories with files of snapshots in the store."""
     commits: int = 0
     """Files of ``stages/`` so far."""
+    waiting: bool = False
+    """Whether it waits for the hub or the driver now."""
     raised: Exception | None = None
     """A failure that is recorded and on its way up, through the stages that it keeps from being reached."""
 
@@ -193,13 +197,29 @@ class _Walk:
 
     def run(self) -> list[str]:
         """Everything, from the base down; a process that hangs ends itself."""
-        with watched(self.trial.resources.stall_minutes, lambda: self.passes, self._stuck):
+        with watched(self.trial.resources.stall_minutes, lambda: self.progress, self._stuck):
             return self._run()
 
     @property
-    def passes(self) -> int:
-        """Forward passes made so far; none while the model is loaded."""
+    def progress(self) -> int:
+        """Forward passes made so far; the time while it waits for others, which know themselves when to give up."""
+        if self.waiting:
+            return -time.monotonic_ns()
         return self.lm.passes if hasattr(self, "lm") else 0
+
+    @contextlib.contextmanager
+    def _waits(self) -> Iterator[None]:
+        """While the context lasts, it waits for the hub or for the driver: hours of either are no hang of its own."""
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
+    def tell(self, progress: Progress) -> None:
+        """Report progress. All ranks call."""
+        with self._waits():
+            self.report(progress)
 
     def _stuck(self) -> None:
         """Record what hangs. Called from another thread, of a process that is about to end."""
@@ -213,7 +233,8 @@ class _Walk:
         began = time.monotonic()
         self.doing = base, None, began
         try:
-            warm = _base(base, self.world)
+            with self._waits() if base.model.commit is not None else contextlib.nullcontext():
+                warm = _base(base, self.world)
         except Exception as error:  # recorded, never swallowed: `_fail` writes it to stages/ and to the outcome
             self._fail(base, error, began)
             self._skip(base)
@@ -294,7 +315,7 @@ class _Walk:
             if taken is not None:
                 self.unsaved = _Unsaved()
                 if stage.id not in self.trial.given:
-                    self.report(Progress(steps=mark.step - stage.first_step + 1))
+                    self.tell(Progress(steps=mark.step - stage.first_step + 1))
                 return mark, taken
         return None
 
@@ -327,7 +348,8 @@ class _Walk:
             assert not isinstance(settings, Study)  # its corpus is a list
             if key not in self.windows:
                 tokenizer = self.lm.tokenizer
-                self.windows[key] = RowWindows(corpus, lambda texts: encode(tokenizer, texts, key[1]))
+                reading = self._waits if isinstance(corpus, HubTexts) else contextlib.nullcontext
+                self.windows[key] = RowWindows(corpus, lambda texts: encode(tokenizer, texts, key[1]), reading)
             return StreamBatches(settings, self.windows[key], stage.seed)
         if key not in self.encoded:
             self.encoded[key] = encode(self.lm.tokenizer, corpus.items, key[1])
@@ -389,7 +411,7 @@ class _Walk:
                     self._commit(ask.kind, ask.name, table, stage)
             if self.trial.stoppable:
                 self._commit_rows(stage)
-            self.report(Progress(answered=tuple(map(_file, asks))))
+            self.tell(Progress(answered=tuple(map(_file, asks))))
 
     def _commit(self, kind: str, name: str, table: pa.Table, stage: Stage) -> None:
         """Hand over one file. The first commit wins; numbers that differ from it are reported, never merged."""
@@ -495,7 +517,7 @@ class _Keeper:
     def finish(self) -> None:
         """Report the steps since the last report."""
         if self.unreported:
-            self.walk.report(Progress(steps=self.unreported))
+            self.walk.tell(Progress(steps=self.unreported))
         self.unreported = 0
 
 

@@ -25,6 +25,7 @@ from ray.tune.search.optuna import OptunaSearch
 from memexp import plan as planning
 from memexp.attempt import Attempt, Progress
 from memexp.cluster.connect import Cluster
+from memexp.cluster.failed import recorded
 from memexp.cluster.samplers import SPREAD, Sampler, distributions
 from memexp.cluster.tune import NUMBER, Listener, Outcome, execute_trial, fit, placement, send_probes
 from memexp.plan import Ask, Trial
@@ -251,6 +252,9 @@ class Line:
             left = planning.missing(going.place.forest, self.store, gone=self.gone)
             entry.state = "diverged" if left.diverged and not left.asks and not crashed else "open"
         self.on_progress(Progress(suggestions=int(entry.state != "open")))
+        [base] = [stage for stage in going.place.forest.stages.values() if stage.parent is None]
+        if entry.state == "open" and recorded([base], self.store, self.attempt):
+            self.queue.clear()  # without its model nothing can be tried, and the sampler would suggest in the dark
         if going.index not in self.asked:
             if entry.state != "open":
                 self._learn(entry)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,17 +93,26 @@ class PassingBatches:
 class RowWindows:
     """The token rows of a stream, a window at a time; only the last one is kept."""
 
-    def __init__(self, stream: Stream, encode: Callable[[Sequence[str]], list[list[int]]]) -> None:
-        """`encode`: from texts to token ids. Raises DataError where this node has not got the stream's files."""
-        self.count = stream.count
+    def __init__(
+        self,
+        stream: Stream,
+        encode: Callable[[Sequence[str]], list[list[int]]],
+        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`encode`: from texts to token ids; `reading`: entered while texts are read.
+
+        Raises DataError where this node has not got the stream's files.
+        """
+        self.count, self._reading = stream.count, reading
         self._texts, self._encode = Windows(stream), encode
         self._kept: tuple[int, list[list[int]]] = (-1, [])
 
     def __call__(self, number: int) -> Sequence[Row]:
         """The rows of a window, counting from 0; afterwards `count` is known if the stream ends in it or before it."""
         if number != self._kept[0]:
-            texts = self._texts(number)
-            self._look(number, len(texts))
+            with self._reading():
+                texts = self._texts(number)
+                self._look(number, len(texts))
             self._kept = number, self._encode(texts) if texts else []
         return self._kept[1]
 

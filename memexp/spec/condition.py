@@ -158,7 +158,7 @@ class Resources:
     """GPUs of each worker; a fraction shares one."""
     stall_minutes: Rate = 60.0
     """A worker that makes no forward pass for so long, while it loads, trains or measures, is taken to hang: it is
-    ended, what it was at is recorded as failed, and the rest goes on."""
+    ended, what it was at is recorded as failed, and the rest goes on. Waiting for the hub does not count."""
 
     def __post_init__(self) -> None:
         if self.gpus > 1 and self.gpus % 1:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,19 @@ def test_seed_and_stage_key_the_order(folder: Path) -> None:
         *((0, "interference", 1, "dropout"), (1, "interference", 1, "dropout")),
         *((0, "pretrain", 1, "dropout"), (1, "pretrain", 1, "dropout")),
     ]
+
+
+def test_it_is_known_when_texts_are_read(folder: Path) -> None:
+    said: list[str] = []
+
+    @contextlib.contextmanager
+    def reading() -> Iterator[None]:
+        said.append("begun")
+        yield
+        said.append("over")
+
+    windows = RowWindows(stream(folder, 100), lambda texts: (said.append("encoded"), encode(texts))[1], reading)
+    assert windows(0) == windows(0) and said == ["begun", "over", "encoded"]
 
 
 def test_learning_rates_of_pretraining() -> None:

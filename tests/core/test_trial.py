@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -457,6 +458,37 @@ def test_a_failure_is_recorded_where_its_tree_had_a_file_already(grid: Grid, sto
     assert executed(grid((0, 1), probes=probes), store, "same") == []
     assert len(executed(grid((0, 1), probes=[*probes, Broken("raises")]), store, "same")) == 2
     assert [row["error"].partition(":")[0] for row in rows(store, "stages", status="failed")] == ["broken"] * 2
+
+
+@pytest.mark.parametrize("commit", [None, "0123abcd"], ids=["a folder", "the hub"])
+def test_waiting_for_others_is_no_hang(
+    commit: str | None, grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[bool]] = {}
+    progress: list[Any] = []
+
+    @contextlib.contextmanager
+    def watched(minutes: float, made: Any, stuck: Any) -> Iterator[None]:
+        progress.append(made)
+        yield
+
+    def look(where: str) -> None:
+        if progress:
+            seen.setdefault(where, set()).add(progress[0]() != progress[0]())
+
+    def seeing(where: Any, name: str) -> None:
+        plain = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *arguments: (look(name), plain(*arguments))[1])
+
+    trial = trial_of(grid((0, 1)))
+    model = trial.base.model
+    trial.base = dataclasses.replace(trial.base, model=dataclasses.replace(model, commit=commit))
+    monkeypatch.setattr(memexp.trial, "watched", watched)
+    monkeypatch.setattr(memexp.trial, "load", lambda _, *rest: (look("load"), load(model, *rest))[1])
+    seeing(memexp.trial, "train")
+    seeing(Recognition, "measure")
+    assert execute(trial, store, World.current(), Attempt("test", "first"), lambda _: look("report")) == []
+    assert seen == {"load": {commit is not None}, "report": {True}, "train": {False}, "measure": {False}}
 
 
 def test_a_peers_end_is_not_taken_for_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

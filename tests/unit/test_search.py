@@ -459,6 +459,22 @@ def test_what_failed_is_tried_again_and_teaches_nothing(tmp_path: Path, conditio
     assert tried(line(one, store), store) == [going.place.point["lr"]]
 
 
+@pytest.mark.parametrize(("ends", "tried_after"), [(["failed"], 0), (["failed", "complete"], 3), ([], 3)])
+def test_no_suggestions_are_made_where_the_model_cannot_be_loaded(
+    ends: list[str], tried_after: int, tmp_path: Path, condition: Callable[..., Condition]
+) -> None:
+    store = Store(tmp_path)
+    there = line(search(condition), store)
+    going = there.next(set())
+    assert going is not None
+    [base] = [stage for stage in going.place.forest.stages.values() if stage.parent is None]
+    rows = [stage_row(base, there.attempt, {}, status, "no memory" if status == "failed" else None) for status in ends]
+    if rows:
+        store.commit("stages", "base-attempt", pa.Table.from_pylist(rows, schema=STAGES))
+    there.end(going)
+    assert len(tried(there, store)) == tried_after
+
+
 def test_a_value_whose_report_was_lost_is_found_in_the_store(
     tmp_path: Path, trajectory: Callable[..., list[Condition]]
 ) -> None:
