@@ -104,6 +104,40 @@ def test_a_trial_of_two_workers_is_stopped_and_the_next_one_starts(tmp_path: Pat
     assert recognition is not None and set(recognition.column("workers").to_pylist()) == {2}
 
 
+SLOW = """
+import time
+from typing import ClassVar
+import pyarrow as pa
+from memexp.spec import spec
+
+def let_go_slowly():
+    time.sleep(4)
+
+@spec
+class Large(Probe):
+    kind: ClassVar[str] = "large"
+    @classmethod
+    def schema(cls):
+        return pa.schema([("item", pa.int64())])
+    def measure(self, session, texts):
+        import memexp.cluster.tune
+        memexp.cluster.tune._give_back = let_go_slowly
+        return pa.table({"item": [1]})
+"""
+"""A probe that makes its process take longer to let go of a trial than the two seconds that Tune allows by itself."""
+
+
+def test_a_process_that_lets_go_of_a_stopped_trial_slowly_gets_the_next_one(tmp_path: Path) -> None:
+    script = sweep_script(tmp_path / "sweep")
+    search = SLOW + SEARCH.replace("Recognition(pair)]", "Recognition(pair), Large()]").replace('"min"', '"max"')
+    search = search.replace("    searches=", "    resources=Resources(cpus=2),\n    searches=")  # one at a time
+    script.write_text(script.read_text().split("sweep = Sweep(")[0] + search)
+    process = command("run", script, "--store", tmp_path / "store", "--address", "local")
+    page, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and f"{TRIALS} of {TRIALS} suggestions of search lr complete" in page, page
+    assert "died" not in page and "stopped" in {row["status"] for row in stages(tmp_path / "store")}
+
+
 def stages(store: Path) -> list[dict[str, object]]:
     table = Store(store).scan("stages")
     return table.to_pylist() if table is not None else []
