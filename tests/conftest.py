@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import STARTED
 
 from memexp.spec import Model, Pair, RandomInit, TextFile, TrainedTokenizer
 
@@ -57,6 +59,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "XDG_CACHE_HOME": f"{home}/cache",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    """A sweep that hung, and so failed its test, does not slow down the ones after it."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
 
 
 def _file(folder: Path, name: str, texts: tuple[str, ...]) -> TextFile:

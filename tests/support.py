@@ -12,7 +12,10 @@ import pyarrow as pa
 
 from memexp.store import Store
 
-__all__ = ["command", "data", "sweep_script"]
+__all__ = ["STARTED", "command", "data", "sweep_script"]
+
+STARTED: list[subprocess.Popen[str]] = []
+"""The processes of `command`; whatever is left of them after a test is killed."""
 
 SCRIPT = '''\
 """A sweep of {conditions} conditions over one tiny model."""
@@ -99,7 +102,7 @@ def command(*arguments: object, prefix: Sequence[str] = (), **environment: str) 
     # Where the tests themselves were started in the background, SIGINT is ignored.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     memexp = [sys.executable, "-c", f"{code}; from memexp.cli import main; sys.exit(main())", *map(str, arguments)]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*prefix, *memexp],
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
         stdout=subprocess.PIPE,
@@ -107,6 +110,8 @@ def command(*arguments: object, prefix: Sequence[str] = (), **environment: str) 
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def data(store: str | os.PathLike[str]) -> dict[str, pa.Table]:
