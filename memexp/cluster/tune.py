@@ -153,7 +153,8 @@ def execute_trial(trial: Trial, number: int, store: Store, attempt: Attempt) -> 
 
         failures = drive(trial, store, attempt)
         # All of it: the last report of a group that died may have died with it.
-        answered = [f"{ask.kind}/{ask.name}" for ask in trial.asks if store.exists(ask.kind, ask.name)]
+        there = {kind: store.names(kind) for kind in {ask.kind for ask in trial.asks}}
+        answered = [f"{ask.kind}/{ask.name}" for ask in trial.asks if ask.name in there[ask.kind]]
         tune.report({"answered": answered, "steps": 0, "failures": failures})
         return
     from memexp.core.world import World

@@ -3,6 +3,8 @@ once there is room. Needs private mount namespaces (`unshare --mount`, as root):
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,18 +26,31 @@ class Disk:
         self.inside = ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt"]
         self.outside = Path(f"/proc/{holder.pid}/root{mount}")
         """The mount as the test sees it."""
+        self.filler: subprocess.Popen[bytes] | None = None
 
     def sh(self, line: str) -> bool:
         """Whether a shell could do it in the namespace."""
         return subprocess.run([*self.inside, "sh", "-ec", line], capture_output=True).returncode == 0
 
     def fill(self) -> None:
-        """Leave no room. What is being written just now may free some: until it does not."""
-        for _ in range(3):
-            self.sh(f"cat /dev/zero >> {self.mount}/ballast")
+        """Leave no room, and take what comes free: a snapshot that could not be written gives its own back."""
+        ballast = f"cat /dev/zero >> {self.mount}/ballast"
+        line = f"while :; do {ballast}; sleep 0.02; done"
+        self.filler = subprocess.Popen(
+            [*self.inside, "sh", "-c", line], stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        assert not self.sh(ballast)
+
+    def leave(self) -> None:
+        """Take no more."""
+        if self.filler is not None:
+            os.killpg(self.filler.pid, signal.SIGKILL)
+            self.filler.wait()
+            self.filler = None
 
     def empty(self) -> None:
-        assert self.sh(f"rm -f {self.mount}/ballast")
+        self.leave()
+        assert self.sh(f"rm {self.mount}/ballast")
 
     def remount(self, how: str) -> None:
         """Read-only ("ro") or writable ("rw"); refused while a file is being written."""
@@ -52,7 +67,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     try:
         if not holder.stdout or holder.stdout.readline() != "mounted\n":
             pytest.skip("private mount namespaces are not permitted here")
-        yield Disk(holder, mount)
+        found = Disk(holder, mount)
+        yield found
+        found.leave()
     finally:
         holder.kill()
         holder.communicate()
