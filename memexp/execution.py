@@ -175,7 +175,8 @@ def _executed(forest: Forest, trials: list[Trial], execute: Execute, store: Stor
             del outcome.lost[number]
             again += trees
     failures = _recorded(trials, outcome, store, attempt)
-    again = _without_failed(again, store, attempt)
+    if again:
+        again = _without_failed(again, store, attempt)
     if again:
         attempt = dataclasses.replace(attempt, id=f"{attempt.id}again")
         failures += _recorded(again, execute(again, attempt), store, attempt)

@@ -29,7 +29,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # A group may have to wait for nodes that the autoscaler has yet to start: twelve times five minutes, not for ever.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 PLACEMENTS = 12
-LISTEN_S = 0.2
+LISTEN_S = 0.5
 """How long is listened for a report of a group before it is looked whether the group has ended."""
 
 # Where Tune stops a trial, Train's cleaner learns from the dashboard that the group's place is to be given back. On a

@@ -47,8 +47,9 @@ class World:
         torch has an exception type for NCCL's complaints; gloo's are RuntimeErrors known by the file they come from.
         Where a peer is gone, Train ends the process group of the others before it ends them.
         """
-        over = isinstance(error, dist.DistError) or "gloo/transport" in str(error) or not dist.is_initialized()
-        return self.size > 1 and over
+        return self.size > 1 and (
+            isinstance(error, dist.DistError) or "gloo/transport" in str(error) or not dist.is_initialized()
+        )
 
     def broadcast(self, value: T) -> T:
         """Rank 0's `value`, on every rank (pickled)."""
