@@ -88,7 +88,8 @@ def compact(store: Store, target: str | None = None) -> Export:
     if not sources:
         raise StoreError(f"{store.location}: the store is empty")
     older = _older(store, out)
-    if older is not None and older["sources"] == sources:
+    stamps = {kind: store.stamp(kind) for kind in sources}
+    if older is not None and older["sources"] == sources and older.get("stamps") == stamps:
         return _export(out, older, new=False)
     made = {
         "store": store.location,
@@ -97,6 +98,7 @@ def compact(store: Store, target: str | None = None) -> Export:
         "rows": 0,
         "files": {},
         "sources": sources,
+        "stamps": stamps,
     }
     with explained(f"write {out}"), _hidden_beside(out) as folder:
         for kind, names in sources.items():
@@ -212,7 +214,7 @@ def _write_kind(store: Store, kind: str, names: Sequence[str], folder: Path, mad
     ordered = [name for _, name in sorted(order)]
     tables = counted(_read(store, kind, ordered), f"of {kind} exported", len(names))
     # A name of its own for each content: a reader that meets two exports never mixes them.
-    writer = _Writer(folder / kind, f"{kind}-{identity(made['sources'])}", schema)
+    writer = _Writer(folder / kind, f"{kind}-{identity(made['stamps'])}", schema)
     for group in _groups(fitted(table, schema) for table in tables):
         writer.write(group)
         made["rows"] += group.num_rows

@@ -83,7 +83,9 @@ INTERFERENCE = {
     "interference_corpus": "cnn_dailymail",
     "interference_lr": 1e-5,
     "interference_batch_size": 16,
+    "interference_block_size": 128,
     "interference_optimizer": "fresh",
+    "interference_weight_decay": 0.0,
 }
 
 _STUDIED = re.compile(

@@ -128,6 +128,11 @@ class Folder:
             inside = Path(where).relative_to(self.root).as_posix()
             yield from (f"{inside}/{name}" for name in names)
 
+    def stamps(self, folder: str) -> Iterator[tuple[str, str]]:
+        for key in self.walk(folder):
+            found = (self.root / key).stat()
+            yield key, f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+
     def check(self) -> None:
         self._make(self.root)
         probe = f".probe-{uuid.uuid4().hex}"
@@ -205,6 +210,10 @@ class Bucket:
     def walk(self, folder: str) -> Iterator[str]:
         for page in obstore.list(self.store, folder):
             yield from (entry["path"] for entry in page)
+
+    def stamps(self, folder: str) -> Iterator[tuple[str, str]]:
+        for page in obstore.list(self.store, folder):
+            yield from ((entry["path"], f"{entry['e_tag']} {entry['last_modified']}") for entry in page)
 
     def check(self) -> None:
         probe = f".probe-{uuid.uuid4().hex}"

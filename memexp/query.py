@@ -208,7 +208,7 @@ def _lock(connection: duckdb.DuckDBPyConnection) -> None:
 def _rows_of(sweep: str, kind: str, source: str) -> str:
     """Which rows of a kind belong to a sweep, as SQL; of results those that its view of ``sweeps`` lists."""
     its = f" WHERE sweep = {_quoted(sweep)}"
-    if kind == "stages":
+    if kind in ("stages", "searches"):
         return its
     if kind == "sweeps":
         return f"{its} AND started = (SELECT max(started) FROM {source}{its})"

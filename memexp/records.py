@@ -38,6 +38,7 @@ SETTINGS = pa.schema(
         ("condition_id", pa.string()),
         ("stage_id", pa.string()),
         ("probe_id", pa.string()),
+        ("probe_settings", pa.string()),
         # model and method
         ("model", pa.string()),
         ("model_revision", pa.string()),
@@ -77,17 +78,28 @@ SETTINGS = pa.schema(
         ("interference_corpus_id", pa.string()),
         ("interference_lr", pa.float64()),
         ("interference_batch_size", pa.int64()),
+        ("interference_block_size", pa.int64()),
         ("interference_optimizer", pa.string()),
+        ("interference_dropout", pa.float64()),
+        ("interference_weight_decay", pa.float64()),
+        ("interference_clip_norm", pa.float64()),
         # pretraining
         ("pretrain_steps", pa.int64()),
         ("pretrain_corpus", pa.string()),
         ("pretrain_corpus_id", pa.string()),
         ("pretrain_lr", pa.float64()),
         ("pretrain_batch_size", pa.int64()),
+        ("pretrain_block_size", pa.int64()),
+        ("pretrain_schedule", pa.string()),
+        ("pretrain_warmup_steps", pa.int64()),
+        ("pretrain_dropout", pa.float64()),
+        ("pretrain_weight_decay", pa.float64()),
+        ("pretrain_clip_norm", pa.float64()),
         ("pretrain_seed", pa.int64()),
     ]
 )
-"""What was asked for. One row of these is shared by all items of a condition's probe."""
+"""What was asked for. One row of these is shared by all items of a condition's probe. ``probe_settings``: JSON of what
+the probe has that is not at its default, its texts by name."""
 
 MADE_WITH = pa.schema(
     [
@@ -113,8 +125,8 @@ RECOGNITION = pa.schema(
         ("foil_tokens", pa.int64()),
     ]
 )
-"""One row per pair. ``*_nll``: mean negative log-likelihood per predicted token, in nats, NULL where no token is
-predicted; ``*_tokens``: length of the truncated text in tokens, the first (never predicted) included."""
+"""One row per pair. ``*_nll``: mean negative log-likelihood per predicted token, in nats, NULL where it is no number or
+no token is predicted; ``*_tokens``: length of the truncated text in tokens, the first (never predicted) included."""
 
 ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -322,8 +334,9 @@ _KNOWN = {
 }
 _BARE = ("training", "stages", "sweeps", "searches")
 _SINCE = {
-    *("pretrain_steps", "pretrain_corpus", "pretrain_corpus_id"),
-    *("pretrain_lr", "pretrain_batch_size", "pretrain_seed"),
+    "probe_settings",
+    *(name for name in SETTINGS.names if name.startswith("pretrain_")),
+    *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")),
 }
 """Columns that files of memexp 0.1 do not have; where they are missing they read as NULL."""
 

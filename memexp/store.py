@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memexp.errors import StoreError
+from memexp.identity import identity
 from memexp.places import TEMPORARY, Bucket, Folder, explained
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ class Store:
             self.location = os.path.abspath(unquote(rest) if separator else os.path.expanduser(text))
         else:
             self.location = f"{scheme}://{'/'.join(parts)}"
+        if columns := [part for part in self.location.split("/") if "=" in part]:
+            raise StoreError(
+                f"store {self.location!r}: DuckDB and others would take the folder {columns[0]!r} for a column and its "
+                "value in every row; put the store elsewhere"
+            )
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.location,)
@@ -134,6 +140,11 @@ class Store:
             found = [match[1] for match in map(wanted.fullmatch, self._place.walk(kind)) if match]
         return {name for name in found if not name.startswith(".")}
 
+    def stamp(self, kind: str) -> str:
+        """One hash over the files of `kind` as they are: another once one is added, or made anew under its old name."""
+        with explained(f"list {self.path(kind)}"):
+            return identity(sorted(map(list, self._place.stamps(_plain(kind)))))
+
     def kinds(self) -> list[str]:
         """The kinds that have at least one file, sorted."""
         with explained(f"list store {self.location}"):
@@ -160,7 +171,8 @@ class Store:
         """All files of `kind` as one table in the order of their names, or None where there are none.
 
         Columns are matched by name as by DuckDB's union_by_name: absent ones are NULL, types that differ are widened
-        (integer to float, else to string). Files are fetched whole, one request each; `dataset` reads selectively.
+        (truth value to number, integer to float, else to string). Files are fetched whole, one request each; `dataset`
+        reads selectively.
         """
         names = sorted(self.names(kind))
         if not names:
@@ -181,18 +193,23 @@ class Store:
             filesystem, base = self._place.filesystem()
             paths = [f"{base}/{_key(kind, name)}" for name in names]
             schemas = _threaded(lambda path: parquet.inspect(path, filesystem), paths)
-            return ds.dataset(paths, self.unified(kind, schemas), format=parquet, filesystem=filesystem)
+            return ds.dataset(paths, self.unified(kind, schemas, exact=True), format=parquet, filesystem=filesystem)
 
-    def unified(self, kind: str, schemas: Iterable[pa.Schema]) -> pa.Schema:
-        """The columns of `scan` for files with these. Raises StoreError where one has a list for another's scalar."""
+    def unified(self, kind: str, schemas: Iterable[pa.Schema], exact: bool = False) -> pa.Schema:
+        """The columns of `scan` for files with these. Raises StoreError where one has a list for another's scalar.
+
+        Names that differ in case are one column, as to SQL, unless they are taken `exact`; it has the first spelling.
+        """
         different: list[pa.Schema] = []
         for schema in schemas:
             if not any(schema.equals(known) for known in different):
                 different.append(schema)
+        names: dict[str, str] = {}
         types: dict[str, pa.DataType] = {}
         for field in (field for schema in different for field in schema):
+            name = field.name if exact else names.setdefault(field.name.lower(), field.name)
             with explained(f"read {self.path(kind)}: column {field.name!r}"):
-                types[field.name] = _wider(types.get(field.name, pa.null()), field.type)
+                types[name] = _wider(types.get(name, pa.null()), field.type)
         return pa.schema(list(types.items()))
 
     def check_writable(self) -> None:
@@ -326,6 +343,9 @@ def _threaded(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     """The type that both can be cast to. Raises ArrowTypeError for a list against a scalar."""
     pair = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (one, other)]
+    numbers = [kind for kind in pair if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
+    if len(numbers) == 1 and any(map(pa.types.is_boolean, pair)):
+        return numbers[0]
     try:
         schemas = [pa.schema([("column", kind)]) for kind in pair]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
@@ -337,12 +357,13 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with the columns of `schema`."""
-    own = set(table.column_names)
     if table.schema.equals(schema):
         return table.replace_schema_metadata(None)
+    own = {name.lower(): name for name in table.column_names}
+    found = [own.get(field.name.lower()) for field in schema]
     columns = [
-        table[field.name].cast(field.type, safe=False) if field.name in own else pa.nulls(table.num_rows, field.type)
-        for field in schema
+        pa.nulls(table.num_rows, field.type) if name is None else table[name].cast(field.type, safe=False)
+        for name, field in zip(found, schema, strict=True)
     ]
     return pa.table(columns, schema=schema)
 

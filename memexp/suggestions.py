@@ -139,7 +139,9 @@ class Prepared:
         """
         tables: dict[str, list[pa.Table]] = {}
         for ask in stop.asks:
-            tables.setdefault(ask.kind, []).append(store.read(ask.kind, (sources or {}).get(ask.name, ask.name)))
+            source = (sources or {}).get(ask.name)
+            rows = store.read(ask.kind, source or ask.name)
+            tables.setdefault(ask.kind, []).append(rows if source is None else planning.answered(ask, rows))
         return self.metric.of({k: pa.concat_tables(t, promote_options="permissive") for k, t in tables.items()})
 
 

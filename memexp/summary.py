@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memexp.plan import Ask, Forest
+from memexp.records import SETTINGS
 from memexp.spec.search import shown
 from memexp.store import Store, option_for
 from memexp.suggestions import Ledger
@@ -29,7 +32,7 @@ class Measure:
     """Its heading."""
     column: str
     """The expression over an item's columns whose mean it shows."""
-    why_missing: str = "texts of one token have nothing to measure"
+    why_missing: str = "texts of one token have nothing to measure, nor has a model whose outputs are no numbers"
     """What makes an item NULL."""
 
     @property
@@ -52,6 +55,14 @@ GROUPS = (
     *("pretrain_steps", "pretrain_lr", "pretrain_batch_size", "pretrain_seed"),
 )
 """Settings that get a column of the table where the sweep varies them, as all labels do but ``counterbalanced``."""
+AVERAGED = ("corpus", "seed", "init_seed", "lora_seed", "counterbalanced")
+"""What a mean may be taken over; every other setting gets a column where conditions differ in nothing else."""
+_SAID_BY_OTHERS = ("condition_id", "stage_id", "probe_id", "probe_settings", "corpus_id", "model_id")
+OTHERS = (
+    "probe",
+    *(name for name in SETTINGS.names if name not in (*GROUPS, *AVERAGED, *_SAID_BY_OTHERS)),
+    "model_id",  # where neither its name nor anything above tells a model from another
+)
 _SAID_OTHERWISE = ("forget_layer", "restudy_exposures", "pretrain_lr", "pretrain_batch_size", "pretrain_seed")
 AXES = ("exposures", "retention_steps", "pretrain_steps", "task")
 """The first of these that a sweep varies has a column of the table for each of its values."""
@@ -74,11 +85,13 @@ class Found:
     """Rows."""
     missing: int = 0
     """Rows of which nothing could be measured."""
+    partial: int = 0
+    """Means of which some conditions have no file."""
 
 
 def print_summary(store: Store, sweep: str, forest: Forest, console: Console) -> None:
     """Print the means of `sweep` where a terminal can hold them, and the query that gives them."""
-    kinds = {kind: [ask for ask in forest.asks if ask.kind == kind] for kind in MEASURES}
+    kinds = {kind: _told_apart([ask for ask in forest.asks if ask.kind == kind]) for kind in MEASURES}
     kinds = {kind: asks for kind, asks in kinds.items() if any(store.exists(kind, ask.name) for ask in asks)}
     others = [kind for kind in dict.fromkeys(ask.kind for ask in forest.asks) if kind not in MEASURES]
     others = [k for k in others if any(store.exists(ask.kind, ask.name) for ask in forest.asks if ask.kind == k)]
@@ -95,7 +108,7 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
         groups = list(dict.fromkeys(_group(ask, varied) for ask in asks))
         if len(groups) <= MOST_ROWS:
             _print_table(kind, _found(store, asks, kind, varied, axis), groups, varied, axis, console)
-            over |= dict.fromkeys(_averaged(asks, varied))
+            over |= dict.fromkeys(name for name in AVERAGED if _splits(asks, [*varied, axis], name))
     if over:
         console.print(f"Means are over {', '.join(over)}.", highlight=False, markup=False, soft_wrap=True)
     console.print("\nOne row per item is in the store. For more, in DuckDB:", highlight=False, soft_wrap=True)
@@ -131,20 +144,55 @@ def print_searches(ledgers: Sequence[Ledger], console: Console) -> None:
 
 
 def _varied(asks: Sequence[Ask]) -> list[str]:
-    """The columns of the table."""
-    found = [name for name in GROUPS if _varies(asks, name)]
-    ids = {(ask.settings["model"], ask.settings["model_id"]) for ask in asks if ask.settings["init"] == "pretrained"}
-    if len({model for model, _ in ids}) < len(ids):  # a shipped model and a folder of its name, say
-        found.insert(0, "model_id")
+    """The columns of the table: in no mean are conditions that differ in more than `AVERAGED`."""
     labels = dict.fromkeys(name for ask in asks for name in ask.labels if name != "counterbalanced")
+    found = [name for name in GROUPS if name not in labels and _varies(asks, name)]
     found += [name for name in labels if len({ask.labels.get(name) for ask in asks}) > 1]
+    for name in OTHERS:
+        if _splits(asks, [*found, *AXES, *(["init_seed"] if name == "model_id" else [])], name):
+            found.append(name)
     return found or ["model"]
 
 
-def _averaged(asks: Sequence[Ask], varied: Sequence[str]) -> list[str]:
-    """What else differs among the conditions of a row."""
-    names = ("corpus", "seed", "init_seed", "lora_seed", "block_size", "weight_decay", "dropout", "counterbalanced")
-    return [name for name in names if name not in varied and _varies(asks, name)]
+def _splits(asks: Sequence[Ask], by: Sequence[str], name: str) -> bool:
+    """Whether there are asks that differ in `name` and agree in all of `by`."""
+    if name in by or len({_value(ask, name) for ask in asks}) < 2:
+        return False
+    met: dict[Group, Any] = {}
+    return any(met.setdefault(_group(ask, by), _value(ask, name)) != _value(ask, name) for ask in asks)
+
+
+def _told_apart(asks: list[Ask]) -> list[Ask]:
+    """`asks` with a setting ``probe`` that says what the probes of a condition differ in, where it has several.
+
+    What they are called is not looked at: the column ``task`` says it.
+    """
+    settings = {ask.probe_id: _flat(json.loads(ask.settings["probe_settings"])) for ask in asks}
+    together: dict[Group, list[dict[str, Any]]] = {}
+    for ask in asks:
+        together.setdefault((ask.condition_id, _value(ask, "task")), []).append(settings[ask.probe_id])
+    differ: dict[str, None] = {}
+    for group in together.values():
+        names = dict.fromkeys(name for one in group for name in one) if len(group) > 1 else ()
+        differ |= dict.fromkeys(name for name in names if any(one.get(name) != group[0].get(name) for one in group))
+    if not differ:
+        return asks
+
+    def told(ask: Ask) -> str:
+        found = settings[ask.probe_id]
+        return ", ".join(f"{name}={_shown(found[name])}" for name in differ if name in found)
+
+    return [dataclasses.replace(ask, settings={**ask.settings, "probe": told(ask)}) for ask in asks]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The fields of nested descriptions, without the names of classes."""
+    if not isinstance(value, dict):
+        return {name: value if isinstance(value, str | int | float) else json.dumps(value)}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, name if key[:1].isupper() else f"{name}.{key}".lstrip("."))
+    return found
 
 
 def _varies(asks: Sequence[Ask], name: str) -> bool:
@@ -155,9 +203,11 @@ def _varies(asks: Sequence[Ask], name: str) -> bool:
 
 
 def _value(ask: Ask, name: str) -> Any:
+    if name in ask.labels:
+        return ask.labels[name]
     if name == "task":  # of the probe: what `qa` and `choice` call their test
         return getattr(ask.probe, "task", None)
-    return ask.settings[name] if name in ask.settings else ask.labels.get(name)
+    return ask.settings.get(name)
 
 
 def _group(ask: Ask, varied: Sequence[str]) -> Group:
@@ -187,6 +237,9 @@ def _print_table(kind: str, found: Found, groups: list[Group], varied: list[str]
     if found.missing:
         why = MEASURES[kind].why_missing
         console.print(f"{found.missing} of {found.items} items are NULL: {why}.", highlight=False, soft_wrap=True)
+    if found.partial:
+        line = f"{found.partial} of the means are over part of their conditions: the others have no result"
+        console.print(f"{line} (yet).", highlight=False, soft_wrap=True)
 
 
 def _shown(value: Any) -> str:
@@ -197,10 +250,11 @@ def _shown(value: Any) -> str:
 
 def _query(store: Store, sweep: str, kind: str, varied: Sequence[str]) -> str:
     """The SQL that gives the table of `kind`."""
-    columns = ", ".join([*(name if name in GROUPS else f'"{name}"' for name in varied), "exposures"])
+    names = ["probe_settings" if name == "probe" else name for name in varied if name != "exposures"]
+    columns = ", ".join([*(name if name in (*SETTINGS.names, "task") else f'"{name}"' for name in names), "exposures"])
     source = f"read_parquet({_quoted(store.path(kind))}, union_by_name=true)"
     where = ""
-    if len(store.names("sweeps")) > 1:  # other sweeps, or this one before it was edited
+    if store.names("sweeps"):  # rows of other sweeps, of searches or of before an edit may be there as well
         manifests = f"read_parquet({_quoted(store.path('sweeps'))})"
         latest = f"SELECT max(started) FROM {manifests} WHERE sweep = {_quoted(sweep)}"
         keys = "stage_id, probe_id, condition_id"
@@ -228,13 +282,13 @@ def _in_a_line(rows: list[list[float | None]], exposures: list[int]) -> str | No
 def _found(store: Store, asks: Sequence[Ask], kind: str, varied: Sequence[str], axis: str) -> Found:
     """Mean over the items of all files of `asks`, by group and value of `axis`."""
     by_id = {(ask.condition_id, ask.probe_id): ask for ask in asks}
-    names = sorted({ask.name for ask in asks} & store.names(kind))
+    names = {ask.name for ask in asks} & store.names(kind)
     column = MEASURES[kind].column
     with duckdb.connect() as connection:
         if store.is_local:
-            files = connection.read_parquet([store.path(kind, name) for name in names], union_by_name=True)
+            files = connection.read_parquet([store.path(kind, name) for name in sorted(names)], union_by_name=True)
         else:
-            tables = [store.read(kind, name) for name in names]
+            tables = [store.read(kind, name) for name in sorted(names)]
             files = connection.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
         rows = files.aggregate(f"condition_id, probe_id, sum({column}), count({column}), count(*)").fetchall()
     found, sums = (
@@ -250,4 +304,6 @@ def _found(store: Store, asks: Sequence[Ask], kind: str, varied: Sequence[str], 
             so_far[1] += count
     for (group, at), (total, count) in sums.items():
         found.means.setdefault(group, {})[at] = total / count
+    absent = {(_group(ask, varied), _value(ask, axis)) for ask in asks if ask.name not in names}
+    found.partial = len(absent & sums.keys())
     return found

@@ -20,12 +20,14 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from memexp.spec import Choices, Integers, Search
+from memexp.spec import Choices, Integers, Point, Search
 
 __all__ = ["SPREAD", "Sampler", "distributions"]
 
 SPREAD = 4
 """Points that are spread evenly before a sampler chooses: measured by ``python -m benchmarks --parts search``."""
+SPREADS = 1000
+"""Evenly spread points that are looked at for one that was not tried yet."""
 
 
 def distributions(search: Search) -> dict[str, BaseDistribution]:
@@ -70,10 +72,30 @@ class Sampler(BaseSampler):
         if not search_space or self.search.sampler == "random":
             return {}
         if self.search.sampler == "gp":
-            study = _completed(study)
-            study.sampler = self.inner
-            return study.ask(search_space).params
-        return self.inner.sample_relative(study, trial, search_space)
+            seen = _completed(study)
+            seen.sampler = self.inner
+            chosen = seen.ask(search_space).params
+        else:
+            chosen = self.inner.sample_relative(study, trial, search_space)
+        chosen = {name: _at_edge(search_space[name], value) for name, value in chosen.items()}
+        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        tried = [{name: other.params.get(name) for name in chosen} for other in others]
+        return chosen if chosen not in tried else self._untried(tried, search_space) or chosen
+
+    def _untried(self, tried: Sequence[Point], search_space: dict[str, BaseDistribution]) -> dict[str, Any] | None:
+        """A point that is not one of `tried`, None where none is found: trained again, a point teaches nothing.
+
+        At the edge of a space a Gaussian process asks for the same one again and again.
+        """
+        space = list(self.search.space)
+        for number in range(self.index, self.index + SPREADS):
+            point = {
+                name: _value(domain, _spread(self.search.seed, number, space.index(name)))
+                for name, domain in search_space.items()
+            }
+            if point not in tried:
+                return point
+        return None
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -154,6 +176,13 @@ def _spread(seed: int, index: int, dimension: int) -> float:
     """
     ratio = (math.sqrt((5, 2, 13, 17, 21, 29)[dimension % 6]) + 1) / 2
     return (_share(seed, dimension, 0) + index * ratio) % 1
+
+
+def _at_edge(domain: BaseDistribution, value: Any) -> Any:
+    """`value`, or the bound of its domain that it differs from by rounding only: to the store 1e-4 is one number."""
+    if isinstance(domain, FloatDistribution):
+        return next((edge for edge in (domain.low, domain.high) if math.isclose(value, edge, rel_tol=1e-12)), value)
+    return value
 
 
 def _value(domain: BaseDistribution, share: float) -> Any:

@@ -30,7 +30,7 @@ from memexp.cluster.samplers import SPREAD, Sampler, distributions
 from memexp.cluster.tune import NUMBER, Listener, Outcome, execute_trial, fit, placement, send_probes
 from memexp.plan import Ask, Trial
 from memexp.snapshots import find
-from memexp.spec import ASHA, MedianStopping, Resources, Snapshots
+from memexp.spec import ASHA, MedianStopping, Point, Resources, Snapshots
 from memexp.store import Store
 from memexp.suggestions import Entry, Ledger, Place, elsewhere, file_of, record_stopped, remember
 
@@ -154,15 +154,20 @@ class Line:
         self.gone = set[str]() if retry_diverged else planning.diverged(store)
         self.example = self.prepared.edges[0]
         self.sampler = Sampler(self.search)
+        self.places = {index: entry.place for index, entry in ledger.entries.items()}
+        indices = range(self.search.trials)
+        begun = [index for index in indices if index in self.places and not ledger.through(index)]
+        self.begun = set(begun)  # by an earlier process, and not yet here
         self.optuna = OptunaSearch(
-            distributions(self.search), metric=VALUE, mode=self.search.mode, sampler=self.sampler
+            distributions(self.search),
+            metric=VALUE,
+            mode=self.search.mode,
+            sampler=self.sampler,
+            points_to_evaluate=[dict(self.places[index].point) for index in begun],  # what it suggests first
         )
         self.rule = _rule(self.search.stopping, self.search.mode)
-        self.places = {index: entry.place for index, entry in ledger.entries.items()}
         self.asked: set[int] = set()  # suggestions that optuna made in this process and waits for
         self.going: dict[int, Going] = {}
-        indices = range(self.search.trials)
-        begun = [index for index in indices if index in ledger.entries and not ledger.through(index)]
         self.queue = deque([*begun, *(index for index in indices if index not in ledger.entries)])
         for number, entry in enumerate([*ledger.entries.values(), *elsewhere(ledger)]):
             if entry.state != "open":
@@ -184,6 +189,9 @@ class Line:
             index = self.queue[0]
             if index not in self.places:
                 self.places[index] = self._suggest(index)
+            elif index in self.begun:
+                self.begun.remove(index)
+                self._ask(index)
             place = self.places[index]
             if not busy.isdisjoint(_pretraining(place)) or any(stop.files & busy for stop in place.stops):
                 return None
@@ -203,15 +211,20 @@ class Line:
         free = self.search.trials if self.search.sampler == "random" else SPREAD
         return self.search.concurrent or (free if index < free else max(1, self.search.trials // 8))
 
+    def _ask(self, index: int) -> Point:
+        """The point of a suggestion: what the sampler chooses, or for one that was begun before what it was then."""
+        self.sampler.at(index)
+        self.asked.add(index)
+        point: Point = self.optuna.suggest(str(index))
+        return point
+
     def _suggest(self, index: int) -> Place:
         """A new suggestion, stored before anything else; that of another process where one was first."""
-        self.sampler.at(index)
-        point = self.optuna.suggest(str(index))
+        point = self._ask(index)
         wanted = self.prepared.place({name: point[name] for name in self.search.space})
         place = remember(self.store, self.attempt.sweep, self.prepared, index, wanted)
-        if place is wanted:
-            self.asked.add(index)
-        else:
+        if place is not wanted:
+            self.asked.remove(index)
             self.optuna.on_trial_complete(str(index), error=True)
         return place
 

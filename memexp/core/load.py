@@ -62,11 +62,7 @@ def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) ->
         ModelError: the files are missing or broken, or would need remote code or unrestricted unpickling.
         SpecError: a LoRA target matches no module.
     """
-    model.check_shipped()
-    if model.folder is not None and not model.folder.is_dir():
-        raise ModelError(
-            f"model {model.name!r}: {model.source} does not exist on this node; use a shared folder or a hub id"
-        )
+    model.check_here()
     tokenizer = load_tokenizer(model.tokenizer, model.name)
     lm = _drawn(model, tokenizer) if model.config is not None else _pretrained(model)
     held = getattr(lm.get_input_embeddings(), "num_embeddings", len(tokenizer))
@@ -107,6 +103,8 @@ def _pretrained(model: ResolvedModel) -> PreTrainedModel:
     except REFUSALS as error:
         raise ModelError(f"model {model.name!r} cannot be loaded: {_one_line(error)}") from error
     lm: PreTrainedModel = loaded[0]
+    if getattr(lm, "_hf_peft_config_loaded", False):  # on weights from elsewhere, of which the identity knows nothing
+        raise ModelError(f"model {model.name!r} is an adapter to another model; merge it into the weights first")
     if missing := sorted(loaded[1]["missing_keys"]):  # transformers would go on with random ones
         raise ModelError(f"model {model.name!r}: its weights lack {len(missing)} parameters, among them {missing[0]}")
     return lm

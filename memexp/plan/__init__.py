@@ -9,7 +9,7 @@ would be computed twice with the same result.
 """
 
 from memexp.plan.forest import Ask, Forest, Stage
-from memexp.plan.gaps import Copy, Missing, copy, diverged, missing
+from memexp.plan.gaps import Copy, Missing, answered, copy, diverged, missing
 from memexp.plan.growth import grow
 from memexp.plan.trials import Trial, apart, bundle, whole
 
@@ -20,6 +20,7 @@ __all__ = [
     "Missing",
     "Stage",
     "Trial",
+    "answered",
     "apart",
     "bundle",
     "copy",

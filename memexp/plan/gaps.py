@@ -9,11 +9,13 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from memexp.plan.forest import Ask, Forest
 from memexp.records import MADE_WITH, rows_for
 from memexp.store import Store
 
-__all__ = ["Copy", "Missing", "copy", "diverged", "missing"]
+__all__ = ["Copy", "Missing", "answered", "copy", "diverged", "missing"]
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,18 @@ def copy(missing: Missing, store: Store) -> None:
     """Give results that were measured for another condition to those who ask for them now."""
 
     def copied(item: Copy) -> None:
-        ask = item.ask
-        table = store.read(ask.kind, item.source)
-        items = table.select(ask.probe.schema().names)
-        made_with, *_ = table.select(MADE_WITH.names).slice(0, 1).to_pylist() or [{}]  # a probe may find no items
-        store.commit(ask.kind, ask.name, rows_for(items, ask.settings, ask.labels, made_with))
+        store.commit(item.ask.kind, item.ask.name, answered(item.ask, store.read(item.ask.kind, item.source)))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(copied, missing.copies))
     missing.copies.clear()
+
+
+def answered(ask: Ask, rows: pa.Table) -> pa.Table:
+    """Rows that were measured for another condition, as those of the one that asks now."""
+    items = rows.select(ask.probe.schema().names)
+    made_with, *_ = rows.select(MADE_WITH.names).slice(0, 1).to_pylist() or [{}]  # a probe may find no items
+    return rows_for(items, ask.settings, ask.labels, made_with)
 
 
 def diverged(store: Store) -> set[str]:

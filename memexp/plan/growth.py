@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from types import CodeType
 from typing import Any, Literal
 
 from memexp.errors import SpecError
@@ -18,7 +20,20 @@ from memexp.plan.forest import Ask, Forest, Stage
 from memexp.plan.passes import Overlaps, Passing, line_up, settled, stop
 from memexp.records import check_items, check_labels
 from memexp.sources import Sources, Stream, Texts, is_corpus
-from memexp.spec import Condition, Corpus, Forget, Items, LoRA, Pair, Pretrain, Probe, Resources, ResourcesFor, Study
+from memexp.spec import (
+    Condition,
+    Corpus,
+    Forget,
+    Interference,
+    Items,
+    LoRA,
+    Pair,
+    Pretrain,
+    Probe,
+    Resources,
+    ResourcesFor,
+    Study,
+)
 
 __all__ = ["grow"]
 
@@ -89,16 +104,18 @@ class _Reader:
     sources: Sources
 
     def texts(self, corpus: object) -> Texts:
-        """Those of a list."""
+        """Those of a list, under its own name: the forest has one of many lists with the same texts."""
         texts = self.sources.texts(corpus)
-        return self.forest.texts.setdefault(texts.id, texts)
+        self.forest.texts.setdefault(texts.id, texts)
+        return texts
 
     def corpus(self, corpus: object) -> Texts | Stream:
         """A list or a stream."""
         found = self.sources.corpus(corpus)
         if isinstance(found, Texts):
             return self.texts(corpus)
-        return self.forest.streams.setdefault(found.id, found)
+        self.forest.streams.setdefault(found.id, found)
+        return found
 
 
 def _path(condition: Condition, read: _Reader) -> list[Stage]:
@@ -221,18 +238,11 @@ def _settings(condition: Condition, path: Sequence[Stage], read: _Reader) -> dic
 
 def _passing_columns(part: Passing, corpus: Texts | Stream) -> dict[str, Any]:
     """The setting columns of pretraining or of interference."""
-    own: dict[str, Any]
-    if isinstance(part, Pretrain):
-        prefix, own = "pretrain", {"pretrain_steps": part.steps, "pretrain_seed": part.seed}
-    else:
-        prefix, own = "interference", {"retention_steps": part.steps, "interference_optimizer": part.optimizer}
-    return {
-        f"{prefix}_corpus": corpus.name,
-        f"{prefix}_corpus_id": corpus.id,
-        f"{prefix}_lr": part.lr,
-        f"{prefix}_batch_size": part.batch_size,
-        **own,
-    }
+    prefix = "pretrain" if isinstance(part, Pretrain) else "interference"
+    own = {f"{prefix}_{f.name}": getattr(part, f.name) for f in fields(part) if f.name != "overlap"}
+    if isinstance(part, Interference):
+        own["retention_steps"] = own.pop("interference_steps")
+    return own | {f"{prefix}_corpus": corpus.name, f"{prefix}_corpus_id": corpus.id}
 
 
 def _check_label_types(condition: Condition, known: dict[str, type]) -> None:
@@ -261,29 +271,63 @@ def _ask(read: _Reader, condition: Condition, probe: Probe, settings: dict[str, 
             return [content(value.targets), content(value.foils)]
         return read.texts(value).id if is_corpus(value) else None
 
+    def named(value: Any) -> Any | None:
+        return read.texts(value).name if is_corpus(value) else None
+
     probe_id = identity({"probe": canonical(probe.known_by(), content), **_source(probe)})
+    told = json.dumps(canonical(probe, named), ensure_ascii=False)
     return Ask(
         stage=settings["stage_id"],
         probe=probe,
         probe_id=probe_id,
         condition_id=settings["condition_id"],
-        settings={**settings, "probe_id": probe_id},
+        settings={**settings, "probe_id": probe_id, "probe_settings": told},
         labels=dict(condition.labels),
         corpora={name: texts.id for name, texts in corpora.items()},
     )
 
 
 def _source(probe: Probe) -> dict[str, str]:
-    """The hash of the class's source, for probes that do not come with memexp: who edits one wants new numbers.
+    """The hash of the classes' sources, for probes that do not come with memexp: who edits one wants new numbers.
 
-    What the class calls elsewhere is not seen. memexp's own probes change their numbers with `NUMERICS` only.
+    The class, what it inherits from, and the same of a probe within. What they call elsewhere is not seen. memexp's own
+    probes change their numbers with `NUMERICS` only.
     """
-    if type(probe).__module__.partition(".")[0] == "memexp":
-        return {}
-    try:
-        return {"source": texts_identity([inspect.getsource(type(probe))])}
-    except (OSError, TypeError):  # typed into an interpreter that keeps no source
-        return {}
+    sources = list(_sources(probe))
+    return {"source": texts_identity(sources)} if sources else {}
+
+
+def _sources(probe: Probe) -> Iterator[str]:
+    """The sources of a probe's classes as far as somebody else wrote them: its own first."""
+    for cls in type(probe).__mro__:
+        if cls.__module__.partition(".")[0] in ("memexp", "abc", "builtins", "typing"):
+            continue
+        try:
+            yield inspect.getsource(cls)
+        except (OSError, TypeError):  # typed into an interpreter that keeps no source
+            yield from (_code(value.__code__) for _, value in sorted(vars(cls).items()) if _is_own(value, cls))
+    for item in fields(probe):  # type: ignore[arg-type] # Condition has checked that it is a dataclass
+        value = getattr(probe, item.name)
+        if isinstance(value, Probe):
+            yield from _sources(value)
+
+
+def _is_own(value: Any, cls: type) -> bool:
+    """Whether it is a method that was written in `cls`, and not made by a decorator."""
+    return inspect.isfunction(value) and value.__module__ == cls.__module__ and value.__name__ != "__init__"
+
+
+def _code(code: CodeType) -> str:
+    """What a function does, in the words of this Python's compiler: without where it stands."""
+    constants = [
+        _code(value)
+        if isinstance(value, CodeType)
+        else sorted(map(repr, value))
+        if isinstance(value, frozenset)
+        else value
+        for value in code.co_consts
+    ]
+    return repr((code.co_code, code.co_names, code.co_varnames, constants))
 
 
 def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus | Items]]:

@@ -32,7 +32,8 @@ class Questions(Probe):
     items: Items
     """The questions, with an answer each; for `Choice` with choices and the index of the right one."""
     task: Text | None = None
-    """What the rows call the test; by default the subset, the file or the last part of the name of `items`."""
+    """What the rows call the test; by default the subset, the file or the last part of the name of `items`. Rows carry
+    it, so that it is part of the identity: with one given, the file may be renamed."""
 
     def bind(self, condition: Condition) -> Self:
         """With a name where none is given."""

@@ -9,6 +9,7 @@ so ties and thresholds are questions for later:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -60,6 +61,7 @@ class Recognition(Probe):
         nlls = session.token_nlls([*targets, *foils])
         # The mean in float64 over float32 token NLLs: no digit depends on how the texts were batched.
         means = [float(nll.astype("float64").mean()) if nll.size else None for nll in nlls]
+        means = [None if mean is None or math.isnan(mean) else mean for mean in means]  # to SQL the largest number
         return pa.table(
             {
                 "item": range(len(targets)),

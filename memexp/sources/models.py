@@ -89,14 +89,23 @@ class ResolvedModel:
         found = [config[name] for name in names if name in config]
         return found[0] if found and isinstance(found[0], int) else None
 
-    def check_shipped(self) -> None:
-        """Refuse a node whose memexp ships other files under the names that this model uses. Raises ModelError."""
+    def check_here(self) -> None:
+        """Refuse a node, or a time, that has other files than the identity was made of. Raises ModelError."""
         uses = [(self.source, "model", self.key), (self.tokenizer.source, "tokenizer", self.key.get("tokenizer"))]
         for source, of, key in uses:
-            if source is not None and source.startswith(_SHIPPED) and key is not None:
-                here = _digest(_content(model_folder(source.removeprefix(_SHIPPED)), of))
-                if here != key["files"]:
-                    raise ModelError(f"model {self.name!r}: this node has another version of memexp, with another {of}")
+            if source is None or key is None or "files" not in key:
+                continue
+            shipped, folder = source.startswith(_SHIPPED), Path(location(source))
+            if not shipped and not folder.is_dir():
+                raise ModelError(
+                    f"model {self.name!r}: {source} does not exist on this node; use a shared folder or a hub id"
+                )
+            if _digest(_content(folder, of)) != key["files"]:
+                what = "this node has another version of memexp, with another"
+                if not shipped:
+                    what = f"the files in {source} are not those the sweep was planned with, on this node or by now: "
+                    what += "start it again for this"
+                raise ModelError(f"model {self.name!r}: {what} {of}")
 
 
 def location(source: str) -> str:

@@ -58,7 +58,7 @@ class Part:
     """Of a file of lines: where in it the first line is, and every `WINDOW`-th from there."""
 
     def check_here(self) -> None:
-        """Raise DataError where this node has no such file, or one of another size."""
+        """Raise DataError where this node has no such file, or another one by now."""
         try:
             size = Path(self.path).stat().st_size
         except OSError:
@@ -69,6 +69,8 @@ class Part:
             raise DataError(
                 f"{self.path}: has {size} bytes on this node, and had {self.size} when the sweep was planned"
             )
+        if part_of(Path(self.path)).digest != self.digest:
+            raise DataError(f"{self.path}: has another content on this node than when the sweep was planned")
 
     def texts(self, field: str | None, start: int) -> Iterator[str]:
         """The texts from number `start` on, counting from 0. Raises DataError that names file and row."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from memexp.spec import HubItems, HubText
 
 __all__ = [
     "NumberedRow",
+    "check_blank",
     "check_file",
     "check_text",
     "decoded",
@@ -83,6 +85,17 @@ def decoded(path: Path, raws: Iterable[bytes], first: int) -> Iterator[tuple[int
             ) from None
 
 
+def check_blank(path: Path, numbered: Sequence[tuple[int, Any]]) -> None:
+    """Raise a DataError for an empty line, unless nothing follows: it may be a text that is missing.
+
+    Skipped, it would shift everything after it against a list matched by index.
+    """
+    last = max((number for number, line in numbered if line), default=0)
+    for number, line in numbered:
+        if not line and number < last:
+            raise DataError(f"{path}, line {number}: is empty")
+
+
 def _json_lines(path: Path) -> list[NumberedRow]:
     rows: list[NumberedRow] = []
     for number, line in lines(path):
@@ -104,19 +117,23 @@ def json_row(where: str, line: str) -> dict[str, Any]:
 
 
 def _csv(path: Path) -> list[NumberedRow]:
-    reader = csv.DictReader((line for _, line in lines(path)), strict=True)
-    rows: list[NumberedRow] = []
+    reader, whole = csv.reader((line for _, line in lines(path)), strict=True), 0
     try:
-        names = reader.fieldnames or []
+        names = next(reader, [])
+        whole = reader.line_num
         if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
             raise DataError(f"{path}, line 1: columns are separated by ',', and this header has none: {names[0]!r}")
-        for row in reader:
-            if None in row:  # an unquoted comma would cut the text short
+        found: list[tuple[int, list[str]]] = []
+        for values in reader:
+            if len(values) > len(names):  # an unquoted comma would cut the text short
                 raise DataError(f"{path}, line {reader.line_num}: more values than columns; quote texts with commas")
-            rows.append((reader.line_num, row))
-    except csv.Error as error:  # line_num is that of the last good row
-        raise DataError(f"{path}, line {reader.line_num + 1}: broken CSV: {error}") from None
-    return rows
+            whole = reader.line_num
+            found.append((whole, values))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {whole + 1}: broken CSV: {error}") from None
+    if len(names) == 1:  # of several columns not even an empty text leaves a line blank
+        check_blank(path, found)
+    return [(number, dict(itertools.zip_longest(names, values))) for number, values in found if values]
 
 
 def _parquet(path: Path) -> list[NumberedRow]:

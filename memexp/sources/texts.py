@@ -16,7 +16,7 @@ from typing import Any
 from memexp.errors import DataError
 from memexp.identity import texts_identity
 from memexp.sources.items import read_items
-from memexp.sources.tables import check_file, check_text, file_rows, hub_rows, lines
+from memexp.sources.tables import check_blank, check_file, check_text, file_rows, hub_rows, lines
 from memexp.spec import (
     HubItems,
     HubStream,
@@ -98,14 +98,10 @@ def _read_file(path: Path, field: str | None) -> list[str]:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """One text a line. A blank line within would shift everything after it against a list matched by index."""
+    """One text a line."""
     found = [(number, line.strip()) for number, line in lines(path)]
-    while found and not found[-1][1]:
-        found.pop()
-    for number, line in found:
-        if not line:
-            raise DataError(f"{path}, line {number}: is empty")
-    return [line for _, line in found]
+    check_blank(path, found)
+    return [line for _, line in found if line]
 
 
 def _column(source: object, unit: str, rows: Sequence[tuple[int, dict[str, Any]]], field: str | None) -> list[str]:

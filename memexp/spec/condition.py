@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -124,26 +124,57 @@ def counterbalanced(condition: Condition) -> Condition:
     """The twin of `condition` that studies the foils and takes the targets as foils.
 
     Two unequal lists make recognition at zero exposures differ from one half; the mean over a condition and its twin
-    does not. Every probe with a `Pair` gets it swapped. The twin carries the label ``counterbalanced = True``; the
-    original may carry ``False``, or nothing, which reads as NULL.
+    does not. Wherever a probe has one of the two lists it gets the other, a probe within a probe too. The twin carries
+    the label ``counterbalanced = True``; the original may carry ``False``, or nothing, which reads as NULL.
 
     Raises:
-        SpecError: no probe of the condition has a pair whose targets are the study list.
+        SpecError: no probe of the condition has a pair whose targets are the study list, or one has a pair with another
+            list, whose twin would compare what was not studied.
     """
-    pairs = [probe.pair for probe in condition.probes if isinstance(getattr(probe, "pair", None), Pair)]
-    foils = next((pair.foils for pair in pairs if pair.targets == condition.study.corpus), None)
+    studied = condition.study.corpus
+    pairs = [pair for probe in condition.probes for pair in _pairs(probe)]
+    foils = next((pair.foils for pair in pairs if pair.targets == studied), None)
     if foils is None:
         raise SpecError("counterbalanced() needs a probe with a pair whose targets are the condition's study list")
-    probes = [
-        dataclasses.replace(probe, pair=probe.pair.swapped) if isinstance(getattr(probe, "pair", None), Pair) else probe
-        for probe in condition.probes
-    ]
+    other = next(
+        (pair for pair in pairs if (pair.targets, pair.foils) not in ((studied, foils), (foils, studied))), None
+    )
+    if other is not None:
+        raise SpecError(
+            f"counterbalanced(): the twin studies {foils.name}, to which {other.targets.name} and {other.foils.name} "
+            "are no pair; give that probe to a condition without a twin"
+        )
     return dataclasses.replace(
         condition,
         study=dataclasses.replace(condition.study, corpus=foils),
-        probes=tuple(probes),
+        probes=tuple(_exchanged(probe, studied, foils) for probe in condition.probes),
         labels={**condition.labels, "counterbalanced": True},
     )
+
+
+def _pairs(probe: Any) -> Iterator[Pair]:
+    """The pairs of a probe, and of one within it."""
+    for field in dataclasses.fields(probe):
+        value = getattr(probe, field.name)
+        if isinstance(value, Pair):
+            yield value
+        elif isinstance(value, Probe):
+            yield from _pairs(value)
+
+
+def _exchanged(probe: Any, one: Any, other: Any) -> Any:
+    """`probe` with each of two lists in the place of the other."""
+
+    def exchanged(value: Any) -> Any:
+        if isinstance(value, Pair):
+            return value.swapped
+        if isinstance(value, Probe):
+            return _exchanged(value, one, other)
+        return other if value == one else one if value == other else value
+
+    values = {field.name: getattr(probe, field.name) for field in dataclasses.fields(probe)}
+    changed = {name: new for name, value in values.items() if (new := exchanged(value)) is not value}
+    return dataclasses.replace(probe, **changed)
 
 
 @spec

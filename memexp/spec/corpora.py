@@ -215,7 +215,8 @@ class ItemFile:
     """
 
     path: PathText
-    """Where the file is, absolute or relative to the current folder. Recorded, never part of an identity."""
+    """Where the file is, absolute or relative to the current folder. Its folder is no part of an identity; its name is
+    where a probe takes its `task` from it."""
 
     @property
     def name(self) -> str:
@@ -247,7 +248,7 @@ class InlineItems:
     """Questions or facts (see `ItemFile`) given in Python, such as those of `memexp.stimuli.facts`."""
 
     name: Text
-    """What the rows call these items. Recorded, never part of an identity."""
+    """What the rows call these items. Part of an identity where a probe takes its `task` from it."""
     rows: Annotated[tuple[dict[str, Any], ...], BeforeValidator(as_tuple), Field(min_length=1)]
     """A dictionary for each item."""
 

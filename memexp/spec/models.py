@@ -68,6 +68,11 @@ class Model:
             )
 
 
+def _sorted(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Adapters are made in the order of the modules, so that no number depends on the order of the names."""
+    return tuple(sorted(set(names)))
+
+
 @spec
 class Full:
     """Full finetuning: every parameter learns."""
@@ -85,7 +90,7 @@ class LoRA:
     """Rank-stabilised scaling."""
     dropout: Probability = 0.0
     """Dropout on the adapter's input."""
-    targets: SomeText | Literal["all-linear"] = "all-linear"
+    targets: Annotated[SomeText, AfterValidator(_sorted)] | Literal["all-linear"] = "all-linear"
     """Names of the linear modules that get an adapter, or all but the output head."""
     seed: Count = 0
     """Seed of the adapter's initial weights."""

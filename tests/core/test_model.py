@@ -27,7 +27,9 @@ from core.small import (
     language_model,
     weights,
 )
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from memexp.core.data import encode, right_padded
 from memexp.core.load import load
@@ -285,6 +287,15 @@ def one_step(lm: LanguageModel) -> None:
     optimizer = adamw(lm, STUDY)
     lm.nll(torch.from_numpy(right_padded(rows)), torch.tensor([len(row) for row in rows])).mean().backward()
     optimizer.step()
+
+
+def test_an_adapter_in_place_of_a_model_is_refused(copy: Path, tmp_path: Path) -> None:
+    """transformers loads such a folder's base from wherever the adapter says, which no identity knows of."""
+    tuned = Path(shutil.copytree(copy, tmp_path / "tuned"))
+    base = AutoModelForCausalLM.from_pretrained(copy)
+    get_peft_model(base, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(tuned)
+    with pytest.raises(ModelError, match="model 'tuned' is an adapter to another model; merge it into the weights"):
+        from_folder(tuned)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

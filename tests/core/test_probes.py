@@ -82,6 +82,19 @@ def test_recognition_sees_a_text_up_to_the_block_size(session: Session) -> None:
     assert [row["target_nll"] for row in short] == pytest.approx(means, abs=1e-6)
 
 
+def test_outputs_that_are_no_numbers_are_no_nll(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    nlls = session.token_nlls
+
+    def broken(rows: Any) -> Any:
+        return [nll * np.nan if number == 1 else nll for number, nll in enumerate(nlls(rows))]
+
+    monkeypatch.setattr(session, "token_nlls", broken)
+    texts = {"targets": ["One two three.", "Four five."], "foils": ["Six seven.", "Eight nine."]}
+    table = Recognition(PAIR, block_size=16).measure(session, texts)
+    assert table["target_nll"].is_null().to_pylist() == [False, True]
+    assert table["foil_nll"].is_null().to_pylist() == [False, False]
+
+
 def test_a_foil_that_equals_its_target_is_a_tie(session: Session) -> None:
     foils = [*TARGETS[:20], *FOILS[20:60]]
     rows = recognition(session, TARGETS[:60], foils)

@@ -139,10 +139,10 @@ def test_learning_rates_of_pretraining() -> None:
 def test_a_stream_that_has_become_shorter_is_not_taken_for_the_same(folder: Path) -> None:
     found = stream(folder, 2 * WINDOW + 7)
     path = Path(found.parts[1].path)  # type: ignore[attr-defined] # a stream of files
-    data = path.read_bytes()
+    data, begun = path.read_bytes(), batches(found, 1_000)
     path.write_bytes(b" " * len(data))  # of the same size
     try:
         with pytest.raises(DataError, match=rf"has \d+ texts where {2 * WINDOW + 7} were expected; was it changed"):
-            batches(found, 1_000)(5)
+            begun(5)
     finally:
         path.write_bytes(data)

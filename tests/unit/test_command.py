@@ -22,7 +22,7 @@ import pytest
 from memexp import Condition, Model, Pair, Recognition, Study, Sweep
 from memexp.cli import main
 from memexp.plan import Ask
-from memexp.records import MADE_WITH, RECOGNITION, SETTINGS, STAGES, SWEEPS, rows_for
+from memexp.records import MADE_WITH, RECOGNITION, SEARCHES, SETTINGS, STAGES, SWEEPS, rows_for
 from memexp.store import Store
 
 Command = Callable[..., tuple[int, str, str]]
@@ -489,6 +489,9 @@ def test_query_of_one_sweep(memexp: Command, filled: Store, export: bool) -> Non
             ids = {"stage_id": stage, "probe_id": "probe", "condition_id": f"{sweep}-{stage}"}
             filled.commit("recognition", f"{stage}-probe-{sweep}", results(**ids))
     attempt(filled, "one", ("a", None, "complete", None))
+    for number, sweep in ((7, "mine"), (8, "other")):
+        suggestion = pa.Table.from_pylist([{"sweep": sweep, "suggestion": number}], schema=SEARCHES)
+        filled.commit("searches", sweep, suggestion)
     where = ["--store", "results"]
     if export:
         assert memexp("compact")[0] == 0
@@ -504,6 +507,7 @@ def test_query_of_one_sweep(memexp: Command, filled: Store, export: bool) -> Non
     assert told(conditions, "--sweep", "other") == ["other-b", "other-d"]
     assert told("SELECT condition_id FROM sweeps", "--sweep", "mine") == ["mine-b", "mine-c"]
     assert told("SELECT count(*) FROM stages", "--sweep", "mine") == ["0"]
+    assert told("SELECT suggestion FROM searches", "--sweep", "mine") == ["7"]
     assert len(told(conditions)) == 6
 
 

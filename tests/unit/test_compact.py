@@ -133,6 +133,10 @@ def test_an_older_export_is_replaced(store: Store, out: Path, tmp_path: Path) ->
     assert not set(everything(out)) & set(first) - {EXPORT}  # a reader between the two mixes no files
     Path(store.path("recognition", "a")).unlink()  # people may remove results
     assert compact(store).rows == 10 and Store(out).scan("recognition").num_rows == 9
+    Path(store.path("recognition", "b")).unlink()  # and have them measured again
+    store.commit("recognition", "b", results(7))
+    assert compact(store) == Export(str(out), sources=4, rows=10, files=2, new=True)
+    assert set(Store(out).scan("recognition")["exposures"].to_pylist()) == {1, 7, 9}
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])

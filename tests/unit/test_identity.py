@@ -238,6 +238,62 @@ class Mine(Recall):
     assert found[0] == found[1] != found[2]
 
 
+MINE = """
+from memexp.probes import QA, LayerAblation, Recall
+from memexp.spec import spec
+
+class Base(Recall):
+    def measure(self, session, texts):
+        return {}
+
+@spec
+class Mine(Base):
+    kind = "mine"
+
+@spec
+class Asked(QA):
+    def measure(self, session, texts):
+        return {}
+"""
+
+
+def test_what_a_probe_inherits_or_holds_is_its_own_as_well(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    items = InlineItems("questions", [{"question": "Why?", "answer": "So."}])
+    found = []
+    for number, value in enumerate(("1", "1", "2")):
+        (tmp_path / f"inherits{number}.py").write_text(MINE.replace("{}", value))
+        module = importlib.import_module(f"inherits{number}")
+        probes = [module.Mine(), LayerAblation(module.Asked(items))]
+        found.append(ids(condition(pair, probes=probes))["probes"])
+    assert found[0] == found[1] and not set(found[0]) & set(found[2])
+
+
+TYPED = """
+@spec
+class Typed(Recall):
+    kind = "typed"
+    def measure(self, session, texts):
+        return [item for item in texts if item in {{"a", "b", "c"}} and len(item) > {}]
+"""
+
+
+def test_a_probe_without_a_source_file_is_known_by_its_code(pair: Pair) -> None:
+    found = []
+    for value in (1, 1, 2):
+        names: dict[str, Any] = {"spec": spec, "Recall": Recall, "__name__": "typed_in"}
+        exec(TYPED.format(value), names)  # as in an interpreter
+        found.append(ids(condition(pair, probes=[names["Typed"]()]))["probes"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_order_of_an_adapters_targets_decides_nothing(pair: Pair) -> None:
+    orders = [("c_attn", "c_proj"), ("c_proj", "c_attn", "c_attn")]
+    assert len({str(ids(condition(pair, method=LoRA(targets=targets)))) for targets in orders}) == 1
+
+
 def test_defaults_made_by_a_factory_are_left_out(pair: Pair) -> None:
     made = canonical(condition(pair, probes=[Recall()]), lambda value: "corpus" if value == pair.targets else None)
     assert set(made["Condition"]) == {"model", "study", "probes"}

@@ -228,6 +228,7 @@ def test_experiments_on_the_same_study_list_train_once(grid: Grid, targets: Text
     forest = grow(grid(corpus=corpus, labels={"experiment": i}) for i, corpus in enumerate([targets, copy]))
     assert kinds(forest) == {"base": 1, "study": 1} and forest.steps == PER_EXPOSURE
     assert len(set(ends(forest))) == 1 and len({ask.name for ask in forest.asks}) == 2
+    assert [ask.settings["corpus"] for ask in forest.asks] == [targets.path, copy.path]  # each by its own name
 
 
 def test_labels_and_probes_train_nothing_again(grid: Grid, pair: Pair) -> None:

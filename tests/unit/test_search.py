@@ -321,6 +321,26 @@ def test_what_was_begun_is_tried_first_under_its_own_number(
     assert len(store.names("searches")) == 4
 
 
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+def test_what_was_begun_is_known_to_the_sampler_of_another_process(
+    tmp_path: Path, condition: Callable[..., Condition], sampler: Any
+) -> None:
+    store, one = Store(tmp_path), search(condition, trials=8, concurrent=3, sampler=sampler)
+    there = line(one, store)
+    tried(there, store, stop_after=SPREAD + 1)
+    begun, second, third = (there.next(set()) for _ in range(3))
+    assert begun is not None and second is not None and third is not None
+    for going in (second, third):  # this process dies before them
+        (tmp_path / "searches" / f"{there.prepared.id}-{going.index:05d}.parquet").unlink()
+    again = line(one, store)
+    found = [going.place.point for _ in range(3) if (going := again.next(set())) is not None]
+    assert found == [begun.place.point, second.place.point, third.place.point]
+    tried_by(again, next(iter(again.going.values())), store)
+    told = again.optuna._ot_study.trials
+    assert sum(trial.value is not None for trial in told) == SPREAD + 2
+    assert sum(trial.state.name == "RUNNING" for trial in told) == 2 and len(told) == SPREAD + 4
+
+
 def test_where_two_search_at_once_the_stored_suggestion_counts(
     tmp_path: Path, condition: Callable[..., Condition]
 ) -> None:
@@ -355,6 +375,23 @@ def test_what_the_store_has_is_told_and_not_trained(tmp_path: Path, condition: C
         told = [trial for trial in there.optuna._ot_study.trials if trial.value is not None]
         assert len(told) == (3 + 3 if number == 0 else 3)
         assert all(trial.value == pytest.approx(loss(trial.params["lr"])) for trial in told)
+
+
+def test_a_metric_sees_the_labels_of_who_asks_and_not_of_who_was_measured(
+    tmp_path: Path, condition: Callable[..., Condition]
+) -> None:
+    store = Store(tmp_path)
+    for lr in (1e-4, 1e-3):
+        for ask in Sweep(name="grid", conditions=[dataclasses.replace(condition(lr), labels={"of": 1})]).grow().asks:
+            answer(store, [ask], loss(lr))
+    one = search(
+        lambda lr: dataclasses.replace(condition(lr), labels={"of": 2}),
+        space={"lr": Choices([1e-4, 1e-3])},
+        metric='SELECT avg(target_nll) FROM recognition WHERE "of" = 2',
+        trials=1,
+    )
+    [told] = [entry for entry in elsewhere(Ledger(prepared(one), store)) if entry.place.point["lr"] == 1e-3]
+    assert told.values == [pytest.approx(loss(1e-3))]
 
 
 def test_points_measured_elsewhere_are_told_where_the_space_has_columns_for_them(
@@ -568,6 +605,36 @@ def test_every_sampler_stays_within_the_space(
     for entry in entries:
         assert list(entry.place.point) == list(space)
         assert all(domain.holds(entry.place.point[name]) for name, domain in space.items())
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_point_is_tried_twice_where_the_edge_of_the_space_is_best(
+    tmp_path: Path, condition: Callable[..., Condition], sampler: Any, sign: int
+) -> None:
+    store = Store(tmp_path)
+    there = line(search(condition, trials=14, sampler=sampler), store)
+    rates = []
+    while (going := there.next(set())) is not None:
+        rates.append(going.place.point["lr"])
+        answer(store, going.asks, sign * math.log10(rates[-1]))
+        there.hear(going, {f"{ask.kind}/{ask.name}" for ask in going.asks})
+        there.end(going)
+    edge = LR.low if sign > 0 else LR.high
+    assert len(set(rates)) == 14 and all(LR.holds(lr) for lr in rates)
+    assert sampler != "gp" or edge in rates  # the number itself, not what rounding makes of it
+
+
+def test_all_points_of_a_small_space_are_tried_before_one_is_tried_again(
+    tmp_path: Path, condition: Callable[..., Condition]
+) -> None:
+    store = Store(tmp_path)
+    space = {"lr": Choices([1e-4, 1e-3, 1e-2]), "exposures": Choices([1, 2, 3])}
+    one = search(condition, space=space, trials=SPREAD + 9)
+    tried(line(one, store), store)
+    entries = list(Ledger(prepared(one), store).entries.values())
+    spread = {entry.place.key for entry in entries[:SPREAD]}
+    assert len({entry.place.key for entry in entries[: SPREAD + 9 - len(spread)]}) == 9
 
 
 def test_half_the_trials_of_a_grid_find_what_the_grid_finds(

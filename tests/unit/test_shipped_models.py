@@ -75,7 +75,7 @@ def test_identity_does_not_depend_on_where_memexp_is(tmp_path: Path, monkeypatch
     there = resolve(Model("tiny-s"))
     assert (there.id, there.source) == (here.id, here.source)
     assert here.folder == copy / "tiny-s"  # what the driver resolved is found where this node has it
-    here.check_shipped()
+    here.check_here()
     assert resolve(Model(str(copy / "tiny-s"))).key == here.key  # a folder with these files is this model
 
 
@@ -85,16 +85,32 @@ def test_a_node_with_other_weights_is_refused(file: str, tmp_path: Path, monkeyp
     copy = moved(tmp_path, monkeypatch) / file
     copy.write_bytes(copy.read_bytes()[:-1] + b" ")
     with pytest.raises(ModelError, match=r"model 'tiny-s': this node has another version of memexp"):
-        here.check_shipped()
+        here.check_here()
 
 
 def test_a_node_with_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = resolve(Model("mine", tokenizer="tiny-s", init=RandomInit("tiny-m")))
-    drawn.check_shipped()
+    drawn.check_here()
     copy = moved(tmp_path, monkeypatch) / "tiny-s" / "tokenizer.json"
     copy.write_bytes(copy.read_bytes()[:-1] + b" ")
     with pytest.raises(ModelError, match=r"another version of memexp, with another tokenizer"):
-        drawn.check_shipped()
+        drawn.check_here()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_a_folder_whose_files_have_changed_since_is_refused(file: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder("tiny-s"), tmp_path / "mine"))
+    planned = resolve(Model(str(folder)))
+    planned.check_here()
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content[:-1] + b" ")
+    with pytest.raises(ModelError, match=r"model 'mine': the files in .*mine are not those the sweep was planned with"):
+        planned.check_here()
+    (folder / file).write_bytes(content)
+    planned.check_here()
+    shutil.rmtree(folder)
+    with pytest.raises(ModelError, match="does not exist on this node; use a shared folder or a hub id"):
+        planned.check_here()
 
 
 def test_an_installation_without_weights_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

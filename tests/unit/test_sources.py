@@ -66,6 +66,7 @@ GOOD = {
     "list.json": jsonl(text=TEXTS, source=("a", "b", "c")),
     "list.csv": 'n,sent\n1,The cat sat.\n2,"A ""dog"", ran."\n\n3,Grüße aus Köln.\n',
     "windows.csv": '\ufeffsent\r\nThe cat sat.\r\n"A ""dog"", ran."\r\nGrüße aus Köln.\r\n',
+    "blank-end.csv": 'sent\nThe cat sat.\n"A ""dog"", ran."\nGrüße aus Köln.\n\n\n',
     "list.txt": '\ufeffThe cat sat.\r\n  A "dog", ran. \nGrüße aus Köln.\n\n',
 }
 
@@ -82,6 +83,11 @@ def test_texts_are_read_from_parquet(tmp_path: Path) -> None:
     words = pa.array(TEXTS).dictionary_encode()
     pq.write_table(pa.table({"n": range(3), "text": words}), tmp_path / "list.parquet")
     assert read_texts(TextFile(tmp_path / "list.parquet")).items == TEXTS
+
+
+def test_a_text_of_several_lines_may_have_a_blank_one(tmp_path: Path) -> None:
+    file = write(tmp_path / "list.csv", 'sent\n"one\n\ntwo"\nthree\n')
+    assert read_texts(TextFile(file)).items == ("one\n\ntwo", "three")
 
 
 def test_order_and_duplicates_stay(tmp_path: Path) -> None:
@@ -131,6 +137,8 @@ BAD = [
     ("a.jsonl", '{"sent": "a"}\n{"sent": " "}\n', "line 2: field 'sent' is empty"),
     ("a.jsonl", '{"sent": "a"}\n{"sent": "\\ud83d"}\n', "line 2: field 'sent' holds half of a surrogate pair"),
     ("a.csv", "n,sent\n1,a\n2\n", "line 3: field 'sent' is empty"),
+    ("a.csv", "sent\na\n\nb\n", "line 3: is empty"),
+    ("a.csv", "\nsent\na\n", "line 2: more values than columns"),
     ("a.csv", "n,sent\n1,a\n2,b, c\n", "line 3: more values than columns"),
     ("a.csv", 'n,sent\n1,a\n2,"b\n3,c\n', "line 3: broken CSV: unexpected end of data"),
     ("a.csv", 'n,sent\n1,"a" b\n', "line 2: broken CSV"),

@@ -315,6 +315,9 @@ def test_the_twin_studies_the_foils() -> None:
     assert twin.study == study(corpus=PAIR.foils)
     assert twin.probes == (Recognition(Pair(PAIR.foils, PAIR.targets), block_size=32), Recall())
     assert twin.labels == {"experiment": 1, "counterbalanced": True}
+    assert counterbalanced(condition(probes=[Recognition(PAIR), Recall(corpus=PAIR.targets)])).probes[1] == Recall(
+        corpus=PAIR.foils
+    )
     back = counterbalanced(twin)
     assert (back.study, back.probes) == (original.study, original.probes)
 
@@ -324,6 +327,12 @@ def test_a_condition_without_foils_has_no_twin() -> None:
     for probes in ([Recall()], [other]):
         with pytest.raises(SpecError, match="needs a probe with a pair whose targets are the condition's study list"):
             counterbalanced(condition(probes=probes))
+
+
+def test_the_twin_of_a_comparison_with_a_third_list_is_refused() -> None:
+    for pair in (Pair(PAIR.targets, "paraphrases.jsonl"), Pair("others.jsonl", PAIR.foils)):
+        with pytest.raises(SpecError, match=r"the twin studies unseen\.jsonl, to which .* are no pair"):
+            counterbalanced(condition(probes=[Recognition(PAIR), Recognition(pair)]))
 
 
 # Documentation

@@ -246,6 +246,18 @@ def test_scan_matches_columns_by_name(store: Store) -> None:
     assert sorted(duckdb.connect().execute(sql).fetchall()) == expected
 
 
+def test_scan_takes_truth_values_for_numbers_and_cases_for_one_as_duckdb_does(store: Store) -> None:
+    store.commit("recall", "1", pa.table({"item": [0], "novel": [True], "List": ["a"]}))
+    store.commit("recall", "2", pa.table({"item": [1], "novel": [2], "list": ["b"]}))
+    store.commit("recall", "3", pa.table({"item": [2], "novel": [0.5], "list": ["c"]}))
+    table = store.scan("recall")
+    assert table.column_names == ["item", "novel", "List"]
+    expected = [(0, 1.0, "a"), (1, 2.0, "b"), (2, 0.5, "c")]
+    assert [tuple(row.values()) for row in table.to_pylist()] == expected
+    sql = f"SELECT item, novel, list FROM read_parquet('{store.path('recall')}', union_by_name=true)"
+    assert sorted(duckdb.connect().execute(sql).fetchall()) == expected
+
+
 def test_scan_names_the_column_that_cannot_be_unified(store: Store) -> None:
     store.commit("recall", "1", pa.table({"shots": [[1]]}))
     store.commit("recall", "2", pa.table({"shots": ["x"]}))
@@ -438,6 +450,13 @@ def test_side_files_stay_off_results_and_inside_the_store(store: Store, path: st
 @pytest.mark.parametrize("name", ["st*", "st?", "st [v2]"])
 def test_a_location_that_readers_take_for_a_pattern_is_refused(name: str) -> None:
     with pytest.raises(StoreError, match="for a pattern"):
+        Store(name)
+
+
+@pytest.mark.parametrize("name", ["lr=7/st", "/data/seed=1/exposures=2/st", "s3://bucket/lr=7/st", "st=1"])
+def test_a_location_that_readers_take_for_columns_is_refused(name: str) -> None:
+    """With lr=7/ in its path every row of the store had 7 for its learning rate, for DuckDB."""
+    with pytest.raises(StoreError, match=r"would take the folder '(lr|seed|st)=\d' for a column"):
         Store(name)
 
 

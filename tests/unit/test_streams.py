@@ -242,6 +242,11 @@ def test_a_node_without_the_files_says_so(tmp_path: Path) -> None:
     write(file, TEXTS[:9])
     with pytest.raises(DataError, match=r"a.txt: has \d+ bytes on this node, and had \d+ when the sweep was planned"):
         Windows(streams[0])
+    write(file, [TEXTS[1], TEXTS[0], *TEXTS[2:10]])
+    with pytest.raises(DataError, match=r"a.txt: has another content on this node than when the sweep was planned"):
+        Windows(streams[0])
+    write(file, TEXTS[:10])
+    assert Windows(streams[0])(0) == TEXTS[:10]
     file.unlink()
     with pytest.raises(DataError, match=r"a.txt: not on this node"):
         Windows(streams[0])

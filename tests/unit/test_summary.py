@@ -7,6 +7,7 @@ import io
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -16,7 +17,19 @@ from rich.console import Console
 from memexp.plan import Forest, grow
 from memexp.probes import QA, FactRatios, Recall, Recognition
 from memexp.records import MADE_WITH, RATIOS, RECALL, RECOGNITION, SWEEPS, rows_for
-from memexp.spec import Condition, Forget, Full, InlineItems, Interference, LoRA, Model, Pair, Study
+from memexp.spec import (
+    Condition,
+    Forget,
+    Full,
+    InlineItems,
+    InlineText,
+    Interference,
+    LoRA,
+    Model,
+    Pair,
+    RandomInit,
+    Study,
+)
 from memexp.store import Store
 from memexp.summary import print_summary
 
@@ -142,6 +155,99 @@ def test_what_a_method_or_no_forgetting_leaves_empty_is_no_difference(
     assert "Means are over" not in page
 
 
+STUDY = Study(InlineText("studied", ["one two", "three four", "five six", "seven eight"]), exposures=1, lr=1e-3)
+
+
+def drawn(config: str, seed: int = 0) -> Model:
+    return Model("tiny", tokenizer="tiny-s", init=RandomInit(config, seed=seed))
+
+
+DIFFERENT: dict[str, list[dict[str, Any]]] = {
+    "lora_alpha": [{"method": LoRA(alpha=8.0)}, {"method": LoRA(alpha=32.0)}],
+    "lora_dropout": [{"method": LoRA()}, {"method": LoRA(dropout=0.1)}],
+    "warmup_steps": [{"study": STUDY}, {"study": dataclasses.replace(STUDY, warmup_steps=2)}],
+    "clip_norm": [{"study": STUDY}, {"study": dataclasses.replace(STUDY, clip_norm=1.0)}],
+    "block_size": [{"study": STUDY}, {"study": dataclasses.replace(STUDY, block_size=32)}],
+    "interference_corpus": [
+        {"interference": Interference(InlineText(name, [f"of {name}"]), steps=1, lr=1e-3, batch_size=1)}
+        for name in ("news", "tales")
+    ],
+    "interference_clip_norm": [
+        {"interference": Interference(InlineText("news", ["new"]), steps=1, lr=1e-3, batch_size=1, clip_norm=norm)}
+        for norm in (None, 1.0)
+    ],
+    "init": [{"model": Model("tiny-s")}, {"model": dataclasses.replace(drawn("tiny-s"), name="tiny-s")}],
+    "model_id": [{"model": drawn("tiny-s")}, {"model": drawn("tiny-m")}],
+}
+"""Two conditions each, whose mean would be a number without a meaning."""
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_differs_in_a_setting_of_any_kind_is_in_rows_of_its_own(name: str, tmp_path: Path) -> None:
+    pair = Pair(STUDY.corpus, InlineText("foils", ["a b", "c d", "e f", "g h"]))
+    common: dict[str, Any] = {"model": Model("tiny-s"), "study": STUDY, "probes": [Recognition(pair)]}
+    forest = grow(Condition(**(common | {"seed": seed} | fields)) for fields in DIFFERENT[name] for seed in (0, 1))
+    for number, ask in enumerate(forest.asks):
+        right = (4, 4, 1, 1)[number]
+        committed(dataclasses.replace(forest, asks=[ask]), Store(tmp_path), {"tiny": right, "tiny-s": right}, "model")
+    page = printed(Store(tmp_path), forest)
+    cells = [line.split("│")[1:-1] for line in page.splitlines() if line.startswith("│")]
+    assert [float(row[-1]) for row in cells] == [1.0, 0.25]
+    assert re.search(rf"┃ {name} +┃", page) and "Means are over seed." in page
+    query = next(line for line in page.splitlines() if line.startswith("  SELECT"))
+    assert sorted(row[-1] for row in duckdb.sql(query).fetchall()) == [0.25, 1.0]
+
+
+def test_two_probes_of_a_condition_are_rows_of_their_own(tiny_model: Model, tmp_path: Path) -> None:
+    foils = {name: InlineText(name, [f"{name} {i}" for i in range(4)]) for name in ("foils", "synonyms")}
+    forest = grow(
+        Condition(
+            tiny_model,
+            Study(studied := InlineText(f"studied {i}", [f"one {i}", "two", "three", "four"]), exposures=1, lr=1e-3),
+            probes=[Recognition(Pair(studied, foils[name])) for name in foils],
+        )
+        for i in range(2)
+    )
+    for ask in forest.asks:
+        right = 4 if "synonyms" in ask.settings["probe_settings"] else 1
+        committed(dataclasses.replace(forest, asks=[ask]), Store(tmp_path), {"tiny": right}, "model")
+    page = printed(Store(tmp_path), forest)
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in page.splitlines() if line.startswith("│")]
+    assert cells == [["pair.foils=foils", "0.25"], ["pair.foils=synonyms", "1.00"]]
+    assert "Means are over corpus." in page
+    query = next(line for line in page.splitlines() if line.startswith("  SELECT"))
+    assert sorted(row[-1] for row in duckdb.sql(query).fetchall()) == [0.25, 0.25, 1.0, 1.0]
+
+
+def test_a_label_may_be_called_task(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    study, probes = Study(pair.targets, exposures=1, lr=1e-3), [Recognition(pair)]
+    forest = grow(Condition(tiny_model, study, probes=probes, labels={"task": task}) for task in "ab")
+    page = printed(committed(forest, Store(tmp_path), {"a": 4, "b": 1}, "task"), forest)
+    assert "by task" in page and "│ tiny  │ 1.00 │ 0.25 │" in page
+
+
+def test_shots_are_rows_of_their_own(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    items = InlineItems("a", [{"question": f"{i}?", "answer": "yes"} for i in range(4)])
+    study = Study(pair.targets, exposures=1, lr=1e-3)
+    forest = grow([Condition(tiny_model, study, probes=[QA(items), QA(items, shots=2)])])
+    page = printed(answered(forest, Store(tmp_path)), forest)
+    assert re.findall("│ (|shots=2) +│ 0.50", page) == ["", "shots=2"]
+
+
+def test_a_mean_over_what_is_left_is_said_to_be_one(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    forest = grow(
+        Condition(tiny_model, Study(pair.targets, exposures=n, lr=1e-3), seed=seed, probes=[Recognition(pair)])
+        for n in (0, 1)
+        for seed in (0, 1, 2)
+    )
+    store = Store(tmp_path)
+    committed(dataclasses.replace(forest, asks=forest.asks[:4]), store, {0: 2, 1: 4}, "exposures")
+    line = "1 of the means are over part of their conditions: the others have no result (yet)."
+    assert line in printed(store, forest)
+    committed(forest, store, {0: 2, 1: 4}, "exposures")
+    assert "over part of" not in printed(store, forest)
+
+
 def test_names_in_brackets_are_names(pair: Pair, tiny_model: Model, tmp_path: Path) -> None:
     models = [dataclasses.replace(tiny_model, name=name) for name in ("[red]x", "y[/b]")]
     forest = grow(
@@ -163,6 +269,8 @@ def test_the_query_is_of_the_sweep_as_it_was_last_started(
             for ask in asks
         ]
         store.commit("sweeps", f"{sweep}-{started}", pa.Table.from_pylist(rows, schema=SWEEPS))
+        if started == 1:  # what a search of this sweep has measured is in the store as well, but no part of the table
+            assert "WHERE" in printed(store, forest)
     edited = dataclasses.replace(forest, asks=later)
     query = next(line for line in printed(store, edited).splitlines() if line.startswith("  SELECT"))
     assert duckdb.sql(query).fetchall() == [("tiny", 0, 0.5), ("tiny", 3, 0.25)]
