@@ -38,12 +38,12 @@ sweep = dataclasses.replace(sweep, conditions=[
     dataclasses.replace(condition, probes=[Trouble(), *condition.probes]) for condition in sweep.conditions
 ])
 '''
-STALL = 0.3
+STALL = 0.5
 """Minutes: an idle machine needs some seconds to load and begin, a busy one more."""
 
 
 HANGS = "import time; time.sleep(3600)"
-STUCK = "trouble: no progress for 0.3 minutes (Resources.stall_minutes)"
+STUCK = f"trouble: no progress for {STALL} minutes (Resources.stall_minutes)"
 TOO_LARGE = "import torch; torch.empty(1 << 48)"
 MEMORY = "trouble: RuntimeError: "
 
