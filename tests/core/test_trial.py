@@ -339,6 +339,21 @@ def test_a_result_that_differs_from_the_stored_one_is_reported_and_not_merged(gr
     assert raced.read("recognition", name).equals(wrong)
 
 
+def test_the_same_numbers_under_another_name_do_not_differ(grid: Grid, tmp_path: Path) -> None:
+    conditions = grid((0, 1))
+    raced = Racing(tmp_path)
+    executed(conditions, raced)
+    for kind in ("recognition", "training"):
+        for name in Store(tmp_path).names(kind):
+            table = raced.read(kind, name)
+            place = table.column_names.index("corpus")
+            Path(raced.path(kind, name)).unlink()
+            called = pa.array(["elsewhere.jsonl"] * table.num_rows)
+            raced.commit(kind, name, table.set_column(place, "corpus", called))
+    assert executed(conditions, raced, "second") == []
+    assert set(statuses(Store(tmp_path))) == {"complete"}
+
+
 # Failures
 
 
