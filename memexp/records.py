@@ -177,7 +177,8 @@ CHOICE = pa.schema(
 )
 """One row per multiple-choice question. ``choices``: the texts offered; ``log_likelihoods``: of each (of its letter,
 where letters were asked for) after ``prompt``, summed over its tokens, in nats; ``answer`` and ``picked``: indices of
-the right and of the likeliest choice. What was measured is NULL where the prompt does not fit the model's context."""
+the right and of the likeliest choice. What was measured is NULL where the prompt does not fit the model's context, or
+the model's outputs are no numbers."""
 
 LM_EVAL = pa.schema(
     [

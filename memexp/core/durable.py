@@ -70,7 +70,7 @@ def publish(
     """
     world, mark = lm.world, Mark(trajectory, step)
     folder = world.broadcast(f"{FOLDER}/{trajectory}/{step:09d}-{uuid.uuid4().hex}")
-    state, written = _state(lm, optimizer, drawn=True), _Files(place)
+    state, written = _state(lm, optimizer, drawn=True, begun=bool(optimizer.state)), _Files(place)
     try:
         with _explained("write", folder), _unwarned():
             state_dict_saver.save(state, storage_writer=_writer(written, folder), no_dist=world.size == 1)
@@ -83,6 +83,7 @@ def publish(
         try:
             files = {path: [place.size(path), sums[path]] for path in place.list_text(f"{folder}/")}
             text = {"workers": world.size, "files": files, "steps": [dataclasses.astuple(each) for each in steps]}
+            text["begun"] = "optimizer" in state
             place.put_text(mark.path, json.dumps({"folder": folder, **text}))
             _forget_older(place, mark, folder)
         except StoreError as error:
@@ -130,9 +131,12 @@ def take_up(place: Place, mark: Mark, lm: LanguageModel, settings: Training) -> 
     said = lm.world.broadcast(_whole(place, mark) if lm.world.leads else None)
     if said is None or _changed(place, said["files"], lm.world):
         return None
+    # torch makes room for the moments of a fresh optimizer only where no gradient lies about, as a stage that ran out
+    # of memory leaves them; else it loads none, without a word.
+    lm.zero_grad()
     optimizer = adamw(lm, settings)
     # Dropout goes on where it was only on as many ranks: each draws for its own rows.
-    state = _state(lm, optimizer, drawn=said["workers"] == lm.world.size)
+    state = _state(lm, optimizer, drawn=said["workers"] == lm.world.size, begun=said.get("begun", True))
     reader = _reader(_Files(place), said["folder"])
     try:
         with _unwarned():
@@ -140,7 +144,10 @@ def take_up(place: Place, mark: Mark, lm: LanguageModel, settings: Training) -> 
     except (CheckpointException, StoreError, OSError):
         return None  # removed by another attempt just now
     set_model_state_dict(lm, state["model"], options=StateDictOptions(strict=False))
-    set_optimizer_state_dict(lm, optimizer, optim_state_dict=state["optimizer"], options=_LEARNED)
+    if "optimizer" in state:
+        set_optimizer_state_dict(lm, optimizer, optim_state_dict=state["optimizer"], options=_LEARNED)
+        if len(optimizer.state) < len(lm.learning()):
+            return None
     if "draws" in state:
         _set_draws(lm.world, state["draws"][str(lm.world.rank)])
     else:
@@ -176,11 +183,14 @@ def _changed(place: Place, files: Mapping[str, tuple[int, int]], world: World) -
     return world.any(changed)
 
 
-def _state(lm: LanguageModel, optimizer: AdamW, drawn: bool) -> dict[str, Any]:
-    state = {
-        "model": get_model_state_dict(lm, options=_LEARNED),
-        "optimizer": get_optimizer_state_dict(lm, optimizer, options=_LEARNED),
-    }
+def _state(lm: LanguageModel, optimizer: AdamW, drawn: bool, begun: bool) -> dict[str, Any]:
+    """What is kept: draws where they can go on, the optimizer where it has made a step.
+
+    Of one that has made none torch would take the state of one that has.
+    """
+    state: dict[str, Any] = {"model": get_model_state_dict(lm, options=_LEARNED)}
+    if begun:
+        state["optimizer"] = get_optimizer_state_dict(lm, optimizer, options=_LEARNED)
     if drawn:
         state["draws"] = {str(lm.world.rank): _draws(lm.world)}
     return state

@@ -127,7 +127,12 @@ class LanguageModel(nn.Module):
         else:
             output = self.lm(**inputs, logits_to_keep=1)
             logits = output.logits[:, -1]
-        return logits.float(), output.past_key_values
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:
+            raise ModelError(
+                f"{type(self.lm).__name__} keeps no key-value cache, which recall and open questions are completed with"
+            )
+        return logits.float(), cache
 
     @property
     def context(self) -> int | None:
@@ -190,7 +195,7 @@ def _pads_left(lm: PreTrainedModel, step: Callable[..., tuple[Tensor, Any]]) -> 
     try:
         first, past = step(ids[:, :3], mask[:, :3], positions[:, :3], None)
         second, _ = step(ids[:, 3:], mask, positions[:, 3:], past)
-    except (AttributeError, ValueError, TypeError, RuntimeError, IndexError):  # no cache of the usual kind
+    except (AttributeError, ValueError, TypeError, RuntimeError, IndexError, ModelError):  # no cache of the usual kind
         return False
     room = 1e-4 * float(alone.abs().max())
     return bool(((first[1] - alone[1]).abs().max() <= room) and ((second[1] - alone[2]).abs().max() <= room))

@@ -9,13 +9,14 @@ are for: ``formulation="cloze"`` compares the options themselves, as continuatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from memexp.probes.questions import Questions, ShotsFrom, asked, check_questions
+from memexp.probes.questions import Questions, Sample, ShotsFrom, asked, check_questions
 from memexp.records import CHOICE
 from memexp.spec import Count, spec
 
@@ -54,7 +55,7 @@ class Choice(Questions):
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per question, in order."""
         samples = asked(session, TASKS[self.formulation], texts["items"], self.shots, self.shots_from, self.shots_seed)
-        likelihoods = [s.result and [log for log, _ in s.result["filtered_resps"]] for s in samples]
+        likelihoods = [_likelihoods(sample) for sample in samples]
         answers = [sample.item["answer"] for sample in samples]
         picked = [logs and int(np.argmax(logs)) for logs in likelihoods]
         return pa.table(
@@ -71,3 +72,11 @@ class Choice(Questions):
             },
             schema=CHOICE,
         )
+
+
+def _likelihoods(sample: Sample) -> list[float] | None:
+    """Of each choice; None where one is no number, of which argmax would make the likeliest."""
+    if sample.result is None:
+        return None
+    found = [float(log) for log, _ in sample.result["filtered_resps"]]
+    return None if any(map(math.isnan, found)) else found

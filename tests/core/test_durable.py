@@ -93,6 +93,38 @@ def test_taken_up_in_the_middle_of_an_exposure(
     assert_same(again.state(), whole.state())
 
 
+@pytest.mark.parametrize("method", [Full(), LoRA(r=2)], ids=["full", "lora"])
+def test_gradients_that_another_stage_left_behind_cost_no_moments(method: Full | LoRA, store: Store) -> None:
+    """As one that ran out of memory between two backward passes leaves them."""
+    whole, killed, again = (Subject("gpt2", method, 0.0) for _ in range(3))
+    learn(whole, 1, 9)
+    learn(killed, 1, 5)
+    mark = put_down(killed, store, 5)
+    row = torch.tensor([again.rows[0]])
+    again.lm.nll(row, torch.tensor([row.shape[1]])).sum().backward()
+    taken = take_up(store, mark, again.lm, again.study)
+    assert taken is not None
+    again.optimizer = taken.optimizer
+    learn(again, 6, 9)
+    assert_same(again.state(), whole.state())
+
+
+def test_a_snapshot_before_the_first_real_step_changes_nothing(store: Store) -> None:
+    """A batch of blank texts is a step without one of the optimizer's."""
+    whole, put, again = (Subject("gpt2", Full(), 0.0) for _ in range(3))
+    learn(whole, 1, 3)
+    put.optimizer = adamw(put.lm, put.study)
+    mark = put_down(put, store, 0)
+    assert not put.optimizer.state
+    learn(put, 1, 3)
+    assert_same(put.state(), whole.state())
+    taken = take_up(store, mark, again.lm, again.study)
+    assert taken is not None
+    again.optimizer = taken.optimizer
+    learn(again, 1, 3)
+    assert_same(again.state(), whole.state())
+
+
 @pytest.mark.parametrize("where", ["folder", "bucket"])
 def test_only_the_newest_is_kept_and_all_can_be_discarded(where: str, tmp_path: Path, request: Any) -> None:
     place = Store(request.getfixturevalue("bucket")) if where == "bucket" else Store(tmp_path / "results")

@@ -367,6 +367,22 @@ def test_one_option_that_does_not_fit_leaves_the_question_without_a_result(sessi
     assert other["log_likelihoods"] is not None
 
 
+@pytest.mark.parametrize("formulation", ["letters", "cloze"])
+def test_of_outputs_that_are_no_numbers_no_choice_is_the_likeliest(
+    session: Session, formulation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    likelihoods = session.continuations
+
+    def broken(pairs: Any) -> Any:
+        found = likelihoods(pairs)
+        return [dataclasses.replace(found[0], log_likelihood=math.nan), *found[1:]]
+
+    monkeypatch.setattr(session, "continuations", broken)
+    first, *others = ask(Choice, session, CHOICES[:3], formulation=formulation)
+    assert [first[name] for name in MEASURED[Choice]] == [None] * 3
+    assert all(row[name] is not None for row in others for name in MEASURED[Choice])
+
+
 # Ablation
 
 

@@ -349,6 +349,16 @@ def test_a_target_that_takes_no_adapter_is_refused_in_one_line(targets: tuple[st
     assert isinstance(error.value, MemexpError)
 
 
+def test_a_model_without_a_cache_is_scored_and_says_why_it_cannot_recall() -> None:
+    config = {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    model = Model("mamba", tokenizer=TOKENIZER, init=RandomInit(config))
+    session = Session(load(Sources().model(model), Full(), "float32", World.current()))
+    rows = session.encode(TARGETS[:2], 16)
+    assert [len(nll) for nll in session.token_nlls(rows)] == [len(row) - 1 for row in rows]
+    with pytest.raises(ModelError, match=r"^MambaForCausalLM keeps no key-value cache, which recall and open questions"):
+        session.complete(rows, [2, 2])
+
+
 # Blocks and dropout
 
 
