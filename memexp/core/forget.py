@@ -78,12 +78,21 @@ def ablated(lm: LanguageModel, forget: Forget, pretrained: Snapshot) -> Iterator
 
 
 def _chosen(lm: LanguageModel, forget: Forget) -> list[tuple[str, nn.Parameter]]:
-    """The learning parameters of the side that `forget` names. Raises SpecError where the model has no such block."""
+    """The learning parameters of the side that `forget` names.
+
+    Raises SpecError where the model has no such block, or not all of a block in one place (XLM).
+    """
     if forget.layer is None:
         return []
-    depth = len(blocks(lm.lm))
+    stack = blocks(lm.lm)
+    depth = len(stack)
     if not 0 <= forget.layer < depth + (forget.side == "lower"):
         raise SpecError(f"Forget: layer {forget.layer} is outside {type(lm.lm).__name__}, which has {depth} blocks")
+    inside = set(stack.modules())
+    others = (m for m in lm.lm.modules() if isinstance(m, nn.ModuleList) and len(m) == depth and m not in inside)
+    if any(next(other.parameters(), None) is not None for other in others):
+        kind = type(lm.lm).__name__
+        raise SpecError(f"Forget: {kind} keeps its blocks in several lists, of which nobody knows what to reset")
     chosen = []
     for name, parameter in lm.learning().items():
         block = block_of(lm, name)

@@ -135,6 +135,8 @@ def _path(condition: Condition, read: _Reader) -> list[Stage]:
         again = dataclasses.replace(study, exposures=_restudy_exposures(condition))
         path += _exposures("restudy", path[-1], again, condition.seed, texts)
     if between is not None and between.steps:
+        if between.optimizer == "carried" and path[-1].study is None:  # there is none of study to carry
+            between = dataclasses.replace(between, optimizer="fresh", weight_decay=study.weight_decay)
         path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus)))
     return path
 

@@ -154,7 +154,8 @@ class Interference:
     block_size: Annotated[int, Field(ge=2)] = 128
     """Texts are truncated to this many tokens."""
     optimizer: Literal["fresh", "carried"] = "fresh"
-    """A new AdamW, as published, or the one of study with its moments."""
+    """A new AdamW, as published, or the one of study with its moments; where nothing was studied since the model was
+    loaded, pretrained or reset, a new one with study's weight decay."""
     dropout: Probability | None = None
     """As in `Study`."""
     weight_decay: NonNegative = 0.0

@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from core.small import ARCHITECTURES, TARGETS, language_model, weights
+from core.small import ARCHITECTURES, TARGETS, TOKENIZER, language_model, weights
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from memexp.core import snapshot
 from memexp.core.data import encode
 from memexp.core.forget import block_of, reset
+from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import token_nlls
 from memexp.core.train import adamw, study_exposures
+from memexp.core.world import World
 from memexp.errors import SpecError
-from memexp.spec import Forget, Full, LoRA, ShippedText, Study
+from memexp.sources import Sources
+from memexp.spec import Forget, Full, LoRA, Model, RandomInit, ShippedText, Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing")
 
@@ -45,6 +48,16 @@ def test_blocks_are_found_in_every_architecture(architecture: str) -> None:
     assert found.count(0) == found.count(1) > 5
     outside = [name for name, block in zip(lm.learning(), found, strict=True) if block is None]
     assert 1 <= len(outside) <= 6 and any("embed" in name or "wte" in name for name in outside)
+
+
+def test_blocks_that_are_kept_in_several_lists_are_not_reset_by_halves() -> None:
+    """XLM has its attention in one list, its norms and the rest of its blocks in three others."""
+    config = {"model_type": "xlm", "emb_dim": 32, "n_layers": 3, "n_heads": 2, "causal": True, "n_langs": 1}
+    model = Model("xlm", tokenizer=TOKENIZER, init=RandomInit(config))
+    lm = load(Sources().model(model), Full(), "float32", World.current())
+    before = snapshot.take(lm, None)
+    with pytest.raises(SpecError, match="XLMWithLMHeadModel keeps its blocks in several lists"):
+        reset(lm, Forget(from_layer=0), before, seed=0)
 
 
 @pytest.mark.parametrize("forget", [Forget(from_layer=0), Forget(from_layer=3), Forget(below_layer=2), Forget()])

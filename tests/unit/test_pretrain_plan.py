@@ -102,6 +102,21 @@ def test_numbers_of_steps_lie_on_one_trajectory_and_parents_come_first(studied: 
     assert ends[2] == ends[3]  # pretraining of no steps is none
 
 
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_where_nothing_was_studied_there_is_no_optimizer_to_carry(studied: Condition, pretrained: bool) -> None:
+    """Zero exposures are the control of a retention curve: pretraining's moments are not for it, nor its decay."""
+    untaught = dataclasses.replace(studied.study, exposures=0, weight_decay=0.1)
+    ends = []
+    for optimizer, decay in (("carried", 0.0), ("fresh", 0.1), ("fresh", 0.0)):
+        between = Interference(OTHER, 3, lr=1e-3, batch_size=4, optimizer=optimizer, weight_decay=decay)
+        before = dataclasses.replace(pretrain(5), weight_decay=0.5) if pretrained else None
+        control = dataclasses.replace(studied, study=untaught, pretrain=before, interference=between)
+        [asked, *_] = grow([control]).asks
+        ends.append(asked.stage)
+        assert asked.settings["interference_optimizer"] == optimizer
+    assert ends[0] == ends[1] != ends[2]
+
+
 def test_conditions_of_all_seeds_share_one_pretraining(studied: Condition) -> None:
     seeds = [dataclasses.replace(studied, seed=seed, pretrain=pretrain(10)) for seed in range(3)]
     forest = grow([*seeds, *after(studied, 10, seed=1)])
