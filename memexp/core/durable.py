@@ -37,7 +37,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import AdamW
 
 from memexp.core.data import key_seed
-from memexp.core.model import LanguageModel
+from memexp.core.model import LanguageModel, local
 from memexp.core.train import Step, adamw
 from memexp.core.world import World
 from memexp.errors import StoreError
@@ -190,10 +190,20 @@ def _state(lm: LanguageModel, optimizer: AdamW, drawn: bool, begun: bool) -> dic
     """
     state: dict[str, Any] = {"model": get_model_state_dict(lm, options=_LEARNED)}
     if begun:
+        _give_all_a_state(lm, optimizer)
         state["optimizer"] = get_optimizer_state_dict(lm, optimizer, options=_LEARNED)
     if drawn:
         state["draws"] = {str(lm.world.rank): _draws(lm.world)}
     return state
+
+
+def _give_all_a_state(lm: LanguageModel, optimizer: AdamW) -> None:
+    """Moments of zero for parameters that no pass uses, as some decoders have: torch asks for those of all."""
+    for parameter in lm.learning().values() if optimizer.state else ():
+        if parameter not in optimizer.state:
+            step = torch.zeros((), device=local(parameter).device)
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": step, **moments}
 
 
 def _draws(world: World) -> Tensor:

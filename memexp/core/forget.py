@@ -41,13 +41,16 @@ def reset(lm: LanguageModel, forget: Forget, pretrained: Snapshot, seed: int) ->
         SpecError: the model has no such block.
     """
     for name, parameter in _chosen(lm, forget):
-        adapter = re.search(r"\.lora_(A|B)\.", name)
+        adapter = re.search(r"\.lora_(embedding_)?(A|B)\b", name)
         if adapter is None:
             local(parameter).copy_(pretrained.weights[name])
-        elif adapter[1] == "B":
+        elif adapter[0].endswith(
+            (".lora_B", "embedding_A")
+        ):  # peft begins with these as zeros, so that nothing is added
             local(parameter).zero_()
         else:
-            local(parameter).copy_(_like(parameter, _fresh(parameter.shape, key_seed(seed, "forget", name))))
+            drawn = _fresh(parameter.shape, key_seed(seed, "forget", name), normal=adapter[1] is not None)
+            local(parameter).copy_(_like(parameter, drawn))
 
 
 @contextlib.contextmanager
@@ -110,11 +113,12 @@ def block_of(lm: LanguageModel, name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _fresh(shape: torch.Size, seed: int) -> Tensor:
-    """The down-projection (r, in) of a new adapter, drawn as peft draws it."""
-    drawn = torch.empty(shape)
-    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))
-    return drawn
+def _fresh(shape: torch.Size, seed: int, normal: bool) -> Tensor:
+    """What of a new adapter is not zero, drawn as peft draws it: for an embedding from a normal distribution."""
+    drawn, generator = torch.empty(shape), torch.Generator().manual_seed(seed)
+    if normal:
+        return nn.init.normal_(drawn, generator=generator)
+    return nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
 
 
 def _like(parameter: Tensor, whole: Tensor) -> Tensor:

@@ -152,6 +152,13 @@ def random_config(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> P
         raise ModelError(
             f"model {model.name!r}: vocab_size {config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens"
         )
+    pad = getattr(config, "pad_token_id", None)
+    if pad is not None and pad < len(tokenizer) and pad not in tokenizer.all_special_ids:
+        token = tokenizer.convert_ids_to_tokens(pad)
+        raise ModelError(
+            f"model {model.name!r}: {model_type} takes token {pad} ({token!r}) for padding, whose embedding would stay "
+            "zero; give pad_token_id in RandomInit.config (None: nothing is padded)"
+        )
     return config
 
 

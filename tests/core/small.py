@@ -79,6 +79,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "ffn_dim": 64,
         "max_position_embeddings": 160,
+        "pad_token_id": None,  # OPT's own is a token of the text here
     },
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "llama": _LLAMA,

@@ -109,6 +109,20 @@ def test_gradients_that_another_stage_left_behind_cost_no_moments(method: Full |
     assert_same(again.state(), whole.state())
 
 
+def test_a_parameter_that_no_pass_uses_is_no_obstacle(store: Store) -> None:
+    whole, killed, again = (Subject("gpt2", Full(), 0.0) for _ in range(3))
+    for subject in (whole, killed, again):
+        subject.lm.lm.register_parameter("unused", torch.nn.Parameter(torch.ones(3)))
+    learn(whole, 1, 9)
+    learn(killed, 1, 5)
+    taken = take_up(store, put_down(killed, store, 5), again.lm, again.study)
+    assert taken is not None
+    again.optimizer = taken.optimizer
+    for subject in (killed, again):
+        learn(subject, 6, 9)
+        assert_same(weights(subject.lm), weights(whole.lm))
+
+
 def test_a_snapshot_before_the_first_real_step_changes_nothing(store: Store) -> None:
     """A batch of blank texts is a step without one of the optimizer's."""
     whole, put, again = (Subject("gpt2", Full(), 0.0) for _ in range(3))

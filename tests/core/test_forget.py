@@ -52,7 +52,16 @@ def test_blocks_are_found_in_every_architecture(architecture: str) -> None:
 
 def test_blocks_that_are_kept_in_several_lists_are_not_reset_by_halves() -> None:
     """XLM has its attention in one list, its norms and the rest of its blocks in three others."""
-    config = {"model_type": "xlm", "emb_dim": 32, "n_layers": 3, "n_heads": 2, "causal": True, "n_langs": 1}
+    config = {
+        "model_type": "xlm",
+        "emb_dim": 32,
+        "n_layers": 3,
+        "n_heads": 2,
+        "causal": True,
+        "n_langs": 1,
+        "vocab_size": 640,
+        "pad_token_id": 639,
+    }
     model = Model("xlm", tokenizer=TOKENIZER, init=RandomInit(config))
     lm = load(Sources().model(model), Full(), "float32", World.current())
     before = snapshot.take(lm, None)
@@ -117,6 +126,22 @@ def test_fresh_adapters_depend_on_seed_and_place_alone() -> None:
     assert not any(torch.equal(drawn[1][name], drawn[2][name]) for name in drawn[1])
     first, second, *_ = drawn[0].values()
     assert first.shape != second.shape or not torch.equal(first, second)
+
+
+def test_an_adapter_of_the_embeddings_is_fresh_as_well() -> None:
+    method, drawn = LoRA(r=4, targets=["embed_tokens", "q_proj"]), []
+    for seed in (0, 0, 1):
+        lm, before = studied("llama", method)
+        plain = token_nlls(language_model("llama"), rows(lm))
+        reset(lm, Forget(below_layer=2), before, seed)
+        (zero,) = (p for name, p in lm.learning().items() if "lora_embedding_A" in name)
+        ((name, fresh),) = ((name, p) for name, p in lm.learning().items() if "lora_embedding_B" in name)
+        assert not zero.any() and not torch.equal(fresh, before.weights[name])
+        for found, expected in zip(token_nlls(lm, rows(lm)), plain, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        drawn.append(fresh.detach().clone())
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+    assert 0.8 < float(drawn[0].std()) < 1.2  # as peft draws it
 
 
 @pytest.mark.parametrize("forget", [Forget(from_layer=2), Forget(below_layer=3)])

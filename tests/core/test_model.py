@@ -123,6 +123,14 @@ def test_random_weights_are_drawn_even_where_weights_lie(saved: Path) -> None:
     assert not differing(named, weights(again))
 
 
+def test_a_token_of_the_text_that_would_never_learn_is_refused() -> None:
+    """OPT pads with token 1, which to a tokenizer of one's own is an exclamation mark."""
+    with pytest.raises(ModelError, match=r"opt takes token 1 \('!'\) for padding, .*; give pad_token_id in RandomInit"):
+        language_model("opt", pad_token_id=1)
+    assert language_model("opt", pad_token_id=None).lm.get_input_embeddings().padding_idx is None
+    assert language_model("opt", pad_token_id=0).lm.config.pad_token_id == 0  # the token that ends a text
+
+
 def test_a_config_takes_its_vocabulary_from_the_tokenizer() -> None:
     config = language_model("gpt2").lm.config
     assert (config.vocab_size, config.eos_token_id, config.bos_token_id) == (600, 0, 0)

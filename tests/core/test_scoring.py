@@ -257,7 +257,9 @@ def test_a_model_that_cannot_be_padded_on_the_left_completes_equally_long_cues_t
 ) -> None:
     """RoBERTa counts positions from elsewhere; BART takes none and sees the padding."""
     spread = {"init_std" if architecture == "bart" else "initializer_range": PEAKED}
-    monkeypatch.setitem(CONFIGS, architecture, {**config, "is_decoder": True, "max_position_embeddings": 160})
+    monkeypatch.setitem(
+        CONFIGS, architecture, {**config, "is_decoder": True, "max_position_embeddings": 160, "pad_token_id": 0}
+    )
     lm = language_model(architecture, **spread)
     assert not lm.pads_left
     rows = encode(lm.tokenizer, TARGETS[:24], 64)
