@@ -182,14 +182,19 @@ def _rows(task: str, sample: Mapping[str, Any], model: Any) -> Iterator[dict[str
         "log_likelihoods": [log for log, _ in responses] if scored and fits else None,
     }
     for metric in sample["metrics"]:
-        value, weight = _number(sample[metric])
+        value, weight = _number(metric, sample[metric])
         yield item | {"metric": metric, "value": value if fits else None, "weight": weight}
 
 
-def _number(value: Any) -> tuple[float | None, float | None]:
-    """A metric's value, and what the harness divides it by where it comes as a pair."""
+DIVIDED = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+
+
+def _number(metric: str, value: Any) -> tuple[float | None, float | None]:
+    """A metric's value, and what the harness divides it by where it is such a pair; f1 and mcc are others."""
     numbers = value if isinstance(value, tuple) else (value,)
-    if len(numbers) > 2 or not all(isinstance(n, bool | int | float | np.number | np.bool_) for n in numbers):
+    if len(numbers) > (2 if metric in DIVIDED else 1) or not all(
+        isinstance(n, bool | int | float | np.number | np.bool_) for n in numbers
+    ):
         return None, None
     found = [float(n) if math.isfinite(n) else None for n in numbers]
     return found[0], found[1] if len(found) > 1 else None

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import memexp.probes.lm_eval
 from memexp.core import snapshot
-from memexp.core.harness import quiet
+from memexp.core.harness import HarnessModel, quiet
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.session import Session
@@ -365,6 +365,21 @@ def test_one_option_that_does_not_fit_leaves_the_question_without_a_result(sessi
     row, other = ask(Choice, session, [item, CHOICES[1]], formulation="cloze")
     assert [row[name] for name in MEASURED[Choice]] == [None] * 3
     assert other["log_likelihoods"] is not None
+
+
+def test_a_tokenizer_that_closes_every_text_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the closing token all letters would tie, and the first be picked everywhere."""
+    plain = session.tokenizer
+
+    class Closing:
+        all_special_ids = plain.all_special_ids
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [*plain(text)["input_ids"], plain.eos_token_id]}
+
+    monkeypatch.setattr(session.lm, "tokenizer", Closing())
+    with pytest.raises(SpecError, match="closes every text with a token"):
+        HarnessModel(session)
 
 
 @pytest.mark.parametrize("formulation", ["letters", "cloze"])
@@ -903,7 +918,9 @@ def test_the_identity_is_that_of_the_harness_and_of_the_folders_content(folder: 
     ],
 )
 def test_a_metric_is_a_number_or_a_pair_of_them(value: Any, expected: tuple[float | None, float | None]) -> None:
-    assert memexp.probes.lm_eval._number(value) == expected
+    assert memexp.probes.lm_eval._number("word_perplexity", value) == expected
+    if isinstance(value, tuple):  # of f1 and mcc gold and prediction, whose mean would be the same for every model
+        assert memexp.probes.lm_eval._number("f1", value) == (None, None)
 
 
 def test_a_folder_of_tasks_travels_by_its_path_and_is_known_by_its_content(
