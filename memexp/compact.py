@@ -89,7 +89,7 @@ def compact(store: Store, target: str | None = None) -> Export:
         raise StoreError(f"{store.location}: the store is empty")
     older = _older(store, out)
     stamps = {kind: store.stamp(kind) for kind in sources}
-    if older is not None and older["sources"] == sources and older.get("stamps") == stamps:
+    if older is not None and older.get("stamps") == stamps:
         return _export(out, older, new=False)
     made = {
         "store": store.location,

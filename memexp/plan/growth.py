@@ -308,8 +308,7 @@ def _sources(probe: Probe) -> Iterator[str]:
             yield inspect.getsource(cls)
         except (OSError, TypeError):  # typed into an interpreter that keeps no source
             yield from (_code(value.__code__) for _, value in sorted(vars(cls).items()) if _is_own(value, cls))
-    for item in fields(probe):  # type: ignore[arg-type] # Condition has checked that it is a dataclass
-        value = getattr(probe, item.name)
+    for _, value in _fields(probe):
         if isinstance(value, Probe):
             yield from _sources(value)
 
@@ -337,12 +336,17 @@ def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus | Items]]:
 
     A `Pair` gives ``targets`` and ``foils``, a probe within the probe what it has itself.
     """
-    for item in fields(probe):  # type: ignore[arg-type] # Condition has checked that it is a dataclass
-        value = getattr(probe, item.name)
+    for name, value in _fields(probe):
         if isinstance(value, Pair):
             yield "targets", value.targets
             yield "foils", value.foils
         elif isinstance(value, Probe):
             yield from probe_corpora(value)
         elif is_corpus(value):
-            yield item.name, value
+            yield name, value
+
+
+def _fields(probe: Probe) -> Iterator[tuple[str, Any]]:
+    """Name and value of every field."""
+    for item in fields(probe):  # type: ignore[arg-type] # Condition has checked that it is a dataclass
+        yield item.name, getattr(probe, item.name)

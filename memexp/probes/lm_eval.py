@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LmEval"]
 
+DIVIDED = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+"""Metrics that the harness gives as a log-likelihood and the words or bytes it is divided by."""
+
 
 @spec
 class LmEval(Probe):
@@ -184,9 +187,6 @@ def _rows(task: str, sample: Mapping[str, Any], model: Any) -> Iterator[dict[str
     for metric in sample["metrics"]:
         value, weight = _number(metric, sample[metric])
         yield item | {"metric": metric, "value": value if fits else None, "weight": weight}
-
-
-DIVIDED = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
 def _number(metric: str, value: Any) -> tuple[float | None, float | None]:
