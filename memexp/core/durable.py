@@ -83,8 +83,8 @@ def publish(
         try:
             files = {path: [place.size(path), sums[path]] for path in place.list_text(f"{folder}/")}
             text = {"workers": world.size, "files": files, "steps": [dataclasses.astuple(each) for each in steps]}
-            text["begun"] = "optimizer" in state
-            place.put_text(mark.path, json.dumps({"folder": folder, **text}))
+            begun = "optimizer" in state
+            place.put_text(mark.path, json.dumps({"folder": folder, "begun": begun, **text}))
             _forget_older(place, mark, folder)
         except StoreError as error:
             failure = error

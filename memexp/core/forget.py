@@ -44,9 +44,7 @@ def reset(lm: LanguageModel, forget: Forget, pretrained: Snapshot, seed: int) ->
         adapter = re.search(r"\.lora_(embedding_)?(A|B)\b", name)
         if adapter is None:
             local(parameter).copy_(pretrained.weights[name])
-        elif adapter[0].endswith(
-            (".lora_B", "embedding_A")
-        ):  # peft begins with these as zeros, so that nothing is added
+        elif adapter[0].endswith((".lora_B", "embedding_A")):  # zero at first, so that nothing is added
             local(parameter).zero_()
         else:
             drawn = _fresh(parameter.shape, key_seed(seed, "forget", name), normal=adapter[1] is not None)

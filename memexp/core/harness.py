@@ -47,7 +47,7 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
     def __init__(self, session: Session) -> None:
         super().__init__()
         if (row := session.tokenizer("a")["input_ids"])[-1] in session.tokenizer.all_special_ids and len(row) > 1:
-            raise SpecError("this tokenizer closes every text with a token, after which no answer can be asked for")
+            raise SpecError("this tokenizer closes every text with a token; set add_eos_token to false in it")
         self.session = session
         self.prompt_tokens: dict[str, int] = {}
         """Length in tokens of every prompt asked so far."""
