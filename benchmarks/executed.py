@@ -32,9 +32,9 @@ from memexp import (
     TrainedTokenizer,
 )
 from memexp import plan as planning
-from memexp.attempt import Attempt
-from memexp.inspection import check_models
 from memexp.plan import Trial
+from memexp.plan.attempts import Attempt
+from memexp.plan.inspection import check_models
 from memexp.store import Store
 
 __all__ = ["LRS", "SWEEPS"]
@@ -142,7 +142,7 @@ def _work(queue: Any, store: Store) -> None:
 
 def _execute(trial: Trial, store: Store) -> None:
     from memexp.core.world import World
-    from memexp.trial import execute
+    from memexp.trial.execute import execute
 
     failures = execute(trial, store, World.current(), Attempt("benchmark", uuid.uuid4().hex[:12]))
     if failures:

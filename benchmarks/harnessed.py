@@ -35,7 +35,7 @@ from memexp.core.world import World
 from memexp.sources import Sources
 from memexp.spec import Full, Model
 from memexp.stimuli.facts import FactWorld
-from memexp.stimuli.models import model_folder
+from memexp.stimuli.tiny import model_folder
 
 __all__ = ["answering", "built", "timed"]
 

@@ -33,11 +33,11 @@ from memexp import (
     Uniform,
 )
 from memexp import plan as planning
-from memexp.attempt import Attempt
 from memexp.plan import Ask, Forest
+from memexp.plan.attempts import Attempt
+from memexp.search.suggestions import Ledger, prepare
 from memexp.sources import Sources
 from memexp.store import Store
-from memexp.suggestions import Ledger, prepare
 
 __all__ = ["OBJECTIVES", "SAMPLERS", "SENTENCES", "best_of_grid", "best_of_search"]
 
@@ -83,7 +83,7 @@ def best_of_grid(name: str, seed: int, store: Store, sources: Sources) -> float:
 
 def best_of_search(name: str, seed: int, sampler: str, store: Store, sources: Sources) -> float:
     """The best value that a search finds, in a store that has nothing of it."""
-    from memexp.cluster.search import Line  # knows Ray
+    from memexp.cluster.searches import Line  # knows Ray
 
     prepared = prepare(search(name, seed, sampler), Resources(), sources)
     line = Line(Ledger(prepared, store), store, Attempt("benchmark", "search"))
@@ -98,7 +98,7 @@ def best_of_search(name: str, seed: int, sampler: str, store: Store, sources: So
 
 def _execute(forest: Forest, asks: list[Ask], store: Store) -> None:
     from memexp.core.world import World
-    from memexp.trial import execute
+    from memexp.trial.execute import execute
 
     for trial in planning.bundle(forest, asks, lambda _: 1):
         execute(trial, store, World.current(), Attempt("benchmark", uuid.uuid4().hex[:12]))

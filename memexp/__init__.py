@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from memexp.errors import ClusterError, DataError, MemexpError, ModelError, SpecError, StoreError
-    from memexp.inspection import depth
+    from memexp.plan.inspection import depth
     from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall, Recognition
     from memexp.script import run_options
     from memexp.spec import (
@@ -110,7 +110,7 @@ _HOMES = {
     **dict.fromkeys(_PROBES, "probes"),
     **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
     "Store": "store",
-    "depth": "inspection",
+    "depth": "plan.inspection",
     "Sweep": "sweep",
     "run_options": "script",
 }

@@ -170,7 +170,7 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from memexp.status import print_status
+    from memexp.report.status import print_status
 
     store = _store(options)
     store.check_no_export()
@@ -178,7 +178,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> int:
-    from memexp.query import print_query
+    from memexp.store.query import print_query
 
     return print_query(_store(options), options.sql, options.csv, options.sweep)
 
@@ -195,7 +195,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _compact(options: argparse.Namespace) -> int:
-    from memexp.compact import compact
+    from memexp.exchange.compact import compact
 
     done = compact(_store(options), options.out)
     state = "" if done.new else " was up to date"
@@ -204,7 +204,7 @@ def _compact(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from memexp.llm_memory import import_results
+    from memexp.exchange.llm_memory import import_results
     from memexp.store import Store, default_store
 
     done = import_results(options.folder, Store(options.store or default_store()))

@@ -19,21 +19,20 @@ import pyarrow as pa
 from rich.console import Console
 
 from memexp import plan as planning
-from memexp import snapshots
-from memexp.attempt import Attempt, stage_row
-from memexp.heartbeat import running
 from memexp.identity import NUMERICS
 from memexp.plan import Forest, Missing, Stage, Trial
-from memexp.progress import Display, SearchDisplay
+from memexp.plan.attempts import Attempt, stage_row
+from memexp.plan.heartbeat import running
 from memexp.records import STAGES
+from memexp.report.progress import Display, SearchDisplay
+from memexp.search.suggestions import Ledger
 from memexp.sources import ResolvedModel
 from memexp.spec import Resources, Snapshots
-from memexp.store import Store
-from memexp.suggestions import Ledger
+from memexp.store import Store, snapshots
 
 if TYPE_CHECKING:
     from memexp.cluster.connect import Cluster
-    from memexp.cluster.tune import Outcome
+    from memexp.cluster.experiment import Outcome
 
 __all__ = [
     "Work",
@@ -88,7 +87,7 @@ class Work:
 
 def execute_conditions(work: Work, attempt: Attempt, cluster: Cluster, console: Console) -> list[str]:
     """The trials of the conditions; returns a line for every stage that failed."""
-    from memexp.cluster.tune import execute_trials
+    from memexp.cluster.experiment import execute_trials
 
     asks = work.missing.asks
     trials = planning.bundle(work.forest, asks, cluster.slots)
@@ -107,7 +106,7 @@ def execute_conditions(work: Work, attempt: Attempt, cluster: Cluster, console: 
 
 def execute_searches_of(work: Work, attempt: Attempt, cluster: Cluster, console: Console) -> list[str]:
     """The suggestions of the searches likewise."""
-    from memexp.cluster.search import execute_searches
+    from memexp.cluster.searches import execute_searches
 
     left = sum(ledger.prepared.search.trials - ledger.done for ledger in work.searches)
     searches = "1 search" if len(work.searches) == 1 else f"{len(work.searches)} searches"
@@ -195,7 +194,7 @@ def _left(trial: Trial, store: Store) -> Trial:
 
 def _without_failed(trials: list[Trial], store: Store, attempt: Attempt) -> list[Trial]:
     """`trials` less what failed just now and all that hangs below it, which is recorded as skipped."""
-    from memexp.cluster.failed import recorded, without
+    from memexp.plan.failed import recorded, without
 
     stages = [stage for trial in trials for stage in (trial.base, *trial.stages)]
     failed = recorded(stages, store, attempt, ("failed", "diverged"))

@@ -23,7 +23,6 @@ from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from memexp import plan as planning
-from memexp.attempt import Attempt
 from memexp.errors import SpecError
 from memexp.execution import (
     Work,
@@ -33,17 +32,18 @@ from memexp.execution import (
     execute_searches_of,
     say,
 )
-from memexp.heartbeat import heartbeat
-from memexp.inspection import check_contexts, check_forgetting, check_models, memory_per_worker, sizes
-from memexp.manifests import latest_manifests
 from memexp.plan import Ask, Forest, Missing
+from memexp.plan.attempts import Attempt
+from memexp.plan.heartbeat import heartbeat
+from memexp.plan.inspection import check_contexts, check_forgetting, check_models, memory_per_worker, sizes
 from memexp.records import SWEEPS
+from memexp.report.terminal import print_searches, print_summary
 from memexp.script import being_loaded, guarded, run_options, terminable
+from memexp.search.suggestions import Ledger, Prepared, prepare, through
 from memexp.sources import Sources
 from memexp.spec import Condition, Model, Name, Resources, Search, Snapshots, spec
 from memexp.store import Store, default_store, option_for
-from memexp.suggestions import Ledger, Prepared, prepare, through
-from memexp.summary import print_searches, print_summary
+from memexp.store.manifests import latest_manifests
 
 if TYPE_CHECKING:
     pass

@@ -41,12 +41,12 @@ from transformers import (
 )
 
 from memexp import Condition, Model, Pair, Recall, Recognition, Resources, ShippedText, Study
-from memexp.attempt import Attempt
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import token_nlls
 from memexp.core.train import adamw, update
 from memexp.core.world import World
 from memexp.plan import Trial, grow
+from memexp.plan.attempts import Attempt
 from memexp.stimuli import load_list
 from memexp.stimuli.world import (
     ANIMALS,
@@ -60,7 +60,7 @@ from memexp.stimuli.world import (
     syllables,
 )
 from memexp.store import Store
-from memexp.trial import execute
+from memexp.trial.execute import execute
 
 VOCABULARY = 2048
 BLOCK = 96
@@ -409,7 +409,7 @@ what all figures are for and faster on a CPU:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from memexp.stimuli.models import model_folder
+from memexp.stimuli import model_folder
 
 folder = model_folder("{name}")
 tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype="float32")

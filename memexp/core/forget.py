@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from memexp.core.data import key_seed
+from memexp.core.fork import Fork
 from memexp.core.model import LanguageModel, blocks, local
-from memexp.core.snapshot import Snapshot
 from memexp.errors import SpecError
 from memexp.spec import Forget
 
@@ -27,7 +27,7 @@ __all__ = ["ablated", "block_of", "reset"]
 
 
 @torch.no_grad()
-def reset(lm: LanguageModel, forget: Forget, pretrained: Snapshot, seed: int) -> None:
+def reset(lm: LanguageModel, forget: Forget, pretrained: Fork, seed: int) -> None:
     """Reset what `forget` says. All ranks call.
 
     Args:
@@ -52,7 +52,7 @@ def reset(lm: LanguageModel, forget: Forget, pretrained: Snapshot, seed: int) ->
 
 
 @contextlib.contextmanager
-def ablated(lm: LanguageModel, forget: Forget, pretrained: Snapshot) -> Iterator[None]:
+def ablated(lm: LanguageModel, forget: Forget, pretrained: Fork) -> Iterator[None]:
     """`lm` without what the blocks that `forget` names have learned; afterwards with it again, bit for bit.
 
     Zhang, Li & Wu 2024, section 4: the learned deltas are taken away block by block. All ranks enter together.

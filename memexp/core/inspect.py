@@ -1,4 +1,4 @@
-"""Inspects models for `memexp.inspection`, in a process of its own: pickled models on stdin, JSON on stdout.
+"""Inspects models for `memexp.plan.inspection`, in a process of its own: pickled models on stdin, JSON on stdout.
 
 python -m memexp.core.inspect
 """
@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from memexp.core.load import REFUSALS, load_tokenizer, random_config
 from memexp.errors import MemexpError, ModelError
 from memexp.sources import ResolvedModel
-from memexp.sources.models import location, read_config
+from memexp.sources.pinned import location, read_config
 
 __all__ = ["inspect"]
 
@@ -30,7 +30,7 @@ ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding)
 
 
 def inspect(model: ResolvedModel) -> dict[str, Any]:
-    """Parameters, linear extents and context of a model (see `memexp.inspection.Inspection`).
+    """Parameters, linear extents and context of a model (see `memexp.plan.inspection.Inspection`).
 
     Raises ModelError where it could not be loaded.
     """

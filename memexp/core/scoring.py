@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from memexp.core.data import Row, batches_of, left_padded, right_padded
-from memexp.core.kv import can_drop, drop, with_room
+from memexp.core.kv_cache import can_drop, drop, with_room
 from memexp.core.model import LanguageModel
 from memexp.core.world import World
 

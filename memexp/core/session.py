@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from memexp.core.data import Row, encode
 from memexp.core.forget import ablated
+from memexp.core.fork import Fork
 from memexp.core.model import LanguageModel, blocks
 from memexp.core.scoring import (
     Likelihood,
@@ -20,7 +21,6 @@ from memexp.core.scoring import (
     end_tokens,
     token_nlls,
 )
-from memexp.core.snapshot import Snapshot
 from memexp.errors import SpecError
 from memexp.spec import Forget
 
@@ -30,7 +30,7 @@ __all__ = ["Session"]
 class Session:
     """The questions a probe may ask. All ranks ask the same and get the same answers."""
 
-    def __init__(self, lm: LanguageModel, pretrained: Snapshot | None = None) -> None:
+    def __init__(self, lm: LanguageModel, pretrained: Fork | None = None) -> None:
         self.lm = lm
         self._pretrained = pretrained
 

@@ -9,8 +9,8 @@ would be computed twice with the same result.
 """
 
 from memexp.plan.forest import Ask, Forest, Stage
-from memexp.plan.gaps import Copy, Missing, answered, copy, diverged, missing
 from memexp.plan.growth import grow
+from memexp.plan.missing import Copy, Missing, answered, copy, diverged, missing
 from memexp.plan.trials import Trial, apart, bundle, whole
 
 __all__ = [

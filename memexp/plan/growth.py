@@ -266,7 +266,9 @@ def _ask(read: _Reader, condition: Condition, probe: Probe, settings: dict[str, 
             f"{type(probe).__name__}: one Pair and corpora under other names, please; it has {', '.join(names)}"
         )
     corpora = {name: read.texts(corpus) for name, corpus in probe_corpora(probe)}
-    probe.check({name: texts.items for name, texts in corpora.items()}, {n: t.name for n, t in corpora.items()})
+    items = {name: texts.items for name, texts in corpora.items()}
+    probe.check(items, {n: t.name for n, t in corpora.items()})
+    mended = probe.numerics(condition, read.sources.model(condition.model), items)
 
     def content(value: Any) -> Any | None:
         if isinstance(value, Pair):  # its name is for people only
@@ -276,7 +278,8 @@ def _ask(read: _Reader, condition: Condition, probe: Probe, settings: dict[str, 
     def named(value: Any) -> Any | None:
         return read.texts(value).name if is_corpus(value) else None
 
-    probe_id = identity({"probe": canonical(probe.known_by(), content), **_source(probe)})
+    key = {"probe": canonical(probe.known_by(), content), **_source(probe)}
+    probe_id = identity(key | ({"numerics": dict(mended)} if mended else {}))
     told = json.dumps(canonical(probe, named), ensure_ascii=False)
     return Ask(
         stage=settings["stage_id"],

@@ -23,6 +23,7 @@ from memexp.spec import Condition, Forget, Probe, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
+    from memexp.sources import ResolvedModel
 
 __all__ = ["LayerAblation"]
 
@@ -44,6 +45,12 @@ class LayerAblation(Probe):
     def bind(self, condition: Condition) -> LayerAblation:
         """With the test bound."""
         return dataclasses.replace(self, probe=self.probe.bind(condition))
+
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """As of the test."""
+        return self.probe.numerics(condition, model, texts)
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """As the test checks."""

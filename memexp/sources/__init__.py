@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from memexp.sources.models import (
+from memexp.sources.parts import WINDOW
+from memexp.sources.pinned import (
     ResolvedModel,
     ResolvedTokenizer,
     location,
     parameters_from_headers,
     resolve_model,
 )
-from memexp.sources.parts import WINDOW
 from memexp.sources.streams import Stream, Windows, resolve_stream, shared_texts
 from memexp.sources.texts import Texts, read_texts
 from memexp.spec import (

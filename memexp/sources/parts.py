@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, Literal, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memexp.cache import file_question, recall_answer, remember_answer
 from memexp.errors import DataError
-from memexp.sources.models import file_digest
+from memexp.sources.cache import file_question, recall_answer, remember_answer
+from memexp.sources.pinned import file_digest
 from memexp.sources.tables import check_file, check_text, decoded, json_row
 from memexp.sources.texts import text_of
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from memexp.core.session import Session
+    from memexp.sources import ResolvedModel
 
 __all__ = ["Condition", "Probe", "Resources", "ResourcesFor", "Snapshots", "counterbalanced"]
 
@@ -61,6 +62,16 @@ class Probe(ABC):
     def known_by(self) -> Probe:
         """A copy with what no number depends on at its default; its fields are the identity. By default all count."""
         return self
+
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """Ways of computing that were mended, by name, each with a number to bump; part of the identity where any is.
+
+        Names a mend only where the outcome can differ from what was computed before it (a certain dtype, tokenizer or
+        alphabet), so that all other rows of old stores stay what they are. Called on the bound probe.
+        """
+        return {}
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:  # noqa: B027 - optional
         """Refuse corpora that do not fit, before anything is trained. Raises `DataError`.

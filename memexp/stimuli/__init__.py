@@ -15,5 +15,6 @@ Two functions make the published controls (Orhan 2023), for `InlineText`: `rando
 from __future__ import annotations
 
 from memexp.stimuli.lists import load_list, random_words, scrambled, shipped_lists
+from memexp.stimuli.tiny import model_folder
 
-__all__ = ["load_list", "random_words", "scrambled", "shipped_lists"]
+__all__ = ["load_list", "model_folder", "random_words", "scrambled", "shipped_lists"]

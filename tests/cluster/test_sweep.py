@@ -17,15 +17,15 @@ from rich.console import Console
 from support import data
 
 import memexp.core.load
-import memexp.trial
+import memexp.trial.execute
 from memexp import Condition, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
 from memexp import plan as planning
-from memexp.attempt import Attempt
-from memexp.cluster.tune import execute_trial
+from memexp.cluster.experiment import execute_trial
 from memexp.core.world import World
 from memexp.plan import missing
+from memexp.plan.attempts import Attempt
 from memexp.spec import Probe, spec
-from memexp.trial import execute
+from memexp.trial.execute import execute
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_cluster")]
 
@@ -207,8 +207,8 @@ def test_what_one_trial_could_not_load_another_tries(
         return memexp.core.load.load(*model)  # type: ignore[arg-type]
 
     reports: list[dict[str, Any]] = []
-    monkeypatch.setattr(memexp.trial, "_warm", None)
-    monkeypatch.setattr(memexp.trial, "load", load)
+    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
+    monkeypatch.setattr(memexp.trial.execute, "load", load)
     monkeypatch.setattr(tune, "report", reports.append)
     for trial, number, failures, answered in ((first, 0, 1, 0), (first, 0, 1, 0), (second, 1, 0, len(second.asks))):
         reports.clear()

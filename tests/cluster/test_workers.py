@@ -19,12 +19,12 @@ from support import data
 from test_sweep import Fragile
 
 from memexp import Condition, Full, LoRA, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
-from memexp.attempt import Attempt, Progress
-from memexp.cluster.train import fitted
-from memexp.cluster.tune import NUMBER, Listener, fit
+from memexp.cluster.experiment import NUMBER, Listener, fit
+from memexp.cluster.groups import fitted
 from memexp.core.world import World
 from memexp.plan import bundle
-from memexp.trial import execute
+from memexp.plan.attempts import Attempt, Progress
+from memexp.trial.execute import execute
 
 pytestmark = [
     pytest.mark.cluster,

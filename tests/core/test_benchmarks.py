@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ lies beside the package and is not installed
 
-import memexp.trial
+import memexp.trial.execute
 from benchmarks import executed, grid, results, ways
 from benchmarks.equality import Unequal, compare, compare_stores
 from benchmarks.harness import GPT2, TASKS
@@ -24,7 +24,7 @@ from benchmarks.parts import Bench, finding
 from benchmarks.retained import stops
 from benchmarks.ways import PARTS, WAYS, way_of
 from memexp.plan import bundle, grow
-from memexp.stimuli.models import model_folder
+from memexp.stimuli.tiny import model_folder
 from memexp.store import Store
 
 SMALL = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128}
@@ -181,7 +181,7 @@ def test_sweeps_come_to_the_trials_that_are_timed(material: Material) -> None:
 def test_a_sweep_in_a_plain_process_and_its_cells(
     material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memexp.trial, "_warm", None)
+    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
     monkeypatch.setattr(executed, "check_models", lambda *_: {})  # asks a child process
     first, second = Store(tmp_path / "first"), Store(tmp_path / "second")
     sweep = executed.grid(material)

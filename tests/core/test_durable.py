@@ -20,21 +20,21 @@ from core.test_snapshot import CASES, Subject, assert_same
 from core.test_trial import Grid, cold, grid, rows, statuses, store, trial_of
 from moto.server import ThreadedMotoServer
 
-import memexp.core.durable
+import memexp.core.checkpoint
 import memexp.core.train
-from memexp.attempt import Attempt
 from memexp.core.batches import StudyBatches
-from memexp.core.durable import publish, take_up
+from memexp.core.checkpoint import load_snapshot, save_snapshot
 from memexp.core.train import Step, adamw, train
 from memexp.core.world import World
 from memexp.errors import StoreError
 from memexp.execution import discard_snapshots
 from memexp.plan import bundle, grow, missing
+from memexp.plan.attempts import Attempt
 from memexp.probes import Recognition
-from memexp.snapshots import Mark, discard, find
 from memexp.spec import Condition, Forget, Full, LoRA, Pretrain, Snapshots
 from memexp.store import Store
-from memexp.trial import execute
+from memexp.store.snapshots import Mark, discard, find
+from memexp.trial.execute import execute
 
 __all__ = ["cold", "grid", "store"]  # fixtures
 
@@ -68,7 +68,7 @@ def learn(subject: Subject, first: int, last: int) -> list[Step]:
 
 def put_down(subject: Subject, place: Store, step: int) -> Mark:
     assert subject.optimizer is not None
-    return publish(place, "line", step, subject.lm, subject.optimizer, [])
+    return save_snapshot(place, "line", step, subject.lm, subject.optimizer, [])
 
 
 def files(place: Store) -> list[str]:
@@ -83,10 +83,10 @@ def test_taken_up_in_the_middle_of_an_exposure(
     expected = learn(whole, 1, 9)
     made = learn(killed, 1, 5)
     assert killed.optimizer is not None
-    mark = publish(store, "line", 5, killed.lm, killed.optimizer, made)
+    mark = save_snapshot(store, "line", 5, killed.lm, killed.optimizer, made)
     torch.manual_seed(12345)  # another process
     again = Subject(architecture, method, dropout)
-    taken = take_up(store, mark, again.lm, again.study)
+    taken = load_snapshot(store, mark, again.lm, again.study)
     assert taken is not None and taken.steps == made
     again.optimizer = taken.optimizer
     assert [*taken.steps, *learn(again, 6, 9)] == expected
@@ -102,7 +102,7 @@ def test_gradients_that_another_stage_left_behind_cost_no_moments(method: Full |
     mark = put_down(killed, store, 5)
     row = torch.tensor([again.rows[0]])
     again.lm.nll(row, torch.tensor([row.shape[1]])).sum().backward()
-    taken = take_up(store, mark, again.lm, again.study)
+    taken = load_snapshot(store, mark, again.lm, again.study)
     assert taken is not None
     again.optimizer = taken.optimizer
     learn(again, 6, 9)
@@ -115,7 +115,7 @@ def test_a_parameter_that_no_pass_uses_is_no_obstacle(store: Store) -> None:
         subject.lm.lm.register_parameter("unused", torch.nn.Parameter(torch.ones(3)))
     learn(whole, 1, 9)
     learn(killed, 1, 5)
-    taken = take_up(store, put_down(killed, store, 5), again.lm, again.study)
+    taken = load_snapshot(store, put_down(killed, store, 5), again.lm, again.study)
     assert taken is not None
     again.optimizer = taken.optimizer
     for subject in (killed, again):
@@ -132,7 +132,7 @@ def test_a_snapshot_before_the_first_real_step_changes_nothing(store: Store) -> 
     assert not put.optimizer.state
     learn(put, 1, 3)
     assert_same(put.state(), whole.state())
-    taken = take_up(store, mark, again.lm, again.study)
+    taken = load_snapshot(store, mark, again.lm, again.study)
     assert taken is not None
     again.optimizer = taken.optimizer
     learn(again, 1, 3)
@@ -150,7 +150,7 @@ def test_only_the_newest_is_kept_and_all_can_be_discarded(where: str, tmp_path: 
     assert marks.of("line", 1, 9) == [Mark("line", 3)] and marks.of("line", 1, 2) == marks.of("other", 1, 9) == []
     assert {path.split("/")[2].split("-")[0].removesuffix(".json") for path in files(place)} == {"000000003"}
     other = Subject("gpt2", LoRA(r=2), 0.0)
-    taken = take_up(place, Mark("line", 3), other.lm, other.study)
+    taken = load_snapshot(place, Mark("line", 3), other.lm, other.study)
     assert taken is not None
     assert_same(weights(other.lm), weights(subject.lm))
     discard(place, "line")
@@ -231,20 +231,20 @@ def test_a_damaged_snapshot_is_not_taken_up(
     learn(subject, 1, 1)
     mark = put_down(subject, store, 1)
     other = Subject("gpt2", LoRA(r=2), 0.0)
-    assert take_up(store, mark, other.lm, other.study) is not None
+    assert load_snapshot(store, mark, other.lm, other.study) is not None
     (file,) = Path(store.location).glob(f".snapshots/{pattern}")
     damage(file)
-    assert take_up(store, mark, other.lm, other.study) is None
+    assert load_snapshot(store, mark, other.lm, other.study) is None
 
 
 def test_removed_while_it_is_read_it_is_not_taken_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Subject("gpt2", LoRA(r=2), 0.0)
     learn(subject, 1, 1)
     mark = put_down(subject, store, 1)
-    said = memexp.core.durable._whole(store, mark)
+    said = memexp.core.checkpoint._whole(store, mark)
     discard(store, "line")
-    monkeypatch.setattr(memexp.core.durable, "_whole", lambda *_: said)
-    assert take_up(store, mark, subject.lm, subject.study) is None
+    monkeypatch.setattr(memexp.core.checkpoint, "_whole", lambda *_: said)
+    assert load_snapshot(store, mark, subject.lm, subject.study) is None
 
 
 # Whole trials
@@ -273,7 +273,7 @@ def attempt(
     trial.asks = [ask for ask in trial.asks if (ask.kind, ask.name) in asks]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memexp.core.train, "update", update)
-        patch.setattr(memexp.trial, "_warm", None)
+        patch.setattr(memexp.trial.execute, "_warm", None)
         try:
             return execute(trial, sink, WORLD, Attempt("test", name)), made
         except Killed:
@@ -330,8 +330,8 @@ def test_minutes_are_training_time_since_the_last_snapshot(
 ) -> None:
     clock = iter(range(10_000))
     published: list[int] = []
-    monkeypatch.setattr(memexp.trial.time, "monotonic", lambda: 30.0 * next(clock))
-    monkeypatch.setattr(memexp.trial, "publish", lambda _, line, step, *rest: published.append(step))
+    monkeypatch.setattr(memexp.trial.execute.time, "monotonic", lambda: 30.0 * next(clock))
+    monkeypatch.setattr(memexp.trial.execute, "save_snapshot", lambda _, line, step, *rest: published.append(step))
     assert attempt(grid((3,)), store, "first", Snapshots(minutes=2.0)) == ([], 9)
     assert published == [4, 8]  # by number of the trajectory: each after four half minutes
 
@@ -400,7 +400,7 @@ def test_another_number_of_workers_may_go_on(store: Store) -> None:
     path = Path(store.location) / mark.path
     path.write_text(json.dumps(json.loads(path.read_text()) | {"workers": 2}))
     other = Subject("gpt2", Full(), 0.2)
-    taken = take_up(store, mark, other.lm, other.study)
+    taken = load_snapshot(store, mark, other.lm, other.study)
     assert taken is not None
     assert_same(weights(other.lm), weights(subject.lm))
     assert subject.optimizer is not None
@@ -462,14 +462,15 @@ def test_what_is_under_way_is_known_also_below_a_snapshot(
 
         monkeypatch.setattr(where, name, see)
 
-    monkeypatch.setattr(memexp.trial, "watched", watched)
+    monkeypatch.setattr(memexp.trial.execute, "watched", watched)
     conditions = pretrained(grid)
     assert attempt(conditions, store, "first", EVERY, until=11)[0] == ["killed"]
-    for where, name in ((memexp.trial, "take_up"), (memexp.trial, "train"), (Recognition, "measure")):
+    execute = memexp.trial.execute
+    for where, name in ((execute, "load_snapshot"), (execute, "train"), (Recognition, "measure")):
         seeing(where, name)
     assert attempt(conditions, store, "second", EVERY)[0] == []
     assert [step for step in seen if step[1] == "study"] == [
-        ("take_up", "study", None),
+        ("load_snapshot", "study", None),
         ("train", "study", None),
         ("measure", "study", "recognition"),
     ]

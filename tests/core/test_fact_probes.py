@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 from torch import Tensor
 
 import memexp.probes.lm_eval
-from memexp.core import snapshot
+from memexp.core import fork
 from memexp.core.harness import HarnessModel, quiet
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
@@ -406,7 +406,7 @@ class Taught:
     """A model that has learned the facts of `WORLD`, what it was before, and another to be put together."""
 
     lm: LanguageModel
-    pretrained: snapshot.Snapshot
+    pretrained: fork.Fork
     other: LanguageModel
     untrained: dict[str, Tensor]
 
@@ -425,7 +425,7 @@ def taught(request: pytest.FixtureRequest) -> Taught:
     method = Full() if request.param == "full" else LoRA(r=8)
     study = STUDY if request.param == "full" else dataclasses.replace(STUDY, exposures=8, lr=5e-3)
     lm, other = shipped(method), shipped(method)
-    before = snapshot.take(lm, None)
+    before = fork.take(lm, None)
     texts = [row["text"] for row in WORLD.rows("Corpus_narrative")]
     study_exposures(lm, adamw(lm, study), study, Session(lm).encode(texts, 64), 0, 1, study.exposures)
     return Taught(lm, before, other, copied(other))

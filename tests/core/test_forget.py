@@ -9,7 +9,7 @@ import torch
 from core.small import ARCHITECTURES, TARGETS, TOKENIZER, language_model, weights
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-from memexp.core import snapshot
+from memexp.core import fork
 from memexp.core.data import encode
 from memexp.core.forget import block_of, reset
 from memexp.core.load import load
@@ -32,10 +32,10 @@ def rows(lm: LanguageModel) -> list[list[int]]:
     return encode(lm.tokenizer, TARGETS[:16], 64)
 
 
-def studied(architecture: str, method: Full | LoRA, **changes: Any) -> tuple[LanguageModel, snapshot.Snapshot]:
+def studied(architecture: str, method: Full | LoRA, **changes: Any) -> tuple[LanguageModel, fork.Fork]:
     """A model after one exposure, and what it was before."""
     lm = language_model(architecture, method, **changes)
-    before = snapshot.take(lm, None)
+    before = fork.take(lm, None)
     study_exposures(lm, adamw(lm, STUDY), STUDY, rows(lm), seed=0, first=1, last=1)
     return lm, before
 
@@ -64,7 +64,7 @@ def test_blocks_that_are_kept_in_several_lists_are_not_reset_by_halves() -> None
     }
     model = Model("xlm", tokenizer=TOKENIZER, init=RandomInit(config))
     lm = load(Sources().model(model), Full(), "float32", World.current())
-    before = snapshot.take(lm, None)
+    before = fork.take(lm, None)
     with pytest.raises(SpecError, match="XLMWithLMHeadModel keeps its blocks in several lists"):
         reset(lm, Forget(from_layer=0), before, seed=0)
 
@@ -149,5 +149,5 @@ def test_a_block_the_model_does_not_have_is_refused(forget: Forget) -> None:
     lm = language_model("llama")
     learned = weights(lm)
     with pytest.raises(SpecError, match=rf"layer {forget.layer} is outside LlamaForCausalLM, which has 2 blocks"):
-        reset(lm, forget, snapshot.take(lm, None), seed=0)
+        reset(lm, forget, fork.take(lm, None), seed=0)
     assert all(torch.equal(p, learned[n]) for n, p in lm.named_parameters())

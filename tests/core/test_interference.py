@@ -14,8 +14,8 @@ from core.test_trial import compare as compared
 
 import memexp.core.train
 from memexp.errors import DataError, ModelError, SpecError
-from memexp.inspection import check_models
 from memexp.plan import grow, missing
+from memexp.plan.inspection import check_models
 from memexp.spec import Condition, Forget, InlineText, Interference, LoRA, ShippedText, TextFile, retention_steps
 from memexp.store import Store
 

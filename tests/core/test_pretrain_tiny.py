@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from memexp.stimuli import load_list
-from memexp.stimuli.models import model_folder
+from memexp.stimuli.tiny import model_folder
 from memexp.stimuli.world import ANIMALS, novel_countries, syllables
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "pretrain_tiny.py"

@@ -14,21 +14,21 @@ from core.test_trial import Grid, cold, executed, grid, rows, statuses, store, t
 from core.test_trial import compare as compared
 
 import memexp.core.train
-import memexp.trial
-from memexp.attempt import Attempt
+import memexp.trial.execute
 from memexp.core.batches import PassingBatches, StudyBatches
 from memexp.core.data import encode
 from memexp.core.load import load
 from memexp.core.train import adamw, train
 from memexp.core.world import World
 from memexp.plan import Trial, bundle, grow
+from memexp.plan.attempts import Attempt
 from memexp.probes import QA, LayerAblation
-from memexp.snapshots import discard, find
 from memexp.sources import WINDOW, read_texts
 from memexp.spec import Condition, Forget, InlineItems, Interference, Pretrain, ShippedText, TextFile, TextStream
 from memexp.stimuli import load_list
 from memexp.store import Store
-from memexp.trial import execute
+from memexp.store.snapshots import discard, find
+from memexp.trial.execute import execute
 
 __all__ = ["cold", "grid", "store"]  # fixtures
 
@@ -157,7 +157,7 @@ def carried_out(
     made: list[None] = []
     monkeypatch.setattr(memexp.core.train, "update", lambda *args: (made.append(None), plain(*args))[1])
     for number, trial in enumerate(trials):
-        monkeypatch.setattr(memexp.trial, "_warm", None)
+        monkeypatch.setattr(memexp.trial.execute, "_warm", None)
         reported: list[int] = []
         made.clear()
         failures = execute(

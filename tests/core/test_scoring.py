@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 from memexp.core.data import encode
-from memexp.core.kv import with_room
+from memexp.core.kv_cache import with_room
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import complete_greedily, end_tokens, token_nlls
 from memexp.core.session import Session

@@ -12,9 +12,9 @@ from core.small import NO_DROPOUT, TARGETS, language_model, weights
 from torch.optim import AdamW
 
 from memexp.core.data import encode
+from memexp.core.fork import restore, take
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import complete_greedily, token_nlls
-from memexp.core.snapshot import restore, take
 from memexp.core.train import Diverged, adamw, study_exposures
 from memexp.spec import Full, LoRA, ShippedText, Study
 

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from memexp.attempt import Attempt
 from memexp.core.load import load
 from memexp.core.world import World
 from memexp.plan import Trial, grow
+from memexp.plan.attempts import Attempt
 from memexp.probes import Recall, Recognition
 from memexp.sources import Sources
 from memexp.spec import Condition, Full, Model, Pair, RandomInit, Resources, ShippedText, Study
-from memexp.stimuli.models import SHIPPED_MODELS
+from memexp.stimuli.tiny import SHIPPED_MODELS
 from memexp.stimuli.world import novel_countries, pretraining_countries
 from memexp.store import Store
-from memexp.trial import execute
+from memexp.trial.execute import execute
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "pretrain_tiny.py"
 SENTENCES = 24

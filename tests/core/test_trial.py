@@ -13,8 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-import memexp.trial
-from memexp.attempt import Attempt, Progress
+import memexp.trial.execute
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.session import Session
@@ -22,11 +21,12 @@ from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World
 from memexp.errors import StoreError
 from memexp.plan import Trial, grow, missing
+from memexp.plan.attempts import Attempt, Progress
 from memexp.probes import Recall, Recognition
 from memexp.records import STAGES
 from memexp.spec import Condition, Corpus, Forget, Full, LoRA, Model, Pair, Probe, Resources, Study, TextFile, spec
 from memexp.store import Store
-from memexp.trial import execute
+from memexp.trial.execute import execute
 
 KEYS = {"training": ("stage_id", "step"), "stages": ("stage_id", "status")}
 
@@ -34,7 +34,7 @@ KEYS = {"training": ("stage_id", "step"), "stages": ("stage_id", "status")}
 @pytest.fixture(autouse=True)
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
     """No base model from another test."""
-    monkeypatch.setattr(memexp.trial, "_warm", None)
+    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def compare(
     together = {kind: rows(shared, kind) for kind in ("recognition", "recall", "training")}
     alone: dict[str, list[dict[str, Any]]] = {kind: [] for kind in together}
     for i, condition in enumerate(conditions):
-        monkeypatch.setattr(memexp.trial, "_warm", None)
+        monkeypatch.setattr(memexp.trial.execute, "_warm", None)
         own = Store(tmp_path / str(i))
         assert executed([condition], own) == []
         for kind in alone:
@@ -252,13 +252,13 @@ def test_a_warm_base_gives_the_same_bits_as_a_fresh_one(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    real = memexp.trial.load
-    monkeypatch.setattr(memexp.trial, "load", lambda *args: loaded.append(args[0].name) or real(*args))
+    real = memexp.trial.execute.load
+    monkeypatch.setattr(memexp.trial.execute, "load", lambda *args: loaded.append(args[0].name) or real(*args))
     warm, fresh = Store(tmp_path / "warm"), Store(tmp_path / "fresh")
     assert executed(grid((2,), lrs=(1e-1,), dropout=0.5), warm) == []  # leaves other weights and settings behind
     assert executed(grid((0, 2)), warm) == []
     assert len(loaded) == 1
-    monkeypatch.setattr(memexp.trial, "_warm", None)
+    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
     assert executed(grid((0, 2)), fresh) == []
     assert len(loaded) == 2
     for kind in ("recognition", "recall"):
@@ -286,8 +286,8 @@ def test_a_second_time_nothing_is_loaded_or_measured(grid: Grid, store: Store, m
     conditions = grid((0, 1), lrs=(1e-3, 1e-2))
     assert executed(conditions, store) == []
     before = {kind: store.names(kind) for kind in store.kinds()}
-    monkeypatch.setattr(memexp.trial, "load", lambda *_: pytest.fail("a model is loaded"))
-    monkeypatch.setattr(memexp.trial, "_warm", None)
+    monkeypatch.setattr(memexp.trial.execute, "load", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
     told: list[Progress] = []
     assert execute(trial_of(conditions), store, World.current(), Attempt("test", "second"), told.append) == []
     assert {kind: store.names(kind) for kind in store.kinds()} == before
@@ -446,7 +446,7 @@ def test_a_base_that_cannot_be_loaded_skips_all_that_hangs_on_it(
     def fail(*_: object) -> None:
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(memexp.trial, "load", fail)
+    monkeypatch.setattr(memexp.trial.execute, "load", fail)
     failures = executed(grid((0, 1, 2)), store)
     assert len(failures) == 1 and "failed: RuntimeError: no space left" in failures[0]
     assert statuses(store) == {"failed": 1, "skipped": 2}
@@ -498,9 +498,9 @@ def test_waiting_for_others_is_no_hang(
     trial = trial_of(grid((0, 1)))
     model = trial.base.model
     trial.base = dataclasses.replace(trial.base, model=dataclasses.replace(model, commit=commit))
-    monkeypatch.setattr(memexp.trial, "watched", watched)
-    monkeypatch.setattr(memexp.trial, "load", lambda _, *rest: (look("load"), load(model, *rest))[1])
-    seeing(memexp.trial, "train")
+    monkeypatch.setattr(memexp.trial.execute, "watched", watched)
+    monkeypatch.setattr(memexp.trial.execute, "load", lambda _, *rest: (look("load"), load(model, *rest))[1])
+    seeing(memexp.trial.execute, "train")
     seeing(Recognition, "measure")
     assert execute(trial, store, World.current(), Attempt("test", "first"), lambda _: look("report")) == []
     assert seen == {"load": {commit is not None}, "report": {True}, "train": {False}, "measure": {False}}
@@ -531,8 +531,8 @@ def test_a_failure_on_several_ranks_is_recorded_once(grid: Grid, store: Store, m
 
     alone, one = load, World.current()
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(memexp.trial, "load", lambda *model: alone(*model[:3], one))
-    monkeypatch.setattr(memexp.trial, "train", out_of_memory)
+    monkeypatch.setattr(memexp.trial.execute, "load", lambda *model: alone(*model[:3], one))
+    monkeypatch.setattr(memexp.trial.execute, "train", out_of_memory)
     conditions = [dataclasses.replace(one, forget=Forget(0)) for one in grid((3,))]
     with pytest.raises(RuntimeError, match="out of memory"):
         execute(trial_of(conditions), store, Deaf(0, 2, torch.device("cpu")), Attempt("test", "first"))

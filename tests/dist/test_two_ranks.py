@@ -17,18 +17,17 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
 import memexp.core.train
-import memexp.trial
-from memexp.attempt import Attempt
-from memexp.core import snapshot
+import memexp.trial.execute
+from memexp.core import fork
+from memexp.core.checkpoint import load_snapshot, save_snapshot
 from memexp.core.data import Row, encode, groups, order, right_padded
-from memexp.core.durable import publish, take_up
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import RECALL_ROWS, answer_greedily, complete_greedily, continuations, token_nlls
 from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS, adamw, study_exposures
 from memexp.core.world import World
 from memexp.plan import Trial, bundle, grow
+from memexp.plan.attempts import Attempt
 from memexp.probes import QA, Choice, FactRatios, LayerAblation, Recall, Recognition
-from memexp.snapshots import Mark
 from memexp.spec import (
     Condition,
     Forget,
@@ -46,7 +45,8 @@ from memexp.spec import (
     TextStream,
 )
 from memexp.store import Store
-from memexp.trial import execute
+from memexp.store.snapshots import Mark
+from memexp.trial.execute import execute
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:fan_in_fan_out",  # peft sets it right by itself
@@ -297,7 +297,7 @@ def exposure(lm: LanguageModel, optimizer: AdamW, number: int, lr: float = STUDY
 
 
 def taken_up(folder: Path, name: str, lm: LanguageModel) -> AdamW:
-    taken = take_up(Store(folder), Mark(name, 1), lm, STUDY)
+    taken = load_snapshot(Store(folder), Mark(name, 1), lm, STUDY)
     assert taken is not None
     return taken.optimizer
 
@@ -318,11 +318,11 @@ def trajectories(case: str, folder: Path) -> Trajectories:
     lm = subject(case)
     optimizer = adamw(lm, STUDY)
     exposure(lm, optimizer, 1)
-    first, fork = whole(lm), snapshot.take(lm, optimizer)
-    publish(Store(folder), "two", 1, lm, optimizer, [])
+    first, kept = whole(lm), fork.take(lm, optimizer)
+    save_snapshot(Store(folder), "two", 1, lm, optimizer, [])
     straight = exposure(lm, optimizer, 2), whole(lm)
     exposure(lm, optimizer, 3, lr=0.1)
-    again = snapshot.restore(lm, fork, STUDY)
+    again = fork.restore(lm, kept, STUDY)
     assert again is not None
     restored = exposure(lm, again, 2), whole(lm)
     fresh = subject(case)
@@ -349,7 +349,7 @@ def saved(
         lm = subject(case)
         optimizer = adamw(lm, STUDY)
         exposure(lm, optimizer, 1)
-        publish(Store(folder / case), "one", 1, lm, optimizer, [])
+        save_snapshot(Store(folder / case), "one", 1, lm, optimizer, [])
         losses[case] = exposure(lm, optimizer, 2)
     return folder, losses, on_ranks(2, folder / "ranks", all_trajectories, SAVED, folder)
 
@@ -454,9 +454,9 @@ def stores(
     ]
     folder = tmp_path_factory.mktemp("stores")
     trials = trials_of(conditions)
-    memexp.trial._warm = None
+    memexp.trial.execute._warm = None
     failures = executed(trials, str(folder / "one"))
-    memexp.trial._warm = None
+    memexp.trial.execute._warm = None
     ranks = on_ranks(2, folder / "ranks", executed, trials, str(folder / "two"))
     return [failures, *ranks], Store(folder / "one"), Store(folder / "two")
 
@@ -491,9 +491,9 @@ def test_two_ranks_pretrain_from_a_stream_as_one(tiny_model: Model, pair: Pair, 
     forest = grow(conditions)
     trials = bundle(forest, forest.asks, lambda _: 1)
     assert [trial.phase for trial in trials] == [0, 1, 1]
-    memexp.trial._warm = None
+    memexp.trial.execute._warm = None
     assert executed(trials, str(tmp_path / "one")) == []
-    memexp.trial._warm = None
+    memexp.trial.execute._warm = None
     assert on_ranks(2, tmp_path / "ranks", executed, trials, str(tmp_path / "two")) == [[], []]
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     for kind, keys, names in (
@@ -524,7 +524,7 @@ def again_and_again(trial: Trial, location: str) -> list[int]:
     memexp.core.train.update = update
     while True:
         made.append(0)
-        memexp.trial._warm = None
+        memexp.trial.execute._warm = None
         try:
             assert executed([trial], location) == []
             return made

@@ -26,8 +26,8 @@ import psutil
 import pyarrow as pa
 from support import command, data, sweep_script
 
-from memexp.snapshots import find
 from memexp.store import Store
+from memexp.store.snapshots import find
 
 __all__ = [
     "FILES",

@@ -36,8 +36,8 @@ from drills.strikes import (
 )
 from support import command, data, sweep_script
 
-from memexp.snapshots import find
 from memexp.store import Store
+from memexp.store.snapshots import find
 
 pytestmark = [pytest.mark.drill, pytest.mark.cluster]
 

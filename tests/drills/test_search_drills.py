@@ -119,8 +119,8 @@ class Large(Probe):
     def schema(cls):
         return pa.schema([("item", pa.int64())])
     def measure(self, session, texts):
-        import memexp.cluster.tune
-        memexp.cluster.tune._give_back = let_go_slowly
+        import memexp.cluster.experiment
+        memexp.cluster.experiment._give_back = let_go_slowly
         return pa.table({"item": [1]})
 """
 """A probe that makes its process take longer to let go of a trial than the two seconds that Tune allows by itself."""

@@ -114,7 +114,7 @@ def test_a_loss_that_is_no_number_is_an_outcome_and_not_tried_again(tmp_path: Pa
 
 SLOW = """
 import time
-from memexp.progress import Display
+from memexp.report.progress import Display
 
 real = Display.__call__
 

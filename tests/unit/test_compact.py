@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memexp import compact as compacting
 from memexp.cli import main
-from memexp.compact import Export, compact
 from memexp.errors import StoreError
+from memexp.exchange import compact as compacting
+from memexp.exchange.compact import Export, compact
 from memexp.records import RECOGNITION, SWEEPS, complaint, rows_for
 from memexp.store import EXPORT, Store
 

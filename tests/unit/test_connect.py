@@ -14,7 +14,7 @@ import pytest
 from memexp import ClusterError, Resources
 from memexp.cluster import connect
 from memexp.cluster.connect import DRIVER, Cluster
-from memexp.cluster.tune import placement
+from memexp.cluster.experiment import placement
 
 LAPTOP = Cluster(nodes=({"CPU": 2.0, DRIVER: 1000.0},))
 HEAD_ONLY = {

@@ -35,8 +35,8 @@ from memexp import (
     Sweep,
 )
 from memexp import TrainedTokenizer as Trained
-from memexp.inspection import Inspection, check_forgetting, check_models, depth, memory_per_worker, sizes
 from memexp.plan import Forest, grow
+from memexp.plan.inspection import Inspection, check_forgetting, check_models, depth, memory_per_worker, sizes
 from memexp.sources import Sources
 
 GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 128}

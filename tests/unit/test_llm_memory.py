@@ -12,9 +12,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from memexp import llm_memory
 from memexp.cli import main
-from memexp.llm_memory import INTERFERENCE, MODELS, STUDY, Imported, import_results
+from memexp.exchange import llm_memory
+from memexp.exchange.llm_memory import INTERFERENCE, MODELS, STUDY, Imported, import_results
 from memexp.records import MADE_WITH, complaint
 from memexp.store import Store
 
@@ -267,7 +267,7 @@ def test_the_command_counts(published: Path, store: Store, said: Any) -> None:
 def test_progress_is_a_line_now_and_then(
     published: Path, store: Store, said: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memexp.progress.PLAIN_EVERY", -1.0)
+    monkeypatch.setattr("memexp.report.progress.PLAIN_EVERY", -1.0)
     _, _, err = said(published, store)
     assert "3 of 6 files read" in err.splitlines() and "6 of 6 files written" in err.splitlines()
 

@@ -13,15 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from memexp.attempt import Attempt
 from memexp.errors import DataError, ModelError, SpecError
 from memexp.execution import _phase_by_phase
-from memexp.inspection import check_models
 from memexp.plan import Forest, Trial, bundle, grow, whole
+from memexp.plan.attempts import Attempt
+from memexp.plan.inspection import check_models
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition
 from memexp.records import MADE_WITH, RECALL, SETTINGS, complaint
-from memexp.snapshots import Mark
 from memexp.sources.streams import HubTexts
 from memexp.spec import (
     Condition,
@@ -39,6 +38,7 @@ from memexp.spec import (
     TextStream,
 )
 from memexp.store import Store
+from memexp.store.snapshots import Mark
 
 OTHER = ShippedText("sentences-interference", first=10)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from memexp import Recognition, Sweep
 from memexp.plan import grow
-from memexp.stimuli.models import SHIPPED_MODELS
+from memexp.stimuli.tiny import SHIPPED_MODELS
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "quickstart.py"
 SWEEP: Sweep = runpy.run_path(str(SCRIPT))["sweep"]

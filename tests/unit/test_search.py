@@ -40,18 +40,18 @@ from memexp import (
     Sweep,
     Uniform,
 )
-from memexp.attempt import Attempt, stage_row
 from memexp.cluster.connect import Cluster
-from memexp.cluster.samplers import SPREAD
-from memexp.cluster.search import Going, Line, _Desk, _Referee, _Suggester
+from memexp.cluster.searches import Going, Line, _Desk, _Referee, _Suggester
 from memexp.plan import Ask
+from memexp.plan.attempts import Attempt, stage_row
 from memexp.records import MADE_WITH, RECOGNITION, STAGES, rows_for
+from memexp.report.status import print_status
+from memexp.report.terminal import print_searches
+from memexp.search.samplers import SPREAD
+from memexp.search.suggestions import Ledger, Prepared, elsewhere, prepare
 from memexp.sources import Sources
 from memexp.spec import spec
-from memexp.status import print_status
 from memexp.store import Store
-from memexp.suggestions import Ledger, Prepared, elsewhere, prepare
-from memexp.summary import print_searches
 
 NLL = "SELECT avg(target_nll) FROM recognition"
 LR = Uniform(1e-5, 1e-1, log=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import memexp.sources.models
+import memexp.sources.pinned
 from memexp.errors import ModelError
 from memexp.sources import Sources, parameters_from_headers
-from memexp.sources.models import location
+from memexp.sources.pinned import location
 from memexp.spec import Model, RandomInit
-from memexp.stimuli.models import SHIPPED_MODELS, model_folder
+from memexp.stimuli.tiny import SHIPPED_MODELS, model_folder
 
 WEIGHTS = model_folder("tiny-s").parent
 
@@ -27,7 +27,7 @@ def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The weights of a memexp that is installed elsewhere."""
     copy = tmp_path / "weights"
     shutil.copytree(WEIGHTS, copy)
-    monkeypatch.setattr(memexp.sources.models, "model_folder", lambda name: copy / name)
+    monkeypatch.setattr(memexp.sources.pinned, "model_folder", lambda name: copy / name)
     return copy
 
 

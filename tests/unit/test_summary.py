@@ -17,6 +17,7 @@ from rich.console import Console
 from memexp.plan import Forest, grow
 from memexp.probes import QA, FactRatios, Recall, Recognition
 from memexp.records import MADE_WITH, RATIOS, RECALL, RECOGNITION, SWEEPS, rows_for
+from memexp.report.terminal import print_summary
 from memexp.spec import (
     Condition,
     Forget,
@@ -31,7 +32,6 @@ from memexp.spec import (
     Study,
 )
 from memexp.store import Store
-from memexp.summary import print_summary
 
 RIGHT = {(1e-3, 0): 2, (1e-3, 3): 4, (3e-3, 0): 2, (3e-3, 3): 1}
 """Pairs told apart of four, by learning rate and exposures."""

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from memexp.watch import STUCK
+from memexp.trial.watch import STUCK
 
 SCRIPT = """
 import sys, time
-from memexp.watch import watched
+from memexp.trial.watch import watched
 work, limit = [0], {seconds} / 60
 with watched(limit, lambda: work[0], lambda: print("stuck", flush=True)):
     for _ in range({rounds}):
@@ -38,7 +38,7 @@ def test_only_what_makes_no_progress_is_ended(pause: float, rounds: int, expecte
 
 def test_one_that_hangs_while_it_says_so_is_ended_all_the_same() -> None:
     script = SCRIPT.format(seconds=1.0, rounds=1, pause=30.0)
-    script = script.replace("work, limit", "import memexp.watch; memexp.watch.RECORDING = 0.5\nwork, limit")
+    script = script.replace("work, limit", "import memexp.trial.watch; memexp.trial.watch.RECORDING = 0.5\nwork, limit")
     script = script.replace('print("stuck", flush=True)', '(print("stuck", flush=True), time.sleep(30))')
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
     assert (ended.returncode, ended.stdout.strip()) == (STUCK, "stuck")

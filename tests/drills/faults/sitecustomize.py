@@ -73,7 +73,7 @@ def set_back(folder):
 
     time.time = lambda: plain() - shift()
     time.time_ns = lambda: plain_ns() - shift() * 10**9
-    for module in ("memexp.attempt", "memexp.sweep"):  # `datetime.now` is of C and asks the system itself
+    for module in ("memexp.plan.attempts", "memexp.sweep"):  # `datetime.now` is of C and asks the system itself
         when_loaded(module, lambda loaded: setattr(loaded, "datetime", Clock))
 
 

@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from memexp.attempt import Attempt
 from memexp.errors import MemexpError
+from memexp.plan.attempts import Attempt
 from memexp.store import Store
 
 __all__ = ["heartbeat", "running"]

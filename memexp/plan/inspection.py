@@ -16,10 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from memexp.cache import recall_answer, remember_answer
 from memexp.errors import ModelError, SpecError
 from memexp.plan import Forest, Stage
 from memexp.sources import ResolvedModel, Sources, parameters_from_headers
+from memexp.sources.cache import recall_answer, remember_answer
 from memexp.spec import LoRA, Model, Resources
 
 __all__ = ["Inspection", "check_contexts", "check_forgetting", "check_models", "depth", "memory_per_worker", "sizes"]

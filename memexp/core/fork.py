@@ -18,11 +18,11 @@ from memexp.core.model import LanguageModel, local
 from memexp.core.train import adamw
 from memexp.spec import Training
 
-__all__ = ["Snapshot", "restore", "take"]
+__all__ = ["Fork", "restore", "take"]
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Fork:
     """This rank's part of what a trajectory has learned, copied; on the CPU, so that forks cost no GPU memory."""
 
     weights: dict[str, Tensor]
@@ -31,13 +31,13 @@ class Snapshot:
     """The optimizer's state, None before the first step."""
 
 
-def take(lm: LanguageModel, optimizer: AdamW | None) -> Snapshot:
+def take(lm: LanguageModel, optimizer: AdamW | None) -> Fork:
     """Copy what `lm` and `optimizer` have learned so far."""
     weights = {name: local(parameter).detach().to("cpu", copy=True) for name, parameter in lm.learning().items()}
-    return Snapshot(weights, None if optimizer is None else _copied(optimizer.state_dict()))
+    return Fork(weights, None if optimizer is None else _copied(optimizer.state_dict()))
 
 
-def restore(lm: LanguageModel, snapshot: Snapshot, settings: Training | None) -> AdamW | None:
+def restore(lm: LanguageModel, snapshot: Fork, settings: Training | None) -> AdamW | None:
     """Bring `lm` back to `snapshot`, bit for bit.
 
     Returns:

@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 
 from memexp.errors import DataError
 from memexp.identity import identity
-from memexp.progress import counted
 from memexp.records import RECOGNITION, rows_for
+from memexp.report.progress import counted
 from memexp.store import Store
 
 __all__ = ["Imported", "import_results"]

@@ -4,8 +4,8 @@ Kept are what has been learned, the optimizer, the draws still to come, and the 
 a step trains on is a function of its number (batches.py). The files of a snapshot, written by all ranks through
 torch.distributed.checkpoint, count for nothing until a last small file, the mark, lists them:
 
-    mark = publish(place, "0123456789abcdef", 400, lm, optimizer, steps)
-    taken = take_up(place, mark, lm, study)
+    mark = save_snapshot(place, "0123456789abcdef", 400, lm, optimizer, steps)
+    taken = load_snapshot(place, mark, lm, study)
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from memexp.core.model import LanguageModel, local
 from memexp.core.train import Step, adamw
 from memexp.core.world import World
 from memexp.errors import StoreError
-from memexp.snapshots import FOLDER, Mark, Place
 from memexp.spec import Training
+from memexp.store.snapshots import FOLDER, Mark, Place
 
-__all__ = ["Taken", "publish", "take_up"]
+__all__ = ["Loaded", "load_snapshot", "save_snapshot"]
 
 CHUNK = 2**24
 """Bytes read at a time to look whether a file is what was written."""
@@ -52,7 +52,7 @@ CHUNK = 2**24
 _LEARNED = StateDictOptions(ignore_frozen_params=True)
 
 
-def publish(
+def save_snapshot(
     place: Place, trajectory: str, step: int, lm: LanguageModel, optimizer: AdamW, steps: Sequence[Step]
 ) -> Mark:
     """Put a trajectory down after its `step`-th step; an older snapshot of it is removed. All ranks call.
@@ -113,7 +113,7 @@ def _forget_older(place: Place, newest: Mark, folder: str) -> None:
 
 
 @dataclass(frozen=True)
-class Taken:
+class Loaded:
     """What a snapshot gave back beside the model's weights."""
 
     optimizer: AdamW
@@ -122,7 +122,7 @@ class Taken:
     """The steps of the stage it was taken in, up to it."""
 
 
-def take_up(place: Place, mark: Mark, lm: LanguageModel, settings: Training) -> Taken | None:
+def load_snapshot(place: Place, mark: Mark, lm: LanguageModel, settings: Training) -> Loaded | None:
     """Bring `lm` and the random draws to a snapshot. All ranks call.
 
     Returns:
@@ -152,7 +152,7 @@ def take_up(place: Place, mark: Mark, lm: LanguageModel, settings: Training) -> 
         _set_draws(lm.world, state["draws"][str(lm.world.rank)])
     else:
         torch.manual_seed(key_seed(mark.trajectory, mark.step, "draws", lm.world.rank))
-    return Taken(optimizer, [Step(*values) for values in said["steps"]])
+    return Loaded(optimizer, [Step(*values) for values in said["steps"]])
 
 
 def _whole(place: Place, mark: Mark) -> dict[str, Any] | None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from memexp.heartbeat import running
-from memexp.manifests import latest_manifests
+from memexp.plan.heartbeat import running
+from memexp.search.suggestions import stopped, through
 from memexp.store import Store
-from memexp.suggestions import stopped, through
+from memexp.store.manifests import latest_manifests
 
 __all__ = ["print_status"]
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 
 import pyarrow as pa
 
-from memexp.attempt import Attempt, stage_row
 from memexp.plan import Stage, Trial
+from memexp.plan.attempts import Attempt, stage_row
 from memexp.records import STAGES
 from memexp.store import Store
 

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from memexp.errors import SpecError, StoreError
-from memexp.manifests import latest_manifests
 from memexp.store import Store
+from memexp.store.manifests import latest_manifests
 
 __all__ = ["Metric", "distinct", "print_query"]
 

@@ -19,8 +19,8 @@ from rich.progress import (
     Progress as Bars,
 )
 
-from memexp.attempt import Progress
 from memexp.plan import Ask
+from memexp.plan.attempts import Progress
 
 __all__ = ["Display", "SearchDisplay", "counted"]
 

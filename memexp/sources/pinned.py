@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memexp.cache import file_question, recall_answer, remember_answer
 from memexp.errors import ModelError
 from memexp.identity import identity
+from memexp.sources.cache import file_question, recall_answer, remember_answer
 from memexp.sources.hub import hub_file, network_error, resolve_commit
 from memexp.sources.texts import Texts
 from memexp.spec import Model, TrainedTokenizer
-from memexp.stimuli.models import SHIPPED_MODELS, model_folder
+from memexp.stimuli.tiny import SHIPPED_MODELS, model_folder
 
 __all__ = ["ResolvedModel", "ResolvedTokenizer", "file_digest", "location", "parameters_from_headers", "resolve_model"]
 

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from memexp.errors import StoreError
 from memexp.identity import identity
-from memexp.places import TEMPORARY, Bucket, Folder, explained
+from memexp.store.medium import TEMPORARY, Bucket, Folder, explained
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds

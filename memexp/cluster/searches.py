@@ -23,16 +23,16 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from memexp import plan as planning
-from memexp.attempt import Attempt, Progress
 from memexp.cluster.connect import Cluster
-from memexp.cluster.failed import recorded
-from memexp.cluster.samplers import SPREAD, Sampler, distributions
-from memexp.cluster.tune import NUMBER, Listener, Outcome, execute_trial, fit, placement, send_probes
+from memexp.cluster.experiment import NUMBER, Listener, Outcome, execute_trial, fit, placement, send_probes
 from memexp.plan import Ask, Trial
-from memexp.snapshots import find
+from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.failed import recorded
+from memexp.search.samplers import SPREAD, Sampler, distributions
+from memexp.search.suggestions import Entry, Ledger, Place, elsewhere, file_of, record_stopped, remember
 from memexp.spec import ASHA, MedianStopping, Point, Resources, Snapshots
 from memexp.store import Store
-from memexp.suggestions import Entry, Ledger, Place, elsewhere, file_of, record_stopped, remember
+from memexp.store.snapshots import find
 
 __all__ = ["Line", "execute_searches"]
 

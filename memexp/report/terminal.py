@@ -17,9 +17,9 @@ from rich.text import Text
 
 from memexp.plan import Ask, Forest
 from memexp.records import SETTINGS
+from memexp.search.suggestions import Ledger
 from memexp.spec.search import shown
 from memexp.store import Store, option_for
-from memexp.suggestions import Ledger
 
 __all__ = ["print_searches", "print_summary"]
 

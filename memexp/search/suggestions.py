@@ -23,16 +23,16 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from memexp import plan as planning
-from memexp.attempt import Attempt, stage_row
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import canonical, identity
 from memexp.plan import Ask, Forest, Missing
-from memexp.query import Metric, distinct
+from memexp.plan.attempts import Attempt, stage_row
 from memexp.records import SEARCHES, STAGES, rows_for
 from memexp.sources import Sources
 from memexp.spec import Condition, Point, ResourcesFor, Search
 from memexp.spec.search import shown
 from memexp.store import Store
+from memexp.store.query import Metric, distinct
 
 __all__ = [
     "Entry",

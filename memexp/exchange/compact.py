@@ -35,9 +35,9 @@ import pyarrow.parquet as pq
 from memexp import __version__
 from memexp.errors import StoreError
 from memexp.identity import identity
-from memexp.places import STALE, explained, sync
-from memexp.progress import counted
+from memexp.report.progress import counted
 from memexp.store import EXPORT, Store, fitted
+from memexp.store.medium import STALE, explained, sync
 
 __all__ = ["Export", "compact", "default_target"]
 

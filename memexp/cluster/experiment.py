@@ -27,10 +27,10 @@ from ray import cloudpickle, tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
 
-from memexp.attempt import Attempt, Progress
 from memexp.cluster.connect import DRIVER, Cluster
-from memexp.cluster.failed import recorded, without
 from memexp.plan import Ask, Trial
+from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.failed import recorded, without
 from memexp.spec import Resources
 from memexp.store import Store
 
@@ -149,7 +149,7 @@ def execute_trial(trial: Trial, number: int, store: Store, attempt: Attempt) -> 
     # What one trial recorded as failed is not another's to leave out: it may be on a better node.
     attempt = dataclasses.replace(attempt, id=f"{attempt.id}t{trial.phase}n{number}x")
     if trial.resources.workers > 1:
-        from memexp.cluster.train import drive
+        from memexp.cluster.groups import drive
 
         failures = drive(trial, store, attempt)
         # All of it: the last report of a group that died may have died with it.
@@ -158,7 +158,7 @@ def execute_trial(trial: Trial, number: int, store: Store, attempt: Attempt) -> 
         tune.report({"answered": answered, "steps": 0, "failures": failures})
         return
     from memexp.core.world import World
-    from memexp.trial import execute
+    from memexp.trial.execute import execute
 
     reporter = _Reporter(at_once=trial.stoppable)
     # Of its own for every start: a trial that Tune starts again writes other rows than the one that died.

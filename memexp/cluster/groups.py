@@ -17,9 +17,9 @@ from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
-from memexp.attempt import Attempt, Progress
-from memexp.cluster.failed import recorded, without
 from memexp.plan import Trial
+from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.failed import recorded, without
 from memexp.store import Store
 
 __all__ = ["drive", "fitted"]
@@ -134,7 +134,7 @@ def _work(config: dict[str, Any]) -> list[str]:
     import ray.train
 
     from memexp.core.world import World
-    from memexp.trial import execute
+    from memexp.trial.execute import execute
 
     trial: Trial = config["trial"]
 

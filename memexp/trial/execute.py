@@ -21,27 +21,27 @@ import transformers
 from torch.optim import AdamW
 
 from memexp import __version__
-from memexp.attempt import Attempt, Progress, stage_row
-from memexp.core import snapshot
+from memexp.core import fork
 from memexp.core.batches import Batches, PassingBatches, RowWindows, StreamBatches, StudyBatches
+from memexp.core.checkpoint import Loaded, load_snapshot, save_snapshot
 from memexp.core.data import encode
-from memexp.core.durable import Taken, publish, take_up
 from memexp.core.forget import reset
+from memexp.core.fork import Fork
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.session import Session
-from memexp.core.snapshot import Snapshot
 from memexp.core.train import Diverged, Step, adamw, train
 from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
 from memexp.identity import NUMERICS
 from memexp.plan import Ask, Stage, Trial
+from memexp.plan.attempts import Attempt, Progress, stage_row
 from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
-from memexp.snapshots import Mark, Marks, Place, discard, find
 from memexp.sources import Stream
 from memexp.sources.streams import HubTexts
 from memexp.spec import Full, Study
-from memexp.watch import watched
+from memexp.store.snapshots import Mark, Marks, Place, discard, find
+from memexp.trial.watch import watched
 
 __all__ = ["Report", "Sink", "execute"]
 
@@ -104,7 +104,7 @@ class _Warm:
 
     key: tuple[str, World]
     lm: LanguageModel
-    loaded: Snapshot
+    loaded: Fork
 
 
 _warm: _Warm | None = None
@@ -117,9 +117,9 @@ def _base(stage: Stage, world: World) -> _Warm:
     if _warm is None or _warm.key != key:
         _warm = None  # let go of the old one before the new one needs the memory
         lm = load(stage.model, stage.method, stage.dtype, world)
-        _warm = _Warm(key, lm, snapshot.take(lm, None))
+        _warm = _Warm(key, lm, fork.take(lm, None))
     else:
-        snapshot.restore(_warm.lm, _warm.loaded, None)
+        fork.restore(_warm.lm, _warm.loaded, None)
     return _warm
 
 
@@ -161,7 +161,7 @@ class _Walk:
     """Its optimizer in that state, None before the first step."""
     at: str | None = None
     """The stage after which the model is; None where it is of no use as it is."""
-    forks: dict[str, Snapshot] = field(default_factory=dict)
+    forks: dict[str, Fork] = field(default_factory=dict)
     """States that will be needed again, by stage: the base, the end of pretraining, and where the path forks."""
     unsaved: _Unsaved = field(default_factory=_Unsaved)
     """Since the last snapshot in the store, on the way to where the model is."""
@@ -279,7 +279,7 @@ class _Walk:
         if stage.id in self.lost:
             return False
         if stage.id in self.forks:
-            self.optimizer = snapshot.restore(self.lm, self.forks[stage.id], stage.settings)
+            self.optimizer = fork.restore(self.lm, self.forks[stage.id], stage.settings)
             self.at, self.unsaved = stage.id, dataclasses.replace(self.unsaved_at.get(stage.id, _Unsaved()))
             return True
         began = time.monotonic()
@@ -300,18 +300,18 @@ class _Walk:
             return False
         self.at = stage.id
         if len(self.children.get(stage.id, [])) > 1 or stage.kind == "pretrain":
-            self.forks[stage.id] = snapshot.take(self.lm, self.optimizer)
+            self.forks[stage.id] = fork.take(self.lm, self.optimizer)
             self.unsaved_at[stage.id] = dataclasses.replace(self.unsaved)
         return True
 
-    def _take_up(self, stage: Stage) -> tuple[Mark, Taken] | None:
+    def _take_up(self, stage: Stage) -> tuple[Mark, Loaded] | None:
         """The model in the middle or at the end of `stage`, from the newest whole snapshot there is."""
         if stage.settings is None:
             return None
         ends = self.marks.of(stage.id, stage.last_step, stage.last_step) if stage.kind == "pretrain" else []
         for mark in [*ends, *self.marks.of(stage.trajectory, stage.first_step, stage.last_step)]:
             self.at = None
-            taken = take_up(self.sink, mark, self.lm, stage.settings)
+            taken = load_snapshot(self.sink, mark, self.lm, stage.settings)
             if taken is not None:
                 self.unsaved = _Unsaved()
                 if stage.id not in self.trial.given:
@@ -319,7 +319,7 @@ class _Walk:
                 return mark, taken
         return None
 
-    def _change(self, stage: Stage, taken: tuple[Mark, Taken] | None, began: float) -> None:
+    def _change(self, stage: Stage, taken: tuple[Mark, Loaded] | None, began: float) -> None:
         """One stage from the model's present state, or from the middle of it."""
         if stage.forget is not None:
             reset(self.lm, stage.forget, self._untaught(stage), stage.seed)
@@ -357,19 +357,19 @@ class _Walk:
             return StudyBatches(settings, self.encoded[key], stage.seed)
         return PassingBatches(settings, self.encoded[key], stage.seed)
 
-    def _untaught(self, stage: Stage) -> Snapshot:
+    def _untaught(self, stage: Stage) -> Fork:
         """The weights that forgetting goes back to: as pretraining left them, or else as they were loaded."""
         origin = stage
         while origin.kind not in ("base", "pretrain"):
             origin = self.stages[origin.parent or ""]
         if origin.id not in self.forks:  # begun from a snapshot further down
-            here, at = snapshot.take(self.lm, self.optimizer), self.at
+            here, at = fork.take(self.lm, self.optimizer), self.at
             settings = self.stages[stage.parent or ""].settings if stage.settings is None else stage.settings
             try:
                 if not self._reach(origin):
                     raise MemexpError(f"the weights before study cannot be had: stage {origin.id} failed")
             finally:  # what is measured next is to find the model where it is thought to be
-                self.optimizer = snapshot.restore(self.lm, here, settings)
+                self.optimizer = fork.restore(self.lm, here, settings)
                 self.at = at
         return self.forks[origin.id]
 
@@ -502,7 +502,7 @@ class _Keeper:
         walk, began = self.walk, time.monotonic()
         try:
             walk.kept.add(name)
-            publish(walk.sink, name, step.step, walk.lm, self.optimizer, self.steps)
+            save_snapshot(walk.sink, name, step.step, walk.lm, self.optimizer, self.steps)
             if name != self.stage.trajectory and walk.world.leads:
                 discard(walk.sink, self.stage.trajectory)  # what came before the end
         except StoreError as error:
