@@ -24,24 +24,24 @@ from ray.tune.search.optuna import OptunaSearch
 
 from memexp import plan as planning
 from memexp.cluster.connect import Cluster
-from memexp.cluster.experiment import NUMBER, Listener, Outcome, execute_trial, fit, placement, send_probes
+from memexp.cluster.experiment import NUMBER, Listener, fit, placement, send_probes, tune_trial
 from memexp.plan import Ask, Trial
-from memexp.plan.attempts import Attempt, Progress
-from memexp.plan.failed import recorded
+from memexp.plan.attempts import Attempt, Log, Progress, failures
+from memexp.plan.retries import Outcome
 from memexp.search.samplers import SPREAD, Sampler, distributions
 from memexp.search.suggestions import Entry, Ledger, Place, elsewhere, file_of, record_stopped, remember
 from memexp.spec import ASHA, MedianStopping, Point, Resources, Snapshots
 from memexp.store import Store
 from memexp.store.snapshots import find
 
-__all__ = ["Line", "execute_searches"]
+__all__ = ["Line", "run_searches"]
 
 VALUE, AT, ORDER = "memexp_value", "memexp_at", "training_iteration"
 FAR = 2**40
 """Further than any axis: its last condition ends a suggestion, not a rule."""
 
 
-def execute_searches(
+def run_searches(
     ledgers: Sequence[Ledger],
     store: Store,
     attempt: Attempt,
@@ -84,7 +84,7 @@ def execute_searches(
 def _work(config: dict[str, Any], store: Store, attempt: Attempt) -> None:
     """What a Tune trial does. Texts come one by one: all suggestions of a search share them."""
     texts = {text: ray.get(ref) for text, ref in config["texts"].items()}
-    execute_trial(dataclasses.replace(ray.get(config["trial"]), texts=texts), config[NUMBER], store, attempt)
+    tune_trial(dataclasses.replace(ray.get(config["trial"]), texts=texts), config[NUMBER], store, attempt)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Line:
     ) -> None:
         self.prepared, self.search = ledger.prepared, ledger.prepared.search
         self.store, self.attempt, self.on_progress = store, attempt, on_progress
-        self.gone = set[str]() if retry_diverged else planning.diverged(store)
+        self.gone = set[str]() if retry_diverged else Log.read(store).diverged
         self.example = self.prepared.edges[0]
         self.sampler = Sampler(self.search)
         self.places = {index: entry.place for index, entry in ledger.entries.items()}
@@ -261,12 +261,12 @@ class Line:
             reached = max(going.values)
             record_stopped(self.store, self.attempt, self.prepared, going.index, going.place, reached)
         elif len(going.values) < len(going.place.stops):
-            self.gone |= planning.diverged(self.store)
+            self.gone |= Log.read(self.store).diverged
             left = planning.missing(going.place.forest, self.store, gone=self.gone)
             entry.state = "diverged" if left.diverged and not left.asks and not crashed else "open"
         self.on_progress(Progress(suggestions=int(entry.state != "open")))
         [base] = [stage for stage in going.place.forest.stages.values() if stage.parent is None]
-        if entry.state == "open" and recorded([base], self.store, self.attempt):
+        if entry.state == "open" and failures(self.store, self.attempt, [base]):
             self.queue.clear()  # without its model nothing can be tried, and the sampler would suggest in the dark
         if going.index not in self.asked:
             if entry.state != "open":

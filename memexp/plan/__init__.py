@@ -10,7 +10,7 @@ would be computed twice with the same result.
 
 from memexp.plan.forest import Ask, Forest, Stage
 from memexp.plan.growth import grow
-from memexp.plan.missing import Copy, Missing, answered, copy, diverged, missing
+from memexp.plan.missing import Copy, Missing, answered, copy, missing
 from memexp.plan.trials import Trial, apart, bundle, whole
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "apart",
     "bundle",
     "copy",
-    "diverged",
     "grow",
     "missing",
     "whole",

@@ -120,6 +120,11 @@ class Ask:
         """File name, without the suffix: begins with what is measured, ends with who asks."""
         return self.prefix + self.condition_id
 
+    @property
+    def file(self) -> str:
+        """Where it is answered in the store, as ``kind/name``."""
+        return f"{self.kind}/{self.name}"
+
 
 @dataclass
 class Forest:

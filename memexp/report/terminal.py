@@ -21,7 +21,12 @@ from memexp.search.suggestions import Ledger
 from memexp.spec.search import shown
 from memexp.store import Store, option_for
 
-__all__ = ["print_searches", "print_summary"]
+__all__ = ["print_searches", "print_summary", "say"]
+
+
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """One line, as it is: no markup, no colour by content, no wrapping in the middle of a path."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

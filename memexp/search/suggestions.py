@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,8 +25,8 @@ from memexp import plan as planning
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import canonical, identity
 from memexp.plan import Ask, Forest, Missing
-from memexp.plan.attempts import Attempt, stage_row
-from memexp.records import SEARCHES, STAGES, rows_for
+from memexp.plan.attempts import Attempt, Log, row, write
+from memexp.records import SEARCHES, rows_for
 from memexp.sources import Sources
 from memexp.spec import Condition, Point, ResourcesFor, Search
 from memexp.spec.search import shown
@@ -44,7 +43,6 @@ __all__ = [
     "prepare",
     "record_stopped",
     "remember",
-    "stopped",
     "through",
 ]
 
@@ -225,7 +223,7 @@ class Ledger:
         places = [entry.place for entry in self.entries.values()]
         forest = _union(places, prepared)
         self.missing = planning.missing(forest, store, retry_diverged)
-        ended = stopped(store, prepared.id)
+        ended = Log.read(store).stopped(prepared.id)
         for entry in self.entries.values():
             entry.state = _state(entry, self.missing, ended)
             entry.values = _values(prepared, store, entry.place, self.missing)
@@ -323,15 +321,10 @@ def record_stopped(store: Store, attempt: Attempt, prepared: Prepared, index: in
     path = place.forest.path(place.stops[-1].stage)
     at = [stage.id for stage in path].index(place.stops[reached].stage)
     why = f"search {prepared.search.name} stopped suggestion {index} at {place.axis} {place.stops[reached].at}"
-    rows = [stage_row(stage, attempt, {}, "stopped", why) for stage in path[at + 1 :]]
-    name = f"{path[0].id}-{attempt.id}stopped-{prepared.id}-{index:05d}"
-    store.commit("stages", name, pa.Table.from_pylist(rows, schema=STAGES))
-
-
-def stopped(store: Store, search_id: str) -> set[int]:
-    """Numbers of the suggestions that the rule of this search ended."""
-    mark = re.compile(rf".*stopped-{search_id}-(\d+)")
-    return {int(match[1]) for match in map(mark.fullmatch, store.names("stages")) if match}
+    rows = [
+        row(stage, attempt, "stopped", error=why, search_id=prepared.id, suggestion=index) for stage in path[at + 1 :]
+    ]
+    write(store, attempt, rows)
 
 
 def through(counts: Mapping[str, tuple[int, int]]) -> str:

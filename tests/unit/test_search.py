@@ -43,8 +43,8 @@ from memexp import (
 from memexp.cluster.connect import Cluster
 from memexp.cluster.searches import Going, Line, _Desk, _Referee, _Suggester
 from memexp.plan import Ask
-from memexp.plan.attempts import Attempt, stage_row
-from memexp.records import MADE_WITH, RECOGNITION, STAGES, rows_for
+from memexp.plan.attempts import Attempt, row, write
+from memexp.records import MADE_WITH, RECOGNITION, rows_for
 from memexp.report.status import print_status
 from memexp.report.terminal import print_searches
 from memexp.search.samplers import SPREAD
@@ -475,8 +475,8 @@ def test_what_diverged_is_an_outcome_and_is_told_as_bad(tmp_path: Path, conditio
     going = there.next(set())
     assert going is not None
     study = going.place.stops[0].stage
-    row = stage_row(going.place.forest.stages[study], Attempt("sweep", "a"), MADE, "diverged", "loss is nan")
-    store.commit("stages", f"{study}-a", pa.Table.from_pylist([row], schema=STAGES))
+    by = Attempt("sweep", "a")
+    write(store, by, [row(going.place.forest.stages[study], by, "diverged", MADE, "loss is nan")])
     there.end(going)
     [trial] = there.optuna._ot_study.trials
     assert trial.state.name == "PRUNED" and trial.value is None
@@ -505,9 +505,8 @@ def test_no_suggestions_are_made_where_the_model_cannot_be_loaded(
     going = there.next(set())
     assert going is not None
     [base] = [stage for stage in going.place.forest.stages.values() if stage.parent is None]
-    rows = [stage_row(base, there.attempt, {}, status, "no memory" if status == "failed" else None) for status in ends]
-    if rows:
-        store.commit("stages", "base-attempt", pa.Table.from_pylist(rows, schema=STAGES))
+    rows = [row(base, there.attempt, status, error="no memory" if status == "failed" else None) for status in ends]
+    write(store, there.attempt, rows)
     there.end(going)
     assert len(tried(there, store)) == tried_after
 
