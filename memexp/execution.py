@@ -25,7 +25,7 @@ from memexp.plan.attempts import Attempt, stage_row
 from memexp.plan.heartbeat import running
 from memexp.records import STAGES
 from memexp.report.progress import Display, SearchDisplay
-from memexp.search.suggestions import Ledger
+from memexp.search.ledger import Ledger
 from memexp.sources import ResolvedModel
 from memexp.spec import Resources, Snapshots
 from memexp.store import Store, snapshots
@@ -74,15 +74,15 @@ class Work:
     def models(self) -> list[tuple[Forest, list[ResolvedModel]]]:
         """The models of what is to be done, each with a forest that has their conditions."""
         grid = [self.forest.path(ask.stage)[0].model for ask in self.missing.asks]
-        places = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
-        return [(self.forest, grid), *((one, [one.stages[base].model for base in one.resources]) for one in places)]
+        edges = [candidate.forest for ledger in self.searches for candidate in ledger.prepared.edges]
+        return [(self.forest, grid), *((one, [one.stages[base].model for base in one.resources]) for one in edges)]
 
     @property
     def needs(self) -> set[Resources]:
         """What its trials hold."""
         grid = {self.forest.resources[self.forest.path(ask.stage)[0].id] for ask in self.missing.asks}
-        places = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
-        return grid.union(*(one.resources.values() for one in places))
+        edges = [candidate.forest for ledger in self.searches for candidate in ledger.prepared.edges]
+        return grid.union(*(one.resources.values() for one in edges))
 
 
 def execute_conditions(work: Work, attempt: Attempt, cluster: Cluster, console: Console) -> list[str]:
@@ -136,9 +136,9 @@ def discard_snapshots(forest: Forest, left: Missing, ledgers: Sequence[Ledger], 
     for ledger in ledgers:
         over = ledger.done >= ledger.prepared.search.trials
         for index, entry in ledger.entries.items():
-            for stage in entry.place.forest.stages.values():
+            for stage in entry.candidate.forest.stages.values():
                 # Suggestions to come may begin where pretraining ends.
-                open_ = not ledger.through(index) or (not over and stage.kind == "pretrain")
+                open_ = not ledger.is_over(index) or (not over and stage.kind == "pretrain")
                 (needed if open_ else done).update(_names(stage))
     for trajectory in sorted(found & (done - needed)):
         snapshots.discard(store, trajectory)

@@ -39,7 +39,8 @@ from memexp.plan.inspection import check_contexts, check_forgetting, check_model
 from memexp.records import SWEEPS
 from memexp.report.terminal import print_searches, print_summary
 from memexp.script import being_loaded, guarded, run_options, terminable
-from memexp.search.suggestions import Ledger, Prepared, prepare, through
+from memexp.search.candidates import Prepared, prepare
+from memexp.search.ledger import Ledger, progress_of
 from memexp.sources import Sources
 from memexp.spec import Condition, Model, Name, Resources, Search, Snapshots, spec
 from memexp.store import Store, default_store, option_for
@@ -123,9 +124,9 @@ class Sweep:
     def prepare(self, sources: Sources) -> list[Prepared]:
         """The searches, tried at the edges of their spaces. Raises what `grow` raises."""
         found = [prepare(search, self.resources, sources) for search in self.searches]
-        for place in (place for search in found for place in search.edges):
-            check_forgetting(place.forest)
-            check_contexts(place.forest, {})
+        for candidate in (candidate for search in found for candidate in search.edges):
+            check_forgetting(candidate.forest)
+            check_contexts(candidate.forest, {})
         return found
 
     def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
@@ -210,7 +211,7 @@ class Sweep:
             yield f"{_complete(forest, missing)} of {forest.conditions} conditions"
         if ledgers:
             searches = [(ledger.prepared.search, ledger.done) for ledger in ledgers]
-            yield through({search.name: (done, search.trials) for search, done in searches})
+            yield progress_of({search.name: (done, search.trials) for search, done in searches})
 
     def _execute(self, work: Work, attempt: Attempt, address: str | None, console: Console) -> None:
         """First the conditions, then the searches, whose samplers are told what the conditions came to."""
@@ -308,7 +309,7 @@ def _slots_here(resources: Resources) -> int:
 
 def _forests(forest: Forest, searches: Sequence[Prepared]) -> list[Forest]:
     """The conditions' forest and those at the edges of the searches' spaces."""
-    return [forest, *(place.forest for search in searches for place in search.edges)]
+    return [forest, *(candidate.forest for search in searches for candidate in search.edges)]
 
 
 def _remarks(forests: Sequence[Forest]) -> tuple[str, ...]:

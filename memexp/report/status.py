@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from memexp.plan.heartbeat import running
-from memexp.search.suggestions import stopped, through
+from memexp.search.ledger import progress_of, stopped
 from memexp.store import Store
 from memexp.store.manifests import latest_manifests
 
@@ -46,7 +46,7 @@ def print_status(store: Store) -> int:
             whole = whole and len(done) == trials
             counts[name] = len(done), trials
         if counts:
-            parts.append(through(counts))
+            parts.append(progress_of(counts))
         line = f"{sweep}: {', '.join(parts)} complete"
         for sign in signs.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
@@ -81,9 +81,9 @@ def _undone(store: Store, rows: list[dict[str, Any]], have: dict[str, set[str]],
     """The conditions of a search without results, but for those of suggestions that were stopped or that diverged."""
     files = {f"{kind}/{name}" for kind, names in have.items() for name in names}
     lacking = [row for row in rows if not files.issuperset(row["results"])]
-    through = stopped(store, rows[0]["search_id"])
-    through |= {row["suggestion"] for row in lacking if (_end(ends, row["stage_id"]) or {}).get("status") == "diverged"}
-    return [row for row in lacking if row["suggestion"] not in through]
+    over = stopped(store, rows[0]["search_id"])
+    over |= {row["suggestion"] for row in lacking if (_end(ends, row["stage_id"]) or {}).get("status") == "diverged"}
+    return [row for row in lacking if row["suggestion"] not in over]
 
 
 def _end(ends: Ends, stage: str) -> dict[str, Any] | None:
