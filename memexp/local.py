@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memexp.errors import SpecError
-from memexp.plan import Trial
+from memexp.plan import Trial, whole
 from memexp.plan.attempts import Attempt, Progress
 from memexp.plan.retries import Outcome
-from memexp.search.suggestions import Ledger
+from memexp.search.ledger import Ledger
 from memexp.spec import Resources, Snapshots
 from memexp.store import Store
 
@@ -44,14 +44,10 @@ class LocalExecutor:
         self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
     ) -> Outcome:
         """Execute trials in their order. An error that cannot be recorded ends the sweep, so no trial is lost."""
-        from memexp.core.world import World
-        from memexp.trial.execute import execute
-
         outcome = Outcome()
         for number, trial in enumerate(trials):
             own = attempt.of_trial(trial.phase, number).begun()
-            world = World.current(trial.resources.gpus)
-            outcome.failures += execute(trial, store, world, own, on_progress, self._base, watch=False)
+            outcome.failures += self._execute(trial, store, own, on_progress)
         return outcome
 
     def execute_searches(
@@ -63,8 +59,39 @@ class LocalExecutor:
         snapshots: Snapshots,
         retry_diverged: bool,
     ) -> tuple[list[Trial], Outcome]:
-        """Refused by `in_this_process`."""
-        raise NotImplementedError
+        """Try the suggestions of one search after the other, each when the one before it is over."""
+        # Samplers and rules are those of Ray's library; no cluster is started for them.
+        from memexp.cluster.active_search import ActiveSearch
+
+        outcome, trials = Outcome(), list[Trial]()
+        for ledger in ledgers:
+            search = ActiveSearch(ledger, store, attempt, on_progress, retry_diverged)
+            while (running := search.next(set())) is not None:
+                trial = whole(running.candidate.forest, running.asks)
+                trial.stoppable, trial.snapshots = ledger.prepared.search.stopping is not None, snapshots
+                own = attempt.of_trial(trial.phase, len(trials)).begun()
+                trials.append(trial)
+
+                def report(progress: Progress, search: Any = search, running: Any = running) -> None:
+                    on_progress(progress)
+                    search.observe(running, progress.answered)
+                    if running.stopped:
+                        raise _Stopped
+
+                with contextlib.suppress(_Stopped):
+                    outcome.failures += self._execute(trial, store, own, report)
+                search.end(running)
+        return trials, outcome
+
+    def _execute(self, trial: Trial, store: Store, attempt: Attempt, report: Callable[[Progress], None]) -> list[str]:
+        from memexp.core.world import World
+        from memexp.trial.execute import execute
+
+        return execute(trial, store, World.current(trial.resources.gpus), attempt, report, self._base, watch=False)
+
+
+class _Stopped(BaseException):
+    """The rule of a search ends a trial: no failure of what it is raised through."""
 
 
 @contextlib.contextmanager
@@ -76,15 +103,19 @@ def in_this_process(needs: Collection[Resources], searches: Sequence[Ledger]) ->
         searches: the searches to come.
 
     Raises:
-        SpecError: a trial needs several workers, or there is a search.
+        SpecError: a trial needs several workers, or a search may try several suggestions at a time.
     """
     for resources in needs:
         if resources.workers > 1:
             raise SpecError(
                 f"Resources.workers: {resources.workers} workers are several processes, --local is one: run without it"
             )
-    for ledger in searches:
-        raise SpecError(f"search {ledger.prepared.search.name}: {ledger.prepared.search.trials}")
+    for search in (ledger.prepared.search for ledger in searches):
+        if search.concurrent != 1:
+            raise SpecError(
+                f"search {search.name}: its suggestions are tried several at a time, which --local cannot; "
+                "run without it, or give Search.concurrent=1"
+            )
     _set_threads(max(resources.threads for resources in needs))
     from memexp.trial.base import WarmBase
 

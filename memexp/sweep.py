@@ -26,7 +26,7 @@ from memexp.plan import Forest
 from memexp.plan.inspection import check_contexts, check_forgetting
 from memexp.report.terminal import print_searches, print_summary
 from memexp.script import being_loaded, guarded, run_options
-from memexp.search.suggestions import Prepared, prepare
+from memexp.search.candidates import Prepared, prepare
 from memexp.sources import Sources
 from memexp.spec import Condition, Model, Name, Resources, Search, Snapshots, spec
 from memexp.store import Store, default_store
@@ -71,9 +71,9 @@ class Sweep:
     def prepare(self, sources: Sources) -> list[Prepared]:
         """The searches, tried at the edges of their spaces. Raises what `grow` raises."""
         found = [prepare(search, self.resources, sources) for search in self.searches]
-        for place in (place for search in found for place in search.edges):
-            check_forgetting(place.forest)
-            check_contexts(place.forest, {})
+        for edge in (edge for search in found for edge in search.edges):
+            check_forgetting(edge.forest)
+            check_contexts(edge.forest, {})
         return found
 
     def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
@@ -107,15 +107,17 @@ class Sweep:
         """
         if local and address is not None:
             raise SpecError("local executes in this process, where a cluster's address has no use: give one of the two")
-        results = console or Console()  # tables are the answer; what happens on the way goes to stderr
+        answers = console or Console()  # tables are the answer; what happens on the way goes to stderr
         console = console or Console(stderr=True)
-        place = Store(store or default_store())
-        place.check_writable()
+        results = Store(store or default_store())
+        results.check_writable()
         sources = Sources()
-        run = Run(self.name, self.grow(sources), self.prepare(sources), place, self.snapshots, retry_diverged, console)
+        run = Run(
+            self.name, self.grow(sources), self.prepare(sources), results, self.snapshots, retry_diverged, console
+        )
         run.execute(run.begin(), _in_this_process if local else _on_cluster(address))
-        print_summary(place, self.name, run.forest, results)
-        print_searches(run.ledgers(), results)
+        print_summary(results, self.name, run.forest, answers)
+        print_searches(run.ledgers(), answers)
         return run.conclude()
 
     def main(self, options: argparse.Namespace | None = None) -> int:

@@ -16,7 +16,7 @@ from memexp.cluster.searches import run_searches
 from memexp.plan import Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.plan.retries import Outcome
-from memexp.search.suggestions import Ledger
+from memexp.search.ledger import Ledger
 from memexp.spec import Resources, Snapshots
 from memexp.store import Store
 

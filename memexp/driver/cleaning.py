@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from memexp.plan import Forest, Missing, Stage
 from memexp.plan.heartbeat import running
-from memexp.search.suggestions import Ledger
+from memexp.search.ledger import Ledger
 from memexp.store import Store, snapshots
 
 __all__ = ["discard_snapshots"]
@@ -23,9 +23,9 @@ def discard_snapshots(forest: Forest, left: Missing, ledgers: Sequence[Ledger], 
     for ledger in ledgers:
         over = ledger.done >= ledger.prepared.search.trials
         for index, entry in ledger.entries.items():
-            for stage in entry.place.forest.stages.values():
+            for stage in entry.candidate.forest.stages.values():
                 # Suggestions to come may begin where pretraining ends.
-                open_ = not ledger.through(index) or (not over and stage.kind == "pretrain")
+                open_ = not ledger.is_over(index) or (not over and stage.kind == "pretrain")
                 (needed if open_ else done).update(_names(stage))
     for trajectory in sorted(found & (done - needed)):
         snapshots.discard(store, trajectory)

@@ -12,7 +12,8 @@ from typing import Any
 from memexp import plan as planning
 from memexp.plan import Forest
 from memexp.plan.inspection import memory_per_worker, sizes
-from memexp.search.suggestions import Ledger, Prepared
+from memexp.search.candidates import Prepared
+from memexp.search.ledger import Ledger
 from memexp.spec import Resources
 from memexp.store import Store
 
@@ -76,7 +77,7 @@ def plan_of(forest: Forest, searches: Sequence[Prepared], store: Store) -> Plan:
 
 def forests(forest: Forest, searches: Sequence[Prepared]) -> list[Forest]:
     """The conditions' forest and those at the edges of the searches' spaces."""
-    return [forest, *(place.forest for search in searches for place in search.edges)]
+    return [forest, *(edge.forest for search in searches for edge in search.edges)]
 
 
 def remarks(forests: Sequence[Forest]) -> tuple[str, ...]:

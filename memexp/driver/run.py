@@ -25,7 +25,8 @@ from memexp.plan.heartbeat import heartbeat
 from memexp.plan.inspection import check_models
 from memexp.report.terminal import say
 from memexp.script import terminable
-from memexp.search.suggestions import Ledger, Prepared, through
+from memexp.search.candidates import Prepared
+from memexp.search.ledger import Ledger, progress_of
 from memexp.spec import Snapshots
 from memexp.store import Store, option_for
 from memexp.store.manifests import Manifest, write_manifest
@@ -119,7 +120,7 @@ class Run:
             yield f"{whole - missing.conditions} of {whole} conditions"
         if ledgers:
             searches = [(ledger.prepared.search, ledger.done) for ledger in ledgers]
-            yield through({search.name: (done, search.trials) for search, done in searches})
+            yield progress_of({search.name: (done, search.trials) for search, done in searches})
 
     def _record(self) -> None:
         """Say in ``sweeps/`` which files hold this sweep's results."""

@@ -19,7 +19,7 @@ from memexp.plan.attempts import Attempt, Progress
 from memexp.plan.retries import Outcome, concluded, execute_with_retries
 from memexp.report.progress import Display, SearchDisplay
 from memexp.report.terminal import say
-from memexp.search.suggestions import Ledger
+from memexp.search.ledger import Ledger
 from memexp.sources import ResolvedModel
 from memexp.spec import Resources, Snapshots
 from memexp.store import Store
@@ -79,14 +79,14 @@ class Work:
     def models(self) -> list[tuple[Forest, list[ResolvedModel]]]:
         """The models of what is to be done, each with a forest that has their conditions."""
         grid = [self.forest.path(ask.stage)[0].model for ask in self.missing.asks]
-        edges = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
+        edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
         return [(self.forest, grid), *((one, [one.stages[base].model for base in one.resources]) for one in edges)]
 
     @property
     def needs(self) -> set[Resources]:
         """What its trials hold."""
         grid = {self.forest.resources[self.forest.path(ask.stage)[0].id] for ask in self.missing.asks}
-        edges = [place.forest for ledger in self.searches for place in ledger.prepared.edges]
+        edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
         return grid.union(*(one.resources.values() for one in edges))
 
 

@@ -106,19 +106,19 @@ class Display(_Shown):
 
 
 class SearchDisplay(_Shown):
-    """Shows how many suggestions are through while searches are executed; used as `Display` is."""
+    """Shows how many suggestions are over while searches are executed; used as `Display` is."""
 
     def __init__(self, suggestions: int, console: Console, plain: bool = False) -> None:
         super().__init__(console, plain)
-        self.total, self.through, self.made = suggestions, 0, 0
+        self.total, self.over, self.made = suggestions, 0, 0
         self.row = self.bars.add_task("suggestions", total=suggestions, left="")
 
     def __call__(self, progress: Progress) -> None:
         """Count what a trial reports."""
-        self.through += progress.suggestions
+        self.over += progress.suggestions
         self.made += progress.steps
-        self.bars.update(self.row, completed=self.through, left=f"{self.made} steps")
-        self._say(f"{self.through} of {self.total} suggestions, {self.made} steps")
+        self.bars.update(self.row, completed=self.over, left=f"{self.made} steps")
+        self._say(f"{self.over} of {self.total} suggestions, {self.made} steps")
 
 
 def counted(items: Iterable[T], done: str, total: int) -> Iterator[T]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from memexp.plan.attempts import Log
 from memexp.plan.heartbeat import running
-from memexp.search.suggestions import through
+from memexp.search.ledger import progress_of
 from memexp.store import Store
 from memexp.store.manifests import latest_manifests
 
@@ -46,7 +46,7 @@ def print_status(store: Store) -> int:
             whole = whole and len(done) == trials
             counts[name] = len(done), trials
         if counts:
-            parts.append(through(counts))
+            parts.append(progress_of(counts))
         line = f"{sweep}: {', '.join(parts)} complete"
         for sign in signs.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,7 +16,7 @@ from support import command, data, sweep_script
 from memexp.errors import SpecError
 from memexp.plan.attempts import Log
 from memexp.probes import Recognition
-from memexp.spec import Condition, Model, Pair, Resources, Study
+from memexp.spec import ASHA, Condition, Model, Pair, Resources, Search, Study, Uniform
 from memexp.store import Store
 from memexp.sweep import Sweep
 
@@ -85,9 +87,10 @@ def test_trials_are_executed_in_the_process_that_was_started_and_without_ray(und
 
 def test_a_second_time_nothing_is_done(undisturbed: Path) -> None:
     store = Store(undisturbed / "store")
-    before = {kind: store.names(kind) for kind in store.kinds()}
+    kinds = set(store.kinds()) - {"sweeps"}  # of which the probe is no part now
+    before = {kind: store.names(kind) for kind in kinds}
     ended(command("run", "--local", "--store", store.location, sweep_script(undisturbed / "lists")), 0)
-    assert {kind: store.names(kind) for kind in store.kinds()} == before
+    assert {kind: store.names(kind) for kind in kinds} == before
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
@@ -138,3 +141,37 @@ def test_in_a_notebook_it_leaves_nothing_behind(conditions: list[Condition], tmp
     assert rows is not None and rows.num_rows == 2 * 12
     [attempt] = {(row["attempt"], row["part"]) for row in Log.read(Store(tmp_path)).rows()}
     assert attempt[1] == "conditions" and not list(Path(tmp_path, ".running").glob("*"))
+
+
+LR = {"lr": Uniform(1e-4, 1e-2, log=True)}
+
+
+def searched(conditions: list[Condition], **changes: Any) -> Sweep:
+    """A sweep of one search over exposures 1 to 3."""
+    plain = conditions[1]
+
+    def condition(lr: float) -> list[Condition]:
+        study = [dataclasses.replace(plain.study, exposures=n, lr=lr) for n in (1, 2, 3)]
+        return [dataclasses.replace(plain, study=one) for one in study]
+
+    search = Search("lr", condition, LR, "SELECT avg(target_nll) FROM recognition", "min", trials=4, **changes)
+    return Sweep(name="searched", searches=[search])
+
+
+def test_a_search_that_tries_several_at_a_time_is_refused(conditions: list[Condition], tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"search lr: .*Search\.concurrent=1"):
+        searched(conditions).run(tmp_path, local=True, console=QUIET)
+
+
+def test_a_search_of_one_at_a_time_goes_through_and_on(conditions: list[Condition], tmp_path: Path) -> None:
+    sweep = searched(conditions, concurrent=1, stopping=ASHA(reduction=2))
+    assert sweep.run(tmp_path, local=True, console=QUIET)
+    store = Store(tmp_path)
+    stopped = {row["suggestion"] for row in Log.read(store).rows(status="stopped")}
+    table = store.scan("recognition")
+    assert table is not None and stopped and len(stopped) < 4
+    measured = len({row["condition_id"] for row in table.to_pylist()})
+    assert 4 <= measured < 4 * 3, "what the rule ends is not measured to its end"
+    before = {kind: store.names(kind) for kind in store.kinds()}
+    assert sweep.run(tmp_path, local=True, console=QUIET)
+    assert {kind: store.names(kind) for kind in store.kinds()} == before
