@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from memexp import (
     Condition,
@@ -29,12 +30,10 @@ from memexp import (
     Search,
     ShippedText,
     Study,
+    Sweep,
     TrainedTokenizer,
     Uniform,
 )
-from memexp import plan as planning
-from memexp.plan import Ask, Forest
-from memexp.plan.attempts import Attempt
 from memexp.search.candidates import prepare
 from memexp.search.ledger import Ledger, stored_value
 from memexp.sources import Sources
@@ -68,40 +67,30 @@ def objective(name: str, seed: int) -> Callable[[float], Condition]:
 def search(name: str, seed: int, sampler: Any) -> Search:
     """So many trials over the whole range."""
     space = {"lr": Uniform(LOW, HIGH, log=True)}
-    return Search("lr", objective(name, seed), space, METRIC, "min", trials=TRIALS, seed=seed, sampler=sampler)
+    return Search("lr", objective(name, seed), space, METRIC, "min", TRIALS, seed, sampler, concurrent=1)
 
 
 def best_of_grid(name: str, seed: int, store: Store, sources: Sources) -> float:
     """The best value of points at even distances on a log scale, both ends included."""
     rates = [LOW * (HIGH / LOW) ** (i / (POINTS - 1)) for i in range(POINTS)]
     prepared = prepare(search(name, seed, "random"), Resources(), sources)
+    _run(Sweep(name="grid", conditions=map(objective(name, seed), rates)), store)
     candidates = [prepared.candidate({"lr": rate}) for rate in rates]
-    for candidate in candidates:
-        _execute(candidate.forest, candidate.forest.asks, store)
     values = [stored_value(prepared, store, candidate.stops[-1]) for candidate in candidates]
     return min(value for value in values if value is not None)
 
 
 def best_of_search(name: str, seed: int, sampler: str, store: Store, sources: Sources) -> float:
     """The best value that a search finds, in a store that has nothing of it."""
-    from memexp.cluster.active_search import ActiveSearch  # knows Ray
-
-    prepared = prepare(search(name, seed, sampler), Resources(), sources)
-    active = ActiveSearch(Ledger(prepared, store), store, Attempt("benchmark", "search"))
-    while (running := active.next(set())) is not None:
-        _execute(running.candidate.forest, running.asks, store)
-        active.observe(running, [file for stop in running.candidate.stops for file in stop.files])
-        active.end(running)
-    values = [entry.value for entry in Ledger(prepared, store).entries.values()]
+    one = search(name, seed, sampler)
+    _run(Sweep(name="search", searches=[one]), store)
+    values = [entry.value for entry in Ledger(prepare(one, Resources(), sources), store).entries.values()]
     return min(value for value in values if value is not None)  # of so many trials some do not diverge
 
 
-def _execute(forest: Forest, asks: list[Ask], store: Store) -> None:
-    from memexp.core.world import World
-    from memexp.trial.execute import execute
-
-    for trial in planning.bundle(forest, asks, lambda _: 1):
-        execute(trial, store, World.current(), Attempt("benchmark", uuid.uuid4().hex[:12]))
+def _run(sweep: Sweep, store: Store) -> None:
+    """Execute a sweep here; what diverges is an outcome."""
+    sweep.run(store.location, local=True, console=Console(quiet=True))
 
 
 def main() -> None:
