@@ -18,6 +18,7 @@ from memexp.errors import SpecError
 from memexp.identity import NUMERICS, canonical, identity, texts_identity
 from memexp.plan.forest import Ask, Forest, Stage
 from memexp.plan.passes import Overlaps, Passing, line_up, settled, stop
+from memexp.plan.texts import remark_texts
 from memexp.records import check_items, check_labels
 from memexp.sources import Sources, Stream, Texts, is_corpus
 from memexp.spec import (
@@ -93,6 +94,7 @@ def grow(
     forest.asks = list(asks.values())
     line_up(forest)
     overlaps.check()
+    remark_texts(forest)
     return forest
 
 

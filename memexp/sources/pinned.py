@@ -70,6 +70,11 @@ class ResolvedModel:
         return identity(self.key)
 
     @property
+    def tokenizer_id(self) -> str:
+        """Identity of the tokenizer alone, as far as it is not the model's own."""
+        return identity(self.key.get("tokenizer", self.key))
+
+    @property
     def folder(self) -> Path | None:
         """The folder of a local or shipped model, which every node has to see."""
         return Path(location(self.source)) if self.source is not None and self.commit is None else None

@@ -173,10 +173,12 @@ def test_a_stop_is_known_by_the_same_name_whatever_lies_before_it(grid: Grid) ->
 def test_texts_that_come_again_or_are_studied_too_are_remarked_upon(grid: Grid) -> None:
     (studied,) = grid((1,))
     forest = grow(after(studied, 3, 4))
+    cut = "3 of the 10 texts of sentences-interference[:10] are cut at block_size 64 (bpe-400)"
     assert list(forest.remarks) == [
-        "Interference: 4 steps of 4 take the 10 texts of sentences-interference[:10] 2 times"
+        "Interference: 4 steps of 4 take the 10 texts of sentences-interference[:10] 2 times",
+        cut,
     ]
-    assert not grow(after(studied, 3)).remarks
+    assert list(grow(after(studied, 3)).remarks) == [cut]
     shared = dataclasses.replace(interference(1), corpus=studied.study.corpus)
     (remark, *_) = grow([dataclasses.replace(studied, interference=shared)]).remarks
     assert "Interference: 12 texts of" in remark and "as well" in remark

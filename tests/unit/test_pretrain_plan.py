@@ -180,7 +180,8 @@ def test_files_of_before_lack_the_columns_of_pretraining_and_a_few_others() -> N
 
 def test_texts_that_come_again_are_remarked_upon(studied: Condition, stream: TextStream) -> None:
     assert list(grow(after(studied, 3, 4)).remarks) == [
-        "Pretrain: 4 steps of 4 take the 10 texts of sentences-interference[:10] 2 times"
+        "Pretrain: 4 steps of 4 take the 10 texts of sentences-interference[:10] 2 times",
+        "3 of the 10 texts of sentences-interference[:10] are cut at block_size 64 (bpe-400)",
     ]
     forest = grow(after(studied, 7, corpus=stream))
     assert f"Pretrain: 7 steps of 4 take the 11 texts of {stream.name} 3 times" in forest.remarks
