@@ -47,8 +47,9 @@ def _cut(forest: Forest) -> Iterator[str]:
             wanted.setdefault((stage.corpus, stage.model.tokenizer_id, stage.settings.block_size), stage.model)
     for ask in forest.asks:
         size, model = getattr(ask.probe, "block_size", None), forest.stages[ask.stage].model
-        for corpus in ask.corpora.values() if isinstance(size, int) else ():
-            wanted.setdefault((corpus, model.tokenizer_id, size), model)
+        if isinstance(size, int):
+            for corpus in ask.corpora.values():
+                wanted.setdefault((corpus, model.tokenizer_id, size), model)
     found: dict[tuple[str, int, int | None], dict[str, None]] = {}
     for (corpus, _, size), model in wanted.items():
         names = found.setdefault((corpus, size, cut(model, forest.texts[corpus], size)), {})

@@ -16,7 +16,8 @@ from memexp.core.data import batches_of, encode, groups, key_seed, left_padded, 
 from memexp.core.load import load_tokenizer
 from memexp.core.scoring import SCORING_TOKENS
 from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS
-from memexp.sources import ResolvedTokenizer, Sources, tokens
+from memexp.sources import ResolvedTokenizer, Sources
+from memexp.sources import tokens as counting
 from memexp.spec import InlineText, Model, RandomInit, TrainedTokenizer
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "llm-memory" / "expt1"
@@ -221,4 +222,4 @@ def test_planning_counts_the_tokens_that_training_will_have(model: Model) -> Non
     texts = sources.texts(InlineText("mixed", [*TARGETS, "a b", "Grüße aus Köln. " * 9, "word " * 40]))
     whole = [len(row) for row in encode(load_tokenizer(resolved.tokenizer, "new"), texts.items, 10_000)]
     for size in sorted({*whole, 2, 128}):
-        assert tokens.cut(resolved, texts, size) == sum(length > size for length in whole)
+        assert counting.cut(resolved, texts, size) == sum(length > size for length in whole)
