@@ -34,7 +34,7 @@ from memexp import (
 from memexp import plan as planning
 from memexp.plan import Trial
 from memexp.plan.attempts import Attempt
-from memexp.plan.inspection import check_models
+from memexp.plan.checks import check_models
 from memexp.store import Store
 
 __all__ = ["LRS", "SWEEPS"]
@@ -115,7 +115,7 @@ def plain(sweep: Sweep, store: Store, processes: int) -> None:
     """Execute the trials of `sweep` in this process, or in so many that take the next trial when they are done."""
     store.check_writable()
     forest = sweep.grow()
-    asks = planning.missing(forest, store).asks
+    asks = planning.find_missing(forest, store).asks
     check_models(forest, [forest.path(ask.stage)[0].model for ask in asks])
     trials = planning.bundle(forest, asks, lambda _: processes)
     if processes == 1:

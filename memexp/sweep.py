@@ -34,8 +34,10 @@ from memexp.execution import (
 )
 from memexp.plan import Ask, Forest, Missing
 from memexp.plan.attempts import Attempt
+from memexp.plan.checks import check_contexts, check_forgetting, check_models
 from memexp.plan.heartbeat import heartbeat
-from memexp.plan.inspection import check_contexts, check_forgetting, check_models, memory_per_worker, sizes
+from memexp.plan.inspection import sizes
+from memexp.plan.memory import memory_per_worker
 from memexp.records import SWEEPS
 from memexp.report.terminal import print_searches, print_summary
 from memexp.script import being_loaded, guarded, run_options, terminable
@@ -133,7 +135,7 @@ class Sweep:
         sources = Sources()
         forest, searches = self.grow(sources), self.prepare(sources)
         place = Store(store or default_store())
-        missing = planning.missing(forest, place)
+        missing = planning.find_missing(forest, place)
         trials = planning.bundle(forest, missing.asks, _slots_here)
         return Plan(
             conditions=forest.conditions,
@@ -179,8 +181,8 @@ class Sweep:
         forest, searches = self.grow(sources), self.prepare(sources)
         for line in _remarks(_forests(forest, searches)):
             say(console, line, "yellow")
-        missing = planning.missing(forest, place, retry_diverged)
-        planning.copy(missing, place)
+        missing = planning.find_missing(forest, place, retry_diverged)
+        planning.copy_results(missing, place)
         ledgers = [Ledger(search, place, retry_diverged) for search in searches]
         for ledger in ledgers:
             ledger.copy()
@@ -195,7 +197,7 @@ class Sweep:
                 with heartbeat(place, attempt, len(missing.asks)):
                     self._execute(work, attempt, address, console)
             except KeyboardInterrupt:
-                missing = planning.missing(forest, place)
+                missing = planning.find_missing(forest, place)
                 done = ", ".join(self._so_far(forest, missing, [Ledger(search, place) for search in searches]))
                 say(console, f"stopped: {done} complete; the same command goes on")
                 raise
@@ -254,7 +256,7 @@ class Sweep:
 
     def _conclude(self, forest: Forest, store: Store, ledgers: Sequence[Ledger], console: Console) -> bool:
         """Look once more at the store, which alone decides, and say what it has."""
-        left = planning.missing(forest, store)
+        left = planning.find_missing(forest, store)
         if not self.snapshots.keep:
             discard_snapshots(forest, left, ledgers, store)
         lacking = {ask.condition_id for ask in _open(left)}
@@ -325,7 +327,7 @@ def _models(forests: Sequence[Forest]) -> tuple[Mapping[str, Any], ...]:
             "method": type(stage.method).__name__.lower(),
             "parameters": inspected[stage.model.id].parameters,
             "workers": forest.resources[stage.id].workers,
-            "bytes_per_worker": memory_per_worker(inspected[stage.model.id], stage, forest.resources[stage.id]),
+            "bytes_per_worker": memory_per_worker(inspected[stage.model.id], stage.method, forest.resources[stage.id]),
         }
         for forest, stage in found.values()
     )

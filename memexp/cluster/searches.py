@@ -229,8 +229,8 @@ class Line:
         return place
 
     def _begin(self, index: int, place: Place) -> Going:
-        missing = planning.missing(place.forest, self.store, gone=self.gone)
-        planning.copy(missing, self.store)
+        missing = planning.find_missing(place.forest, self.store, gone=self.gone)
+        planning.copy_results(missing, self.store)
         lacking = {file_of(ask) for ask in (*missing.asks, *missing.diverged)}
         pretraining = _pretraining(place)
         if pretraining:
@@ -262,7 +262,7 @@ class Line:
             record_stopped(self.store, self.attempt, self.prepared, going.index, going.place, reached)
         elif len(going.values) < len(going.place.stops):
             self.gone |= planning.diverged(self.store)
-            left = planning.missing(going.place.forest, self.store, gone=self.gone)
+            left = planning.find_missing(going.place.forest, self.store, gone=self.gone)
             entry.state = "diverged" if left.diverged and not left.asks and not crashed else "open"
         self.on_progress(Progress(suggestions=int(entry.state != "open")))
         [base] = [stage for stage in going.place.forest.stages.values() if stage.parent is None]

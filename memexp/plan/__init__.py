@@ -5,27 +5,31 @@ identity is the hash of its parent's and of what it does (DESIGN.md section 4), 
 would be computed twice with the same result.
 
     forest = grow(conditions)
-    trials = bundle(forest, missing(forest, store).asks, slots)
+    trials = bundle(forest, find_missing(forest, store).asks, slots)
 """
 
-from memexp.plan.forest import Ask, Forest, Stage
+from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.growth import grow
-from memexp.plan.missing import Copy, Missing, answered, copy, diverged, missing
+from memexp.plan.missing import Copy, Missing, answered, copy_results, diverged, find_missing
 from memexp.plan.trials import Trial, apart, bundle, whole
 
 __all__ = [
     "Ask",
+    "BaseStage",
     "Copy",
+    "Corpora",
     "Forest",
+    "ForgetStage",
     "Missing",
     "Stage",
+    "TrainingStage",
     "Trial",
     "answered",
     "apart",
     "bundle",
-    "copy",
+    "copy_results",
     "diverged",
+    "find_missing",
     "grow",
-    "missing",
     "whole",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memexp.plan.forest import Forest
+from memexp.plan.forest import Forest, TrainingStage
 from memexp.sources import ResolvedModel
 from memexp.sources.tokens import cut
 
@@ -43,7 +43,7 @@ def _cut(forest: Forest) -> Iterator[str]:
     """Once for a list, however many train on it or measure with it."""
     wanted: dict[tuple[str, str, int], ResolvedModel] = {}
     for stage in forest.stages.values():
-        if stage.settings is not None and stage.corpus is not None and stage.corpus in forest.texts:
+        if isinstance(stage, TrainingStage) and stage.corpus in forest.texts:
             wanted.setdefault((stage.corpus, stage.model.tokenizer_id, stage.settings.block_size), stage.model)
     for ask in forest.asks:
         size, model = getattr(ask.probe, "block_size", None), forest.stages[ask.stage].model

@@ -224,7 +224,7 @@ class Ledger:
         self.entries = {index: Entry(index, prepared.place(point)) for index, point in sorted(points.items())}
         places = [entry.place for entry in self.entries.values()]
         forest = _union(places, prepared)
-        self.missing = planning.missing(forest, store, retry_diverged)
+        self.missing = planning.find_missing(forest, store, retry_diverged)
         ended = stopped(store, prepared.id)
         for entry in self.entries.values():
             entry.state = _state(entry, self.missing, ended)
@@ -232,7 +232,7 @@ class Ledger:
 
     def copy(self) -> None:
         """Give suggestions the results that were measured for other conditions."""
-        planning.copy(self.missing, self.store)
+        planning.copy_results(self.missing, self.store)
 
     @property
     def done(self) -> int:
@@ -357,6 +357,6 @@ def elsewhere(ledger: Ledger) -> list[Entry]:
                 place = prepared.place(point)
                 if place.key not in known:
                     places.setdefault(place.key, place)
-    missing = planning.missing(_union(places.values(), prepared), store)
+    missing = planning.find_missing(_union(places.values(), prepared), store)
     found = [(place, _values(prepared, store, place, missing)) for place in places.values()]
     return [Entry(-1, place, "complete", values) for place, values in found if len(values) == len(place.stops)]

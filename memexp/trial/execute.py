@@ -34,7 +34,7 @@ from memexp.core.train import Diverged, Step, adamw, train
 from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
 from memexp.identity import NUMERICS
-from memexp.plan import Ask, Stage, Trial
+from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress, stage_row
 from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
 from memexp.sources import Stream
@@ -321,14 +321,15 @@ class _Walk:
 
     def _change(self, stage: Stage, taken: tuple[Mark, Loaded] | None, began: float) -> None:
         """One stage from the model's present state, or from the middle of it."""
-        if stage.forget is not None:
+        if isinstance(stage, ForgetStage):
             reset(self.lm, stage.forget, self._untaught(stage), stage.seed)
             self.optimizer = None
             self._note(stage, "complete", began)
-            return
-        settings = stage.settings
-        assert settings is not None and stage.corpus is not None  # only a base and a reset have none
-        first, done = stage.first_step, []
+        if isinstance(stage, TrainingStage):
+            self._train(stage, taken, began)
+
+    def _train(self, stage: TrainingStage, taken: tuple[Mark, Loaded] | None, began: float) -> None:
+        settings, first, done = stage.settings, stage.first_step, []
         if taken is not None:
             self.optimizer, done, first = taken[1].optimizer, taken[1].steps, taken[0].step + 1
         elif self.optimizer is None or stage.begins_afresh:
@@ -340,9 +341,8 @@ class _Walk:
         self._note(stage, "complete", began, len(made), sum(step.tokens for step in made))
         keeper.finish()
 
-    def _batches(self, stage: Stage) -> Batches:
+    def _batches(self, stage: TrainingStage) -> Batches:
         settings = stage.settings
-        assert stage.corpus is not None and settings is not None  # as in `_change`
         corpus, key = self.trial.corpus(stage.corpus), (stage.corpus, settings.block_size)
         if isinstance(corpus, Stream):
             assert not isinstance(settings, Study)  # its corpus is a list
@@ -373,7 +373,7 @@ class _Walk:
                 self.at = at
         return self.forks[origin.id]
 
-    def _commit_steps(self, stage: Stage, steps: Sequence[Step]) -> None:
+    def _commit_steps(self, stage: TrainingStage, steps: Sequence[Step]) -> None:
         """The steps of a stage; on a line with stops those that no file has: others may have stopped elsewhere."""
         if stage.origin is None:
             self._commit("training", stage.id, _training(stage, self.trial, steps), stage)
@@ -555,9 +555,7 @@ def _told(error: Exception) -> str:
     return f"{line}\n{''.join(traceback.format_exception(error))}"
 
 
-def _training(stage: Stage, trial: Trial, steps: Sequence[Step]) -> pa.Table:
-    settings = stage.settings
-    assert settings is not None and stage.corpus is not None  # a stage that trains has both
+def _training(stage: TrainingStage, trial: Trial, steps: Sequence[Step]) -> pa.Table:
     fixed = {
         # Of interference the trajectory: where else a sweep stops on the way makes no difference to its steps.
         "stage_id": stage.trajectory,
@@ -567,7 +565,7 @@ def _training(stage: Stage, trial: Trial, steps: Sequence[Step]) -> pa.Table:
         "method": "full" if isinstance(stage.method, Full) else "lora",
         "corpus": trial.corpus(stage.corpus).name,
         "seed": stage.seed,
-        "batch_size": settings.batch_size,
+        "batch_size": stage.settings.batch_size,
     }
     rows = [fixed | vars(step) for step in steps]
     return pa.Table.from_pylist(rows, schema=TRAINING)

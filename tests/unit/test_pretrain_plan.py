@@ -15,9 +15,9 @@ import pytest
 
 from memexp.errors import DataError, ModelError, SpecError
 from memexp.execution import _phase_by_phase
-from memexp.plan import Forest, Trial, bundle, grow, whole
+from memexp.plan import Forest, TrainingStage, Trial, bundle, grow, whole
 from memexp.plan.attempts import Attempt
-from memexp.plan.inspection import check_models
+from memexp.plan.checks import check_models
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition
 from memexp.records import MADE_WITH, RECALL, SETTINGS, complaint
@@ -85,10 +85,12 @@ def test_the_stages_of_a_pretrained_condition(studied: Condition) -> None:
     kinds = ["base", "pretrain", "study", "study", "forget", "restudy", "restudy", "interference"]
     assert [stage.kind for stage in path] == kinds
     assert [stage.steps for stage in path] == [0, 5, 3, 3, 0, 3, 3, 3]
-    assert [(stage.pretrain is not None, stage.interference is not None) for stage in path] == [
+    assert [(isinstance(stage.settings, Pretrain), isinstance(stage.settings, Interference)) for stage in path] == [
         (kind == "pretrain", kind == "interference") for kind in kinds
     ]
-    assert [stage.origin is not None for stage in path] == [kind in ("pretrain", "interference") for kind in kinds]
+    assert [isinstance(stage, TrainingStage) and stage.origin is not None for stage in path] == [
+        kind in ("pretrain", "interference") for kind in kinds
+    ]
     assert path[7].start == path[6].id and path[1].start == path[0].id
 
 
