@@ -25,7 +25,7 @@ import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import GCSStore, S3Store
 
-from memexp.errors import StoreError
+from memexp.errors import StoreError, one_line
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
@@ -304,4 +304,4 @@ def _reason(error: Exception) -> str:
         return _ERRNO.get(error.errno) or os.strerror(error.errno)
     text = str(error).split("Debug source")[0]
     found = (reason for pattern, reason in _ANSWERS.items() if re.search(pattern, text))
-    return next(found, " ".join(text.split())[:200])
+    return next(found, one_line(text, 200))

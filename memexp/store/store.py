@@ -28,7 +28,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memexp.errors import StoreError
+from memexp.errors import StoreError, one_line
 from memexp.identity import identity
 from memexp.store.medium import TEMPORARY, Bucket, Folder, explained
 
@@ -165,7 +165,7 @@ class Store:
             with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
                 yield file
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"cannot read {path}: {_broken(str(error))}") from error
+            raise StoreError(f"cannot read {path}: {_broken(one_line(error, 160))}") from error
 
     def scan(self, kind: str) -> pa.Table | None:
         """All files of `kind` as one table in the order of their names, or None where there are none.
@@ -369,4 +369,4 @@ def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _broken(detail: str) -> str:
-    return f"broken ({' '.join(detail.split())[:160]}); delete it and start the sweep again"
+    return f"broken ({detail}); delete it and start the sweep again"

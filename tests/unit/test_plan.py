@@ -198,7 +198,8 @@ def test_a_linear_schedule_knows_the_horizon_of_restudy(grid: Grid) -> None:
     forest = grow([grid(exposures=3, schedule="linear", forget=Forget(from_layer=1, restudy_exposures=2))])
     again = next(stage for stage in forest.stages.values() if stage.kind == "restudy")
     assert (again.first, again.last, again.steps) == (1, 2, 2 * PER_EXPOSURE)
-    assert isinstance(again.settings, Study) and again.settings.exposures == 2  # which is what its learning rate ends with
+    assert isinstance(again.settings, Study)
+    assert again.settings.exposures == 2  # which is what its learning rate ends with
 
 
 def test_fresh_adapters_depend_on_the_seed_and_pretrained_tensors_on_the_trajectory_alone(grid: Grid) -> None:

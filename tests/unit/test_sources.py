@@ -543,6 +543,13 @@ def test_parameters_are_counted_from_headers(folder: Path) -> None:
     assert parameters_from_headers(resolve(Model(str(folder)))) == 18
 
 
+def test_headers_are_read_without_the_tensors(folder: Path) -> None:
+    """In formats too that only torch can hold, and by a library that does not load it."""
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [3, 4], "data_offsets": [0, 24]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(24))
+    assert parameters_from_headers(resolve(Model(str(folder)))) == 12
+
+
 def test_sharded_files_add_up(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert parameters_from_headers(resolve(Model(str(folder)))) is None
