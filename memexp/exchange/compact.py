@@ -36,8 +36,10 @@ from memexp import __version__
 from memexp.errors import StoreError
 from memexp.identity import identity
 from memexp.report.progress import counted
-from memexp.store import EXPORT, Store, fitted
-from memexp.store.medium import STALE, explained, sync
+from memexp.store import EXPORT, Store
+from memexp.store.columns import with_columns
+from memexp.store.folder import STALE, sync
+from memexp.store.medium import explained
 
 __all__ = ["Export", "compact", "default_target"]
 
@@ -215,7 +217,7 @@ def _write_kind(store: Store, kind: str, names: Sequence[str], folder: Path, mad
     tables = counted(_read(store, kind, ordered), f"of {kind} exported", len(names))
     # A name of its own for each content: a reader that meets two exports never mixes them.
     writer = _Writer(folder / kind, f"{kind}-{identity(made['stamps'])}", schema)
-    for group in _groups(fitted(table, schema) for table in tables):
+    for group in _groups(with_columns(table, schema) for table in tables):
         writer.write(group)
         made["rows"] += group.num_rows
     made["files"] |= {f"{kind}/{path.name}": path.stat().st_size for path in writer.close()}
