@@ -11,44 +11,20 @@ from memexp.identity import canonical, identity
 from memexp.plan.forest import Stage
 from memexp.plan.passes import Passing, settled
 from memexp.plan.reader import Reader
-from memexp.sources import Stream, Texts, is_corpus
-from memexp.spec import Condition, Interference, LoRA, Pretrain
+from memexp.sources import ResolvedModel, Stream, Texts, is_corpus
+from memexp.spec import Condition, Full, Interference, LoRA, Pretrain
 
 __all__ = ["check_label_types", "setting_columns"]
 
 
 def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -> dict[str, Any]:
     """The setting columns of a condition's rows, without the probe's."""
-    study, method, model = condition.study, condition.method, path[0].model
-    texts = read.texts(study.corpus)
-    study_key = canonical(study, lambda value: texts.id if is_corpus(value) else None)
-    condition_key = {
-        "model": [model.name, model.key],
-        "method": canonical(method),
-        "study": study_key,
-        "seed": condition.seed,
-        "labels": dict(condition.labels),
-    }
-    forgetting: dict[str, Any] = {}
-    if condition.forget is not None:
-        forgetting = {
-            "forget_side": condition.forget.side,
-            "forget_layer": condition.forget.layer,
-            "restudy_exposures": condition.forget.exposures_after(study),
-        }
-        condition_key["forget"] = forgetting
-    passing: dict[str, Any] = {}
-    for part in (condition.pretrain, condition.interference):
-        if part is not None:
-            corpus = read.corpus(part.corpus)
-            passing |= _passing_columns(part, corpus)
-            condition_key[type(part).__name__.lower()] = settled(part, corpus)
-    lora = {}
-    if isinstance(method, LoRA):
-        targets = method.targets if isinstance(method.targets, str) else ",".join(method.targets)
-        lora = {f"lora_{f.name}": getattr(method, f.name) for f in fields(method)} | {"lora_targets": targets}
+    study, method, model, texts = condition.study, condition.method, path[0].model, read.texts(condition.study.corpus)
+    passing = [
+        (part, read.corpus(part.corpus)) for part in (condition.pretrain, condition.interference) if part is not None
+    ]
     return {
-        "condition_id": identity(condition_key),
+        "condition_id": identity(_key(condition, model, texts, passing)),
         "stage_id": path[-1].id,
         "model": model.name,
         "model_revision": model.commit,
@@ -57,13 +33,47 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
         "init_seed": None if model.config is None else model.seed,
         "tokenizer": model.tokenizer_name,
         "method": type(method).__name__.lower(),
-        **lora,
+        **_lora_columns(method),
         "corpus": texts.name,
         "corpus_id": texts.id,
         **{f.name: getattr(study, f.name) for f in fields(study) if f.name != "corpus"},
         "seed": condition.seed,
-        **forgetting,
-        **passing,
+        **_forgetting_columns(condition),
+        **{name: value for part, corpus in passing for name, value in _passing_columns(part, corpus).items()},
+    }
+
+
+def _key(
+    condition: Condition, model: ResolvedModel, texts: Texts, passing: Sequence[tuple[Passing, Texts | Stream]]
+) -> dict[str, Any]:
+    """What makes a condition another one: with its probes it gives the names of its results."""
+    key = {
+        "model": [model.name, model.key],
+        "method": canonical(condition.method),
+        "study": canonical(condition.study, lambda value: texts.id if is_corpus(value) else None),
+        "seed": condition.seed,
+        "labels": dict(condition.labels),
+    }
+    if condition.forget is not None:
+        key["forget"] = _forgetting_columns(condition)
+    return key | {type(part).__name__.lower(): settled(part, corpus) for part, corpus in passing}
+
+
+def _lora_columns(method: Full | LoRA) -> dict[str, Any]:
+    if not isinstance(method, LoRA):
+        return {}
+    targets = method.targets if isinstance(method.targets, str) else ",".join(method.targets)
+    return {f"lora_{f.name}": getattr(method, f.name) for f in fields(method)} | {"lora_targets": targets}
+
+
+def _forgetting_columns(condition: Condition) -> dict[str, Any]:
+    forget = condition.forget
+    if forget is None:
+        return {}
+    return {
+        "forget_side": forget.side,
+        "forget_layer": forget.layer,
+        "restudy_exposures": forget.exposures_after(condition.study),
     }
 
 

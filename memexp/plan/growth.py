@@ -51,7 +51,7 @@ def grow(
     read = Reader(forest, sources or Sources())
     overlaps = Overlaps(forest)
     label_types: dict[str, type] = {}
-    asks: dict[tuple[str, str], Ask] = {}
+    asks: dict[str, Ask] = {}
     seen: set[str] = set()
     kinds = dict(OWN_KINDS)
     for condition in conditions:
@@ -72,7 +72,7 @@ def grow(
             if kinds.setdefault(table, name) != name:
                 raise SpecError(f"{name}.kind: {probe.kind!r} is the table of {kinds[table]}; name another")
             ask = ask_for(read, condition, probe.bind(condition), settings)
-            asks[ask.kind, ask.name] = ask
+            asks[ask.file] = ask
             lists += ask.corpora.values()
         for part in (condition.pretrain, condition.interference):
             if part is not None:
@@ -85,7 +85,7 @@ def grow(
 
 
 def _path(condition: Condition, read: Reader) -> list[Stage]:
-    """The stages of one condition, as in the table of DESIGN.md section 4."""
+    """The stages of one condition, as in the table of stage identities in ARCHITECTURE.md."""
     study, before, between = condition.study, condition.pretrain, condition.interference
     model, texts = read.sources.model(condition.model), read.texts(study.corpus)
     key: dict[str, Any] = {"numerics": NUMERICS, "model": model.key, "method": canonical(condition.method)}

@@ -32,6 +32,7 @@ from memexp import (
     TextStream,
     TrainedTokenizer,
 )
+from memexp.errors import one_line
 from memexp.identity import texts_identity
 from memexp.plan import grow
 from memexp.sources import ResolvedModel, Sources, parameters_from_headers, read_texts, resolve_model
@@ -622,3 +623,8 @@ def test_a_hub_that_does_not_answer_is_one_line(
     with pytest.raises(MemexpError, match="neither a local folder nor to be found on the hub") as error:
         Sources().model(description) if isinstance(description, Model) else read_texts(description)
     assert "\n" not in str(error.value)
+
+
+def test_an_error_without_a_word_is_named_by_its_class() -> None:
+    assert one_line(TimeoutError()) == "TimeoutError"
+    assert one_line(ValueError("two\n  lines"), 7) == "two lin"
