@@ -23,7 +23,7 @@ from benchmarks.equality import Unequal
 from benchmarks.material import make
 from benchmarks.parts import PARTS, Bench, Found, profile
 from benchmarks.results import add, made
-from benchmarks.search import SENTENCES
+from benchmarks.sampler_choice import SENTENCES
 
 DEFAULT = [part for part in PARTS if part != "sizes"]
 PROFILES = [f"{part}{dtype}" for dtype in ("", "@bfloat16") for part in ("study", "recognition", "recall")]

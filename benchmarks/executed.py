@@ -3,7 +3,7 @@
     python -m benchmarks.executed plain grid MATERIAL STORE --processes 1
     python -m benchmarks.executed ray seeds MATERIAL STORE --processes 2
 
-`plain` does what `Sweep.run` does but for Ray: the same trials, in this process or dealt to several that stay warm.
+`plain` does without Ray: the same trials, in this process (``memexp run --local``) or dealt to several that stay warm.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from benchmarks.material import Material
 from memexp import (
     Condition,
@@ -25,6 +27,7 @@ from memexp import (
     RandomInit,
     Recall,
     Recognition,
+    Resources,
     ShippedText,
     Study,
     Sweep,
@@ -32,7 +35,7 @@ from memexp import (
     TrainedTokenizer,
 )
 from memexp import plan as planning
-from memexp.plan import Trial
+from memexp.local import in_this_process
 from memexp.plan.attempts import Attempt
 from memexp.plan.checks import check_models
 from memexp.store import Store
@@ -112,23 +115,22 @@ SWEEPS: dict[str, Callable[[Material], Sweep]] = {
 
 
 def plain(sweep: Sweep, store: Store, processes: int) -> None:
-    """Execute the trials of `sweep` in this process, or in so many that take the next trial when they are done."""
+    """Execute `sweep` in this process, or its trials in so many that take the next one when they are done."""
+    if processes == 1:
+        if not sweep.run(store.location, local=True, console=Console(stderr=True)):
+            raise SystemExit("the sweep is not complete")
+        return
     store.check_writable()
     forest = sweep.grow()
     asks = planning.find_missing(forest, store).asks
     check_models(forest, [forest.path(ask.stage)[0].model for ask in asks])
-    trials = planning.bundle(forest, asks, lambda _: processes)
-    if processes == 1:
-        for trial in trials:
-            _execute(trial, store)
-        return
     spawn = multiprocessing.get_context("spawn")
     queue = spawn.SimpleQueue()
     workers = [spawn.Process(target=_work, args=(queue, store)) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    for trial in [*trials, *[None] * processes]:  # waits while the queue is full
-        queue.put(trial)
+    for trial in [*planning.bundle(forest, asks, lambda _: processes), *[None] * processes]:
+        queue.put(trial)  # waits while the queue is full
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):
@@ -136,17 +138,12 @@ def plain(sweep: Sweep, store: Store, processes: int) -> None:
 
 
 def _work(queue: Any, store: Store) -> None:
-    while (trial := queue.get()) is not None:
-        _execute(trial, store)
-
-
-def _execute(trial: Trial, store: Store) -> None:
-    from memexp.core.world import World
-    from memexp.trial.execute import execute
-
-    failures = execute(trial, store, World.current(), Attempt("benchmark", uuid.uuid4().hex[:12]))
-    if failures:
-        raise SystemExit("\n".join(failures))
+    attempt = Attempt("benchmark", uuid.uuid4().hex[:12])
+    with in_this_process({Resources()}, ()) as executor:
+        while (trial := queue.get()) is not None:
+            outcome = executor.execute_trials([trial], store, attempt, lambda _: None)
+            if outcome.failures:
+                raise SystemExit("\n".join(outcome.failures))
 
 
 def on_ray(sweep: Sweep, store: Store, processes: int) -> None:

@@ -283,7 +283,7 @@ def probes_on_the_way(bench: Bench) -> Found:
 def against_grid(bench: Bench) -> Found:
     """Searches of 8 trials beside the best of a grid of 16 points, for 10 seeds and every sampler."""
     found: Found = {"unit": "best mean NLL, in thousandths, seed by seed", "series": {}, "findings": []}
-    for objective, best in bench.told("benchmarks.search").items():
+    for objective, best in bench.told("benchmarks.sampler_choice").items():
         grid = best["grid"]
         one = 2.262 * statistics.stdev(grid)  # Student's t of 9 degrees of freedom, 95 %
         for how, values in best.items():

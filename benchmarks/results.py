@@ -61,8 +61,8 @@ zen4) both are equally fast, and what is left is memexp's own. Others were not m
 
 "Search" asks something else: whether a search over a continuous range finds, with half the trials, what a grid finds.
 The interval of the mean is what ten seeds leave open of the grid's mean best, that of one seed is where 95 % of seeds
-have theirs. benchmarks/search.py says what the two objectives are: the rugged one came first, and tiny-s was added when
-it had missed.
+have theirs. benchmarks/sampler_choice.py says what the two objectives are: the rugged one came first, and tiny-s was
+added when it had missed.
 
 Each number is the median over alternated pairs, beside the smallest and the largest; beside (a), (b) and HFLM memexp
 is the faster one above 1. Results were compared before anything was timed, and after each timing.

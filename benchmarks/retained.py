@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import memexp.trial.execute
 from memexp import Condition, Interference, Model, Pair, Recall, Recognition, ShippedText, Snapshots, Study
 from memexp.core.world import World
 from memexp.plan import Trial, grow
 from memexp.plan.attempts import Attempt
 from memexp.spec import Probe
 from memexp.store import Store
+from memexp.trial.base import WarmBase
 from memexp.trial.execute import execute
 
 __all__ = ["main", "stops"]
@@ -89,11 +89,12 @@ def main() -> None:
     """Execute it; write CPU seconds with and without the probes' own, and the rows of the last interval."""
     way, steps, items, _, out = sys.argv[1:]
     work, world = trial(way, int(steps), int(items)), World.current()
-    memexp.trial.execute._base(work.base, world)  # loaded, and kept for the trial
+    base = WarmBase()
+    base.get(work.base, work.resources, world)  # loaded, and kept for the trial
     with tempfile.TemporaryDirectory() as folder, probes_timed() as spent:
         store = Store(folder)
         began = time.process_time()
-        failures = execute(dataclasses.replace(work), store, world, Attempt("benchmark", way))
+        failures = execute(dataclasses.replace(work), store, world, Attempt("benchmark", way), base=base)
         cpu = time.process_time() - began
         if failures:
             raise SystemExit(failures[0])

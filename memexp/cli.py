@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.usage = f"memexp {'plan' if sub is plan else 'run'} [options] SWEEP [-- ARGS]"
     plan.add_argument("--json", action="store_true", help="as one JSON object")
     run.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
+    run.add_argument("--local", action="store_true", help="execute in this process, without Ray: to debug")
     run.add_argument("--retry-diverged", action="store_true", help="train again what reached a loss that is not finite")
     command("status", _status, "how far each sweep of a store is, and why conditions failed")
     query = command("query", _query, "ask the store in SQL, read-only; tables are named by kind")
@@ -141,7 +142,7 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
     if not file.is_file():
         raise SpecError(f"{path}: no such sweep script")
     for argument in arguments:  # a script with run_options() would take them, and nobody would heed them
-        if argument.partition("=")[0] in ("--store", "--address", "--retry-diverged", "--debug"):
+        if argument.partition("=")[0] in ("--store", "--address", "--local", "--retry-diverged", "--debug"):
             raise SpecError(f"{argument} is an option of memexp's own: give it before {path}")
     spec = importlib.util.spec_from_file_location(f"memexp_sweep_{file.stem}", file)
     if spec is None or spec.loader is None:

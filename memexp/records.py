@@ -11,11 +11,14 @@ ages read together:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 
+from memexp import __version__
 from memexp.errors import SpecError
+from memexp.identity import NUMERICS
 
 __all__ = [
     "MADE_WITH",
@@ -31,6 +34,7 @@ __all__ = [
     "check_labels",
     "complaint",
     "rows_for",
+    "versions",
 ]
 
 SETTINGS = pa.schema(
@@ -113,6 +117,12 @@ MADE_WITH = pa.schema(
     ]
 )
 """What equality bit for bit depends on besides the settings (DESIGN.md section 4, rule 7)."""
+
+
+def versions() -> dict[str, Any]:
+    """The columns of `MADE_WITH` that are known wherever memexp is installed. Imports none of what they are about."""
+    return {"numerics": NUMERICS, "memexp": __version__, **{name: version(name) for name in ("torch", "transformers")}}
+
 
 RECOGNITION = pa.schema(
     [
@@ -277,12 +287,21 @@ STAGES = pa.schema(
         ("host", pa.string()),
         ("commit", pa.string()),
         *((field.name, field.type) for field in MADE_WITH),
+        ("attempt", pa.string()),
+        ("part", pa.string()),
+        ("phase", pa.int64()),
+        ("trial", pa.int64()),
+        ("start", pa.string()),
+        ("rank", pa.int64()),
+        ("search_id", pa.string()),
+        ("suggestion", pa.int64()),
     ]
 )
 """One row per attempt at a stage, or where ``probe_id`` is not NULL at measuring it. ``status``: complete, failed,
 diverged (the loss was not finite), skipped (a stage before it failed), stopped (not reached, since the rule of a search
 ended its trajectory before), differs (a second attempt measured other numbers than the stored ones), or unsaved (a
-snapshot could not be written, and training went on)."""
+snapshot could not be written, and training went on). ``attempt`` to ``rank``: who tried (see `memexp.plan.attempts`);
+``search_id`` and ``suggestion``: what a rule stopped."""
 
 SWEEPS = pa.schema(
     [
@@ -336,6 +355,8 @@ _KNOWN = {
 _BARE = ("training", "stages", "sweeps", "searches")
 _SINCE = {
     "probe_settings",
+    *("attempt", "part", "phase", "trial", "start", "rank"),  # of stages, as the next two
+    *("search_id", "suggestion"),
     *(name for name in SETTINGS.names if name.startswith("pretrain_")),
     *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")),
 }

@@ -24,6 +24,7 @@ def run_options(add_help: bool = False) -> argparse.ArgumentParser:
     group = parser.add_argument_group("where and how")
     group.add_argument("--store", default=None, help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)")
     group.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
+    group.add_argument("--local", action="store_true", help="execute in this process, without Ray: to debug")
     group.add_argument(
         "--retry-diverged", action="store_true", help="train again what reached a loss that is not finite"
     )

@@ -9,83 +9,29 @@ if __name__ == "__main__":
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Annotated, Any
 
-import pyarrow as pa
 from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from memexp import plan as planning
+from memexp.driver.outlook import Plan, plan_of
+from memexp.driver.run import Run
+from memexp.driver.work import Executor, Work
 from memexp.errors import SpecError
-from memexp.execution import (
-    Work,
-    commit_of_code,
-    discard_snapshots,
-    execute_conditions,
-    execute_searches_of,
-    say,
-)
-from memexp.plan import Ask, Forest, Missing
-from memexp.plan.attempts import Attempt
-from memexp.plan.checks import check_contexts, check_forgetting, check_models
-from memexp.plan.heartbeat import heartbeat
-from memexp.plan.inspection import sizes
-from memexp.plan.memory import memory_per_worker
-from memexp.records import SWEEPS
+from memexp.plan import Forest
+from memexp.plan.checks import check_contexts, check_forgetting
 from memexp.report.terminal import print_searches, print_summary
-from memexp.script import being_loaded, guarded, run_options, terminable
-from memexp.search.suggestions import Ledger, Prepared, prepare, through
+from memexp.script import being_loaded, guarded, run_options
+from memexp.search.candidates import Prepared, prepare
 from memexp.sources import Sources
 from memexp.spec import Condition, Model, Name, Resources, Search, Snapshots, spec
-from memexp.store import Store, default_store, option_for
-from memexp.store.manifests import latest_manifests
-
-if TYPE_CHECKING:
-    pass
+from memexp.store import Store, default_store
 
 __all__ = ["Plan", "Sweep"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep comes to, and what of it the store has."""
-
-    conditions: int
-    """Distinct conditions."""
-    stages: int
-    """Stages of the whole forest, bases included."""
-    steps: int
-    """Optimizer steps of the whole forest."""
-    steps_unshared: int
-    """Optimizer steps if every condition were trained by itself."""
-    stored: int
-    """Conditions whose every result is in the store."""
-    trials: int
-    """Trials that would be executed now."""
-    steps_missing: int
-    """Optimizer steps that would be made now."""
-    copies: int
-    """Results that would be copied from other conditions' files."""
-    diverged: int
-    """Conditions not to be had: their training diverged (repeated with ``--retry-diverged``)."""
-    models: tuple[Mapping[str, Any], ...]
-    """For each base: model, method, parameters, workers, bytes per worker."""
-    searches: tuple[Mapping[str, Any], ...] = ()
-    """For each search: name, identity, trials, those of them that are through, and optimizer steps that the others
-    come to at most."""
-    remarks: tuple[str, ...] = ()
-    """What to know before anything is trained: texts that interference shares with study, or takes again."""
-
-    def json(self) -> str:
-        """One JSON object with these fields as keys."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
 
 
 def _all_of(value: Any) -> Any:
@@ -125,32 +71,16 @@ class Sweep:
     def prepare(self, sources: Sources) -> list[Prepared]:
         """The searches, tried at the edges of their spaces. Raises what `grow` raises."""
         found = [prepare(search, self.resources, sources) for search in self.searches]
-        for place in (place for search in found for place in search.edges):
-            check_forgetting(place.forest)
-            check_contexts(place.forest, {})
+        for edge in (edge for search in found for edge in search.edges):
+            check_forgetting(edge.forest)
+            check_contexts(edge.forest, {})
         return found
 
     def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
         """What the sweep comes to, on this machine, given what `store` has. Imports neither torch nor Ray."""
         sources = Sources()
         forest, searches = self.grow(sources), self.prepare(sources)
-        place = Store(store or default_store())
-        missing = planning.find_missing(forest, place)
-        trials = planning.bundle(forest, missing.asks, _slots_here)
-        return Plan(
-            conditions=forest.conditions,
-            stages=len(forest.stages),
-            steps=forest.steps,
-            steps_unshared=forest.steps_unshared,
-            stored=_complete(forest, missing),
-            trials=len(trials),
-            steps_missing=sum(trial.steps for trial in trials),
-            copies=len(missing.copies),
-            diverged=len({ask.condition_id for ask in missing.diverged}),
-            models=_models(_forests(forest, searches)),
-            searches=tuple(_told(Ledger(search, place)) for search in searches),
-            remarks=_remarks(_forests(forest, searches)),
-        )
+        return plan_of(forest, searches, Store(store or default_store()))
 
     def run(
         self,
@@ -158,6 +88,7 @@ class Sweep:
         address: str | None = None,
         retry_diverged: bool = False,
         console: Console | None = None,
+        local: bool = False,
     ) -> bool:
         """Execute what is missing.
 
@@ -166,6 +97,7 @@ class Sweep:
             address: Ray cluster, see `memexp.cluster.connect.connected`.
             retry_diverged: train again what reached a loss that is not finite.
             console: where to say what happens.
+            local: execute in this process, one trial after another and without Ray: for a debugger or a notebook.
 
         Returns:
             Whether every condition is complete now.
@@ -173,106 +105,20 @@ class Sweep:
         Raises:
             MemexpError: the sweep could not be started, or its store could not be written.
         """
-        results = console or Console()  # tables are the answer; what happens on the way goes to stderr
+        if local and address is not None:
+            raise SpecError("local executes in this process, where a cluster's address has no use: give one of the two")
+        answers = console or Console()  # tables are the answer; what happens on the way goes to stderr
         console = console or Console(stderr=True)
-        place = Store(store or default_store())
-        place.check_writable()
+        results = Store(store or default_store())
+        results.check_writable()
         sources = Sources()
-        forest, searches = self.grow(sources), self.prepare(sources)
-        for line in _remarks(_forests(forest, searches)):
-            say(console, line, "yellow")
-        missing = planning.find_missing(forest, place, retry_diverged)
-        planning.copy_results(missing, place)
-        ledgers = [Ledger(search, place, retry_diverged) for search in searches]
-        for ledger in ledgers:
-            ledger.copy()
-        for line in self._so_far(forest, missing, ledgers):
-            say(console, f"{self.name}: {line} are in {place.location}")
-        work = Work(forest, missing, ledgers, place, self.snapshots, retry_diverged)
-        if not work.left:
-            self._record(forest, place)
-        else:
-            attempt = Attempt(self.name, uuid.uuid4().hex[:12], commit_of_code())
-            try:
-                with heartbeat(place, attempt, len(missing.asks)):
-                    self._execute(work, attempt, address, console)
-            except KeyboardInterrupt:
-                missing = planning.find_missing(forest, place)
-                done = ", ".join(self._so_far(forest, missing, [Ledger(search, place) for search in searches]))
-                say(console, f"stopped: {done} complete; the same command goes on")
-                raise
-        print_summary(place, self.name, forest, results)
-        ledgers = [Ledger(search, place) for search in searches]
-        print_searches(ledgers, results)
-        return self._conclude(forest, place, ledgers, console)
-
-    def _so_far(self, forest: Forest, missing: Missing, ledgers: Sequence[Ledger]) -> Iterator[str]:
-        """What of the sweep is there, a part of a line for the conditions and one for its searches."""
-        if self.conditions:
-            yield f"{_complete(forest, missing)} of {forest.conditions} conditions"
-        if ledgers:
-            searches = [(ledger.prepared.search, ledger.done) for ledger in ledgers]
-            yield through({search.name: (done, search.trials) for search, done in searches})
-
-    def _execute(self, work: Work, attempt: Attempt, address: str | None, console: Console) -> None:
-        """First the conditions, then the searches, whose samplers are told what the conditions came to."""
-        for forest, bases in work.models:
-            check_models(forest, bases)
-        from memexp.cluster.connect import connected
-
-        with connected(address, work.needs, work.store) as cluster, terminable():
-            self._record(work.forest, work.store)
-            failures: list[str] = []
-            if work.missing.asks:
-                failures += execute_conditions(work, attempt, cluster, console)
-            if work.searches:
-                failures += execute_searches_of(work, attempt, cluster, console)
-        for line in failures:
-            say(console, line, "red")
-        if failures:
-            where = option_for(work.store)
-            say(console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
-
-    def _record(self, forest: Forest, store: Store) -> None:
-        """Say in ``sweeps/`` which files hold this sweep's results, unless that is what it said last."""
-        said = latest_manifests(store).get(self.name, [])
-        # The latest is the one that counts, also where the clock has been set back since.
-        started = max([datetime.now(UTC), *(row["started"] + timedelta(microseconds=1) for row in said)])
-        rows = [
-            {
-                "sweep": self.name,
-                "kind": ask.kind,
-                "name": ask.name,
-                "condition_id": ask.condition_id,
-                "stage_id": ask.stage,
-                "probe_id": ask.probe_id,
-                "started": started,
-            }
-            for ask in forest.asks
-        ]
-        if {(row["kind"], row["name"]) for row in rows} != {(row["kind"], row["name"]) for row in said}:
-            name = f"{self.name}-{uuid.uuid4().hex[:12]}"
-            store.commit("sweeps", name, pa.Table.from_pylist(rows, schema=SWEEPS))
-
-    def _conclude(self, forest: Forest, store: Store, ledgers: Sequence[Ledger], console: Console) -> bool:
-        """Look once more at the store, which alone decides, and say what it has."""
-        left = planning.find_missing(forest, store)
-        if not self.snapshots.keep:
-            discard_snapshots(forest, left, ledgers, store)
-        lacking = {ask.condition_id for ask in _open(left)}
-        diverged = {ask.condition_id for ask in left.diverged}
-        short = [ledger for ledger in ledgers if ledger.done < ledger.prepared.search.trials]
-        line = ", ".join(self._so_far(forest, left, ledgers)) + " complete"
-        if diverged:
-            line += f", {len(diverged)} diverged (an outcome; --retry-diverged repeats them)"
-        if lacking - diverged:
-            line += (
-                f", {len(lacking - diverged)} failed or skipped: `memexp status` says why, the same command tries again"
-            )
-        elif short:
-            line += ", others failed: `memexp status` says why, the same command tries again"
-        say(console, line, "red" if lacking or short else "green")
-        return not lacking and not short
+        run = Run(
+            self.name, self.grow(sources), self.prepare(sources), results, self.snapshots, retry_diverged, console
+        )
+        run.execute(run.begin(), _in_this_process if local else _on_cluster(address))
+        print_summary(results, self.name, run.forest, answers)
+        print_searches(run.ledgers(), answers)
+        return run.conclude()
 
     def main(self, options: argparse.Namespace | None = None) -> int:
         """What a sweep script does when called by itself.
@@ -290,56 +136,21 @@ class Sweep:
             )
         options = options or run_options(add_help=True).parse_args()
         return guarded(
-            lambda: 0 if self.run(options.store, options.address, options.retry_diverged) else 1, options.debug
+            lambda: 0 if self.run(options.store, options.address, options.retry_diverged, local=options.local) else 1,
+            options.debug,
         )
 
 
-def _open(missing: Missing) -> list[Ask]:
-    return [*missing.asks, *missing.diverged, *(copy.ask for copy in missing.copies)]
+def _in_this_process(work: Work) -> AbstractContextManager[Executor]:
+    from memexp.local import in_this_process
+
+    return in_this_process(work.needs, work.searches)
 
 
-def _complete(forest: Forest, missing: Missing) -> int:
-    """Conditions whose every result is in the store."""
-    return forest.conditions - len({ask.condition_id for ask in _open(missing)})
+def _on_cluster(address: str | None) -> Callable[[Work], AbstractContextManager[Executor]]:
+    def opened(work: Work) -> AbstractContextManager[Executor]:
+        from memexp.cluster.executor import on_cluster
 
+        return on_cluster(address, work.needs, work.store)
 
-def _slots_here(resources: Resources) -> int:
-    """What this machine's CPUs could hold at a time, for a plan made before any cluster is asked."""
-    return max(1, int((os.cpu_count() or 1) / (resources.cpus * resources.workers)))
-
-
-def _forests(forest: Forest, searches: Sequence[Prepared]) -> list[Forest]:
-    """The conditions' forest and those at the edges of the searches' spaces."""
-    return [forest, *(place.forest for search in searches for place in search.edges)]
-
-
-def _remarks(forests: Sequence[Forest]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(line for forest in forests for line in forest.remarks))
-
-
-def _models(forests: Sequence[Forest]) -> tuple[Mapping[str, Any], ...]:
-    """What `Plan.models` says of every base."""
-    found = {base: (forest, forest.stages[base]) for forest in forests for base in forest.resources}
-    inspected = sizes([stage.model for _, stage in found.values()])
-    return tuple(
-        {
-            "model": stage.model.name,
-            "method": type(stage.method).__name__.lower(),
-            "parameters": inspected[stage.model.id].parameters,
-            "workers": forest.resources[stage.id].workers,
-            "bytes_per_worker": memory_per_worker(inspected[stage.model.id], stage.method, forest.resources[stage.id]),
-        }
-        for forest, stage in found.values()
-    )
-
-
-def _told(ledger: Ledger) -> Mapping[str, Any]:
-    """What `Plan.searches` says of a search."""
-    search, done = ledger.prepared.search, ledger.done
-    return {
-        "search": search.name,
-        "search_id": ledger.prepared.id,
-        "trials": search.trials,
-        "stored": done,
-        "steps_at_most": (search.trials - done) * ledger.prepared.steps,
-    }
+    return opened

@@ -28,6 +28,7 @@ from pathlib import Path
 import duckdb
 import torch
 from datasets import load_dataset
+from rich.console import Console
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from transformers import (
@@ -40,13 +41,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from memexp import Condition, Model, Pair, Recall, Recognition, Resources, ShippedText, Study
+from memexp import Condition, Model, Pair, Recall, Recognition, Resources, ShippedText, Study, Sweep
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import token_nlls
 from memexp.core.train import adamw, update
 from memexp.core.world import World
-from memexp.plan import Trial, grow
-from memexp.plan.attempts import Attempt
 from memexp.stimuli import load_list
 from memexp.stimuli.world import (
     ANIMALS,
@@ -59,8 +58,6 @@ from memexp.stimuli.world import (
     question,
     syllables,
 )
-from memexp.store import Store
-from memexp.trial.execute import execute
 
 VOCABULARY = 2048
 BLOCK = 96
@@ -283,26 +280,22 @@ def few_shot(folder: Path) -> dict[tuple[float, int], tuple[float, float]]:
     Not counterbalanced: targets are always the ones that are studied.
     """
     pair = Pair(ShippedText("sentences-targets", first=80), ShippedText("sentences-foils", first=80))
-    forest = grow(
-        Condition(
-            model=Model(str(folder)),
-            study=Study(pair.targets, exposures=exposures, lr=lr, batch_size=4),
-            probes=[Recognition(pair), Recall()],
-        )
-        for lr in LRS
-        for exposures in EXPOSURES
+    sweep = Sweep(
+        name="pretrain-tiny",
+        conditions=[
+            Condition(
+                model=Model(str(folder)),
+                study=Study(pair.targets, exposures=exposures, lr=lr, batch_size=4),
+                probes=[Recognition(pair), Recall()],
+            )
+            for lr in LRS
+            for exposures in EXPOSURES
+        ],
+        resources=Resources(cpus=torch.get_num_threads()),
     )
-    base, *stages = sorted(forest.stages.values(), key=lambda stage: stage.parent is not None)
     with tempfile.TemporaryDirectory() as results:
-        resources = Resources(cpus=torch.get_num_threads())
-        failures = execute(
-            Trial(base, stages, forest.asks, resources, forest.texts),
-            Store(results),
-            World.current(),
-            Attempt("pretrain-tiny", folder.name),
-        )
-        if failures:
-            sys.exit("\n".join(failures))
+        if not sweep.run(results, local=True, console=Console(stderr=True)):
+            sys.exit("few-shot memory could not be measured")
         rows = duckdb.sql(f"""
             SELECT lr, exposures, avg((target_nll < foil_nll)::int), any_value(rouge2)
             FROM '{results}/recognition/*.parquet' JOIN (

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
+import functools
 import logging
 import math
 import os
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,12 +27,12 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from memexp.cluster.connect import DRIVER, Cluster
 from memexp.plan import Ask, Trial
-from memexp.plan.attempts import Attempt, Progress
-from memexp.plan.failed import recorded, without
+from memexp.plan.attempts import Attempt, Progress, failures
+from memexp.plan.retries import DEATHS, Outcome, leave_out
 from memexp.spec import Resources
 from memexp.store import Store
 
-__all__ = ["NUMBER", "Listener", "Outcome", "execute_trial", "execute_trials", "fit", "placement", "send_probes"]
+__all__ = ["NUMBER", "Listener", "fit", "placement", "run_trials", "send_probes", "tune_trial"]
 
 NUMBER = "number"
 """In the configuration of a Tune trial which of the trials it is."""
@@ -50,17 +48,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
-@dataclass
-class Outcome:
-    """How the trials of a sweep ended."""
-
-    failures: list[str] = field(default_factory=list)
-    """One line for every stage that a trial recorded as failed."""
-    lost: dict[int, str] = field(default_factory=dict)
-    """Trials, by number, that died without recording it, and why."""
-
-
-def execute_trials(
+def run_trials(
     trials: Sequence[Trial],
     store: Store,
     attempt: Attempt,
@@ -77,7 +65,7 @@ def execute_trials(
     needs = [trial.resources for trial in trials]  # without the trials, which would travel with the function
     listener = Listener(on_progress)
     fit(
-        lambda config: execute_trial(ray.get(payloads[config[NUMBER]]), config[NUMBER], store, attempt),
+        lambda config: tune_trial(ray.get(payloads[config[NUMBER]]), config[NUMBER], store, attempt),
         lambda config: placement(needs[config[NUMBER]], cluster),
         attempt,
         listener,
@@ -106,10 +94,10 @@ def fit(
             param_space=space,
             tune_config=settings,
             run_config=tune.RunConfig(
-                name=attempt.id,
+                name=attempt.name,
                 storage_path=scratch,  # of Tune's own records nothing is kept
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),
+                failure_config=tune.FailureConfig(max_failures=DEATHS),
                 callbacks=[listener],
                 progress_reporter=_Silence(),
             ),
@@ -144,32 +132,40 @@ def placement(resources: Resources, cluster: Cluster) -> PlacementGroupFactory:
     return PlacementGroupFactory([bundle])
 
 
-def execute_trial(trial: Trial, number: int, store: Store, attempt: Attempt) -> None:
+def tune_trial(trial: Trial, number: int, store: Store, attempt: Attempt) -> None:
     """What a Tune trial does; `number` tells it from the others of the experiment."""
     # What one trial recorded as failed is not another's to leave out: it may be on a better node.
-    attempt = dataclasses.replace(attempt, id=f"{attempt.id}t{trial.phase}n{number}x")
+    attempt = attempt.of_trial(trial.phase, number)
     if trial.resources.workers > 1:
         from memexp.cluster.groups import drive
 
-        failures = drive(trial, store, attempt)
+        lines = drive(trial, store, attempt)
         # All of it: the last report of a group that died may have died with it.
         there = {kind: store.names(kind) for kind in {ask.kind for ask in trial.asks}}
-        answered = [f"{ask.kind}/{ask.name}" for ask in trial.asks if ask.name in there[ask.kind]]
-        tune.report({"answered": answered, "steps": 0, "failures": failures})
+        answered = [ask.file for ask in trial.asks if ask.name in there[ask.kind]]
+        tune.report({"answered": answered, "steps": 0, "failures": lines})
         return
     from memexp.core.world import World
     from memexp.trial.execute import execute
 
     reporter = _Reporter(at_once=trial.stoppable)
-    # Of its own for every start: a trial that Tune starts again writes other rows than the one that died.
-    this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
-    failed = recorded([trial.base, *trial.stages], store, attempt)  # by the one that died: what hung costs itself only
-    trial = without(trial, failed, store, this)
+    # By a process that died before this one started: what hung costs itself only.
+    failed = failures(store, attempt, [trial.base, *trial.stages])
+    attempt = attempt.begun()
+    trial = leave_out(trial, failed, store, attempt)
     try:
-        failures = execute(trial, store, World.current(trial.resources.gpus), this, reporter)
+        lines = execute(trial, store, World.current(trial.resources.gpus), attempt, reporter, _warm_base())
     finally:
         _give_back()
-    reporter.flush([*failed.values(), *failures])
+    reporter.flush([*failed.values(), *lines])
+
+
+@functools.cache
+def _warm_base() -> Any:
+    """The base model of this process, which Tune gives trial after trial; a `memexp.trial.base.WarmBase`."""
+    from memexp.trial.base import WarmBase
+
+    return WarmBase()
 
 
 def _give_back() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
-import uuid
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,17 +16,16 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
 from memexp.plan import Trial
-from memexp.plan.attempts import Attempt, Progress
-from memexp.plan.failed import recorded, without
+from memexp.plan.attempts import Attempt, Progress, failures
+from memexp.plan.retries import DEATHS, PLACEMENTS, leave_out
 from memexp.store import Store
 
-__all__ = ["drive", "fitted"]
+__all__ = ["drive", "fit_group"]
 
 # Train looks at its workers every two seconds by default, which a short trial waits for several times over.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # A group may have to wait for nodes that the autoscaler has yet to start: twelve times five minutes, not for ever.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
-PLACEMENTS = 12
 LISTEN_S = 0.5
 """How long is listened for a report of a group before it is looked whether the group has ended."""
 
@@ -42,8 +39,8 @@ def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
     """Execute `trial` on ``trial.resources.workers`` workers; called inside a Tune trial that holds no CPU.
 
     An error of one worker ends its group, since the others wait for it. What that worker recorded as failed is then
-    left out and a new group does the rest; a group that dies without a word (kill -9, a lost node) is started again,
-    once.
+    left out and a new group does the rest; a group that dies without a word (kill -9, a lost node) is started again:
+    `memexp.plan.retries` says how often.
 
     Returns:
         One line for every stage that failed.
@@ -53,20 +50,20 @@ def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
     """
     os.environ[DASHBOARD] = ray.get_runtime_context().gcs_address
     reports = Queue(1, actor_options={"num_cpus": 0})  # a group is never more than one report ahead of Tune
-    failures: list[str] = []
-    crashed = False
+    lines: list[str] = []
+    deaths = 0
     while trial.asks or trial.leaves:
-        this = dataclasses.replace(attempt, id=f"{attempt.id}{uuid.uuid4().hex[:8]}")
+        this = attempt.begun()
         try:
-            return failures + fitted(_group(trial, store, this, reports), reports)
+            return lines + fit_group(_group(trial, store, this, reports), reports)
         except TrainingFailedError:
-            failed = recorded([trial.base, *trial.stages], store, this)
-            if not failed and crashed:
+            failed = failures(store, this, [trial.base, *trial.stages])
+            deaths += not failed
+            if not failed and deaths > DEATHS:
                 raise
-            crashed = crashed or not failed
-            failures += failed.values()
-            trial = without(trial, failed, store, this)
-    return failures
+            lines += failed.values()
+            trial = leave_out(trial, failed, store, this)
+    return lines
 
 
 class _Reports(UserCallback):  # type: ignore[misc] # untyped
@@ -83,7 +80,7 @@ class _Reports(UserCallback):  # type: ignore[misc] # untyped
         self.queue.put(metrics[0])
 
 
-def fitted(group: TorchTrainer, reports: Queue) -> list[str]:
+def fit_group(group: TorchTrainer, reports: Queue) -> list[str]:
     """What the first worker of `group` returns; its reports go to Tune from this thread, which alone may report."""
     ended: Future[list[str]] = Future()
 
@@ -118,7 +115,7 @@ def _group(trial: Trial, store: Store, attempt: Attempt, reports: Queue) -> Torc
         run_config=RunConfig(
             # Of the name depends whether Train takes this for the continuation of another attempt: it never is, since
             # the store says what is left to do.
-            name=attempt.id,
+            name=attempt.name,
             storage_path=f"{store.location}/.ray",
             # Also after a preemption it is for `drive` to say what is left to do.
             failure_config=FailureConfig(

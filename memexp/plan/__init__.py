@@ -11,7 +11,7 @@ and reports imports it.
 
 from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.growth import grow
-from memexp.plan.missing import Copy, Missing, answered, copy_results, diverged, find_missing
+from memexp.plan.missing import Copy, Missing, answered, copy_results, find_missing
 from memexp.plan.trials import Trial, apart, bundle, whole
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "apart",
     "bundle",
     "copy_results",
-    "diverged",
     "find_missing",
     "grow",
     "whole",

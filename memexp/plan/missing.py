@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from memexp.plan.attempts import Log
 from memexp.plan.forest import Ask, Forest
 from memexp.records import MADE_WITH, rows_for
 from memexp.store import Store
 
-__all__ = ["Copy", "Missing", "answered", "copy_results", "diverged", "find_missing"]
+__all__ = ["Copy", "Missing", "answered", "copy_results", "find_missing"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,16 @@ class Missing:
     diverged: list[Ask] = field(default_factory=list)
     """Not to be had: their training reached a loss that is not finite."""
 
+    @property
+    def open(self) -> list[Ask]:
+        """All that has no file."""
+        return [*self.asks, *self.diverged, *(copy.ask for copy in self.copies)]
+
+    @property
+    def conditions(self) -> int:
+        """How many conditions lack something."""
+        return len({ask.condition_id for ask in self.open})
+
 
 def find_missing(
     forest: Forest, store: Store, retry_diverged: bool = False, gone: Collection[str] | None = None
@@ -49,7 +60,7 @@ def find_missing(
         forest: the whole sweep.
         store: where its results may be.
         retry_diverged: whether what diverged is to be measured after all.
-        gone: the stages that diverged, where they were looked up before (see `diverged`).
+        gone: the stages that diverged, where they were looked up before (see `memexp.plan.attempts.Log.diverged`).
 
     Raises:
         StoreError: a file that is to be relied on is not whole.
@@ -70,7 +81,7 @@ def find_missing(
             else:
                 found.asks.append(ask)
     if found.asks and not retry_diverged:
-        gone = diverged(store) if gone is None else gone
+        gone = Log.read(store).diverged if gone is None else gone
         found.diverged = [ask for ask in found.asks if any(stage.id in gone for stage in forest.path(ask.stage))]
         lost = {(ask.kind, ask.name) for ask in found.diverged}
         found.asks = [ask for ask in found.asks if (ask.kind, ask.name) not in lost]
@@ -93,15 +104,3 @@ def answered(ask: Ask, rows: pa.Table) -> pa.Table:
     items = rows.select(ask.probe.schema().names)
     made_with, *_ = rows.select(MADE_WITH.names).slice(0, 1).to_pylist() or [{}]  # a probe may find no items
     return rows_for(items, ask.settings, ask.labels, made_with)
-
-
-def diverged(store: Store) -> set[str]:
-    """The stages that reached a loss that is not finite, whenever they were tried."""
-    attempts = store.scan("stages")
-    if attempts is None:
-        return set()
-    ids, status = attempts.column("stage_id").to_pylist(), attempts.column("status").to_pylist()
-    ended: dict[str, set[str]] = {}
-    for stage, outcome in zip(ids, status, strict=True):
-        ended.setdefault(outcome, set()).add(stage)
-    return ended.get("diverged", set()) - ended.get("complete", set())

@@ -31,10 +31,11 @@ PLAIN_EVERY = 10.0
 
 
 class _Shown:
-    """Bars on a terminal; elsewhere a line now and then."""
+    """Bars on a terminal; elsewhere, or where they are to be `plain`, a line now and then."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, plain: bool) -> None:
         self.console = console
+        self.plain = plain or not console.is_terminal
         self.last = time.monotonic()
         self.bars = Bars(
             TextColumn("{task.description}"),
@@ -43,7 +44,7 @@ class _Shown:
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=self.plain,
         )
 
     def __enter__(self) -> Self:
@@ -56,7 +57,7 @@ class _Shown:
         self.bars.stop()
 
     def _say(self, line: str) -> None:
-        if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_EVERY:
+        if self.plain and time.monotonic() - self.last > PLAIN_EVERY:
             self.last = time.monotonic()
             self.console.print(line, highlight=False, soft_wrap=True)
 
@@ -67,10 +68,10 @@ class Display(_Shown):
     Use as a context and hand it to `execute_trials`: it is called with each trial's `Progress`.
     """
 
-    def __init__(self, asks: Sequence[Ask], steps: int, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, asks: Sequence[Ask], steps: int, console: Console, plain: bool = False) -> None:
+        super().__init__(console, plain)
         self.open = Counter(ask.condition_id for ask in asks)
-        self.waiting = {f"{ask.kind}/{ask.name}": ask.condition_id for ask in asks}
+        self.waiting = {ask.file: ask.condition_id for ask in asks}
         self.conditions, self.steps = len(self.open), steps
         self.complete = self.made = 0
         self.first: tuple[float, int] | None = None  # when work was first seen, and how much of it
@@ -105,19 +106,19 @@ class Display(_Shown):
 
 
 class SearchDisplay(_Shown):
-    """Shows how many suggestions are through while searches are executed; used as `Display` is."""
+    """Shows how many suggestions are over while searches are executed; used as `Display` is."""
 
-    def __init__(self, suggestions: int, console: Console) -> None:
-        super().__init__(console)
-        self.total, self.through, self.made = suggestions, 0, 0
+    def __init__(self, suggestions: int, console: Console, plain: bool = False) -> None:
+        super().__init__(console, plain)
+        self.total, self.over, self.made = suggestions, 0, 0
         self.row = self.bars.add_task("suggestions", total=suggestions, left="")
 
     def __call__(self, progress: Progress) -> None:
         """Count what a trial reports."""
-        self.through += progress.suggestions
+        self.over += progress.suggestions
         self.made += progress.steps
-        self.bars.update(self.row, completed=self.through, left=f"{self.made} steps")
-        self._say(f"{self.through} of {self.total} suggestions, {self.made} steps")
+        self.bars.update(self.row, completed=self.over, left=f"{self.made} steps")
+        self._say(f"{self.over} of {self.total} suggestions, {self.made} steps")
 
 
 def counted(items: Iterable[T], done: str, total: int) -> Iterator[T]:

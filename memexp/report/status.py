@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
+from memexp.plan.attempts import Log
 from memexp.plan.heartbeat import running
-from memexp.search.suggestions import stopped, through
+from memexp.search.ledger import progress_of
 from memexp.store import Store
 from memexp.store.manifests import latest_manifests
 
@@ -23,8 +24,7 @@ def print_status(store: Store) -> int:
         console.print(f"{store.location} holds no sweep")
         return 0
     have = {kind: store.names(kind) for kind in store.kinds()}
-    attempts = store.scan("stages")
-    ends = _last_attempts(attempts.to_pylist() if attempts is not None else [])
+    log = Log.read(store)
     signs = running(store)
     whole = True
     for sweep in sorted(sweeps.keys() | searches.keys()):
@@ -37,7 +37,7 @@ def print_status(store: Store) -> int:
         measured = {(ask["stage_id"], ask["probe_id"]) for ask in lacking}
         counts: dict[str, tuple[int, int]] = {}
         for name, rows in searches.get(sweep, {}).items():
-            undone = _undone(store, rows, have, ends)
+            undone = _undone(rows, have, log)
             # The name of a file begins with what was measured: stage and probe.
             measured |= {(row["stage_id"], file.split("-")[1]) for row in undone for file in row["results"]}
             trials = max(rows, key=lambda row: row["suggested"])["trials"]
@@ -46,7 +46,7 @@ def print_status(store: Store) -> int:
             whole = whole and len(done) == trials
             counts[name] = len(done), trials
         if counts:
-            parts.append(through(counts))
+            parts.append(progress_of(counts))
         line = f"{sweep}: {', '.join(parts)} complete"
         for sign in signs.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
@@ -55,7 +55,7 @@ def print_status(store: Store) -> int:
             for name, (count, trials) in counts.items():
                 if count < trials:
                     console.print(f"  search {name}: {count} of {trials}")
-        for (status, error), count in _reasons(ends, measured).most_common(10):
+        for (status, error), count in _reasons(log, measured).most_common(10):
             console.print(f"  {count} {status}: {error}")
     return 0 if whole else 1
 
@@ -73,46 +73,25 @@ def _searches(store: Store) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return found
 
 
-Ends = dict[tuple[str, str | None], dict[str, Any]]
-"""The latest row of each stage, and with the identity of a probe of what went wrong with its measurement."""
-
-
-def _undone(store: Store, rows: list[dict[str, Any]], have: dict[str, set[str]], ends: Ends) -> list[dict[str, Any]]:
+def _undone(rows: list[dict[str, Any]], have: dict[str, set[str]], log: Log) -> list[dict[str, Any]]:
     """The conditions of a search without results, but for those of suggestions that were stopped or that diverged."""
     files = {f"{kind}/{name}" for kind, names in have.items() for name in names}
     lacking = [row for row in rows if not files.issuperset(row["results"])]
-    through = stopped(store, rows[0]["search_id"])
-    through |= {row["suggestion"] for row in lacking if (_end(ends, row["stage_id"]) or {}).get("status") == "diverged"}
-    return [row for row in lacking if row["suggestion"] not in through]
+    over = log.stopped(rows[0]["search_id"])
+    over |= {row["suggestion"] for row in lacking if (log.end(row["stage_id"]) or {}).get("status") == "diverged"}
+    return [row for row in lacking if row["suggestion"] not in over]
 
 
-def _end(ends: Ends, stage: str) -> dict[str, Any] | None:
-    """How a stage ended, and where it was skipped the one before it."""
-    row = ends.get((stage, None))
-    while row is not None and row["status"] == "skipped" and (row["parent_id"], None) in ends:
-        row = ends[row["parent_id"], None]
-    return row
-
-
-def _last_attempts(rows: list[dict[str, Any]]) -> Ends:
-    """Without those whose numbers differ from stored ones, or that say of a snapshot: no state of a stage."""
-    last: Ends = {}
-    for row in sorted(rows, key=lambda row: row["finished"]):
-        if row["status"] not in ("differs", "unsaved"):
-            last[row["stage_id"], row["probe_id"]] = row
-    return last
-
-
-def _reasons(ends: Ends, lacking: set[tuple[str, str]]) -> Counter[tuple[str, str]]:
+def _reasons(log: Log, lacking: set[tuple[str, str]]) -> Counter[tuple[str, str]]:
     """Why results are lacking, by stage: it failed, or one before it if it was skipped, or else the measurement.
 
     `lacking` has stage and probe of each.
     """
     reasons: set[tuple[str, str, str]] = set()
     for stage, probe in lacking:
-        row = _end(ends, stage)
+        row = log.end(stage)
         if row is None or row["status"] == "complete":
-            row = ends.get((stage, probe))
+            row = log.last.get((stage, probe))
         if row is not None and row["status"] in ("failed", "diverged"):
             why = (row["error"] or "for no stated reason").splitlines()[0]
             reasons.add((stage, row["status"], why))

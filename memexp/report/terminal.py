@@ -18,11 +18,16 @@ from rich.text import Text
 
 from memexp.plan import Ask, Forest
 from memexp.records import SETTINGS
-from memexp.search.suggestions import Ledger
+from memexp.search.ledger import Ledger
 from memexp.spec.search import shown
 from memexp.store import Store, option_for
 
-__all__ = ["print_searches", "print_summary"]
+__all__ = ["print_searches", "print_summary", "say"]
+
+
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """One line, as it is: no markup, no colour by content, no wrapping in the middle of a path."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def print_searches(ledgers: Sequence[Ledger], console: Console) -> None:
         best = ledger.best
         table.add_row(
             Text(ledger.prepared.search.name),
-            Text(shown(best.place.point) if best else ""),
+            Text(shown(best.candidate.point) if best else ""),
             "" if best is None else f"{best.value:.4g}",
             *(str(states[state]) for state in ("complete", "stopped", "diverged")),
         )

@@ -1,6 +1,6 @@
 """Ends a process that has stopped making progress, so that a sweep is never stuck behind one worker.
 
-with watched(minutes=60, progress=lambda: lm.passes, stuck=record_it):
+with watched(minutes=60, activity=activity, stuck=record_it):
     ...
 
 A worker may hang in a probe, in a collective whose peer is gone, or in a file system; no exception tells. Whoever
@@ -14,8 +14,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
-__all__ = ["STUCK", "watched"]
+from memexp.plan import Ask, Stage
+
+__all__ = ["STUCK", "Activity", "watched"]
 
 STUCK = 75
 """Exit status of a process that ended itself: EX_TEMPFAIL."""
@@ -25,24 +28,57 @@ LOOKS = 20
 """How often it is looked at within the time it has."""
 
 
+@dataclass
+class Activity:
+    """What a trial is at, for whoever watches it."""
+
+    stage: Stage
+    """The stage under way."""
+    ask: Ask | None = None
+    """The measurement under way, if it is one."""
+    began: float = field(default_factory=time.monotonic)
+    """When it began."""
+    work: Callable[[], int] = lambda: 0
+    """A number that changes with every bit of work, such as the forward passes made so far."""
+    waiting: bool = False
+    """Whether it waits for others, which know themselves when to give up: hours of that are no hang of its own."""
+
+    def turn_to(self, stage: Stage, ask: Ask | None = None) -> float:
+        """Another stage or measurement begins; returns when."""
+        self.stage, self.ask, self.began = stage, ask, time.monotonic()
+        return self.began
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """While the context lasts, it waits for the hub or for the driver."""
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
+
 @contextlib.contextmanager
-def watched(minutes: float, progress: Callable[[], int], stuck: Callable[[], None]) -> Iterator[None]:
-    """While the context lasts, end this process when `progress` has not changed for `minutes`.
+def watched(minutes: float | None, activity: Activity, stuck: Callable[[], None]) -> Iterator[None]:
+    """While the context lasts, end this process when `activity` has made no progress for `minutes`.
 
     Args:
-        minutes: what is allowed without progress.
-        progress: a number that changes with every bit of work.
+        minutes: what is allowed without progress; None watches nothing.
+        activity: what is looked at.
         stuck: called before the end, from another thread: whatever it raises, the process ends.
     """
-    over = threading.Event()
+    if minutes is None:
+        yield
+        return
+    limit, over = 60 * minutes, threading.Event()
 
     def look() -> None:
-        seen, since = progress(), time.monotonic()
-        while not over.wait(60 * minutes / LOOKS):
-            now = progress()
-            if now != seen:
+        seen, since = activity.work(), time.monotonic()
+        while not over.wait(limit / LOOKS):
+            now = activity.work()
+            if now != seen or activity.waiting:
                 seen, since = now, time.monotonic()
-            elif time.monotonic() - since >= 60 * minutes:
+            elif time.monotonic() - since >= limit:
                 recorder = threading.Thread(target=stuck, daemon=True)
                 recorder.start()
                 recorder.join(RECORDING)  # what hangs may be what it writes to

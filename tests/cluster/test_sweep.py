@@ -17,10 +17,10 @@ from rich.console import Console
 from support import data
 
 import memexp.core.load
-import memexp.trial.execute
+import memexp.trial.base
 from memexp import Condition, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
 from memexp import plan as planning
-from memexp.cluster.experiment import execute_trial
+from memexp.cluster.experiment import tune_trial
 from memexp.core.world import World
 from memexp.plan import find_missing
 from memexp.plan.attempts import Attempt
@@ -207,12 +207,11 @@ def test_what_one_trial_could_not_load_another_tries(
         return memexp.core.load.load(*model)  # type: ignore[arg-type]
 
     reports: list[dict[str, Any]] = []
-    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
-    monkeypatch.setattr(memexp.trial.execute, "load", load)
+    monkeypatch.setattr(memexp.trial.base, "load", load)
     monkeypatch.setattr(tune, "report", reports.append)
     for trial, number, failures, answered in ((first, 0, 1, 0), (first, 0, 1, 0), (second, 1, 0, len(second.asks))):
         reports.clear()
-        execute_trial(trial, number, store, Attempt("sweep", "a"))
+        tune_trial(trial, number, store, Attempt("sweep", "a"))
         assert sum(len(report["failures"]) for report in reports) == failures
         assert sum(len(report["answered"]) for report in reports) == answered
     assert len(loaded) == 2

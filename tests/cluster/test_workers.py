@@ -20,7 +20,7 @@ from test_sweep import Fragile
 
 from memexp import Condition, Full, LoRA, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
 from memexp.cluster.experiment import NUMBER, Listener, fit
-from memexp.cluster.groups import fitted
+from memexp.cluster.groups import fit_group
 from memexp.core.world import World
 from memexp.plan import bundle
 from memexp.plan.attempts import Attempt, Progress
@@ -115,7 +115,7 @@ def test_what_a_group_reports_at_its_end_arrives(error: str | None) -> None:
 
     def trial(config: dict[str, Any]) -> None:
         reports = Queue(1, actor_options={"num_cpus": 0})
-        failures = fitted(Hasty(reports, error), reports)
+        failures = fit_group(Hasty(reports, error), reports)
         tune.report({"answered": [], "steps": 0, "failures": failures})
 
     listener = Listener(slowly)

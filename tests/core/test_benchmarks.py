@@ -13,7 +13,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ lies beside the package and is not installed
 
-import memexp.trial.execute
 from benchmarks import executed, grid, results, ways
 from benchmarks.equality import Unequal, compare, compare_stores
 from benchmarks.harness import GPT2, TASKS
@@ -181,7 +180,6 @@ def test_sweeps_come_to_the_trials_that_are_timed(material: Material) -> None:
 def test_a_sweep_in_a_plain_process_and_its_cells(
     material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
     monkeypatch.setattr(executed, "check_models", lambda *_: {})  # asks a child process
     first, second = Store(tmp_path / "first"), Store(tmp_path / "second")
     sweep = executed.grid(material)

@@ -17,7 +17,7 @@ import torch
 from core.small import weights
 from core.test_interference import after
 from core.test_snapshot import CASES, Subject, assert_same
-from core.test_trial import Grid, cold, grid, rows, statuses, store, trial_of
+from core.test_trial import Grid, grid, rows, statuses, store, trial_of
 from moto.server import ThreadedMotoServer
 
 import memexp.core.checkpoint
@@ -26,8 +26,8 @@ from memexp.core.batches import StudyBatches
 from memexp.core.checkpoint import load_snapshot, save_snapshot
 from memexp.core.train import Step, adamw, train
 from memexp.core.world import World
+from memexp.driver.cleaning import discard_snapshots
 from memexp.errors import StoreError
-from memexp.execution import discard_snapshots
 from memexp.plan import bundle, find_missing, grow
 from memexp.plan.attempts import Attempt
 from memexp.probes import Recognition
@@ -35,8 +35,9 @@ from memexp.spec import Condition, Forget, Full, LoRA, Pretrain, Snapshots
 from memexp.store import Store
 from memexp.store.snapshots import Mark, discard, find
 from memexp.trial.execute import execute
+from memexp.trial.watch import Activity
 
-__all__ = ["cold", "grid", "store"]  # fixtures
+__all__ = ["grid", "store"]  # fixtures
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing")
 
@@ -273,7 +274,6 @@ def attempt(
     trial.asks = [ask for ask in trial.asks if (ask.kind, ask.name) in asks]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memexp.core.train, "update", update)
-        patch.setattr(memexp.trial.execute, "_warm", None)
         try:
             return execute(trial, sink, WORLD, Attempt("test", name)), made
         except Killed:
@@ -330,8 +330,8 @@ def test_minutes_are_training_time_since_the_last_snapshot(
 ) -> None:
     clock = iter(range(10_000))
     published: list[int] = []
-    monkeypatch.setattr(memexp.trial.execute.time, "monotonic", lambda: 30.0 * next(clock))
-    monkeypatch.setattr(memexp.trial.execute, "save_snapshot", lambda _, line, step, *rest: published.append(step))
+    monkeypatch.setattr(memexp.trial.saving.time, "monotonic", lambda: 30.0 * next(clock))
+    monkeypatch.setattr(memexp.trial.saving, "save_snapshot", lambda _, line, step, *rest: published.append(step))
     assert attempt(grid((3,)), store, "first", Snapshots(minutes=2.0)) == ([], 9)
     assert published == [4, 8]  # by number of the trajectory: each after four half minutes
 
@@ -444,29 +444,29 @@ def test_what_is_under_way_is_known_also_below_a_snapshot(
     grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is what a process that hangs is recorded to have failed in."""
-    walks: list[Any] = []
+    watching: list[Activity] = []
     seen: list[tuple[str, str, str | None]] = []
 
     @contextlib.contextmanager
-    def watched(minutes: float, progress: Any, stuck: Any) -> Iterator[None]:
-        walks.append(stuck.__self__)
+    def watched(minutes: float, activity: Activity, stuck: Any) -> Iterator[None]:
+        watching.append(activity)
         yield
 
     def seeing(where: Any, name: str) -> None:
         plain = getattr(where, name)
 
         def see(*arguments: Any) -> Any:
-            stage, ask, _ = walks[-1].doing
+            stage, ask = watching[-1].stage, watching[-1].ask
             seen.append((name, stage.kind, ask and ask.kind))
             return plain(*arguments)
 
         monkeypatch.setattr(where, name, see)
 
-    monkeypatch.setattr(memexp.trial.execute, "watched", watched)
+    monkeypatch.setattr(memexp.trial.walk, "watched", watched)
     conditions = pretrained(grid)
     assert attempt(conditions, store, "first", EVERY, until=11)[0] == ["killed"]
-    execute = memexp.trial.execute
-    for where, name in ((execute, "load_snapshot"), (execute, "train"), (Recognition, "measure")):
+    walk = memexp.trial.walk
+    for where, name in ((walk, "load_snapshot"), (walk, "train"), (Recognition, "measure")):
         seeing(where, name)
     assert attempt(conditions, store, "second", EVERY)[0] == []
     assert [step for step in seen if step[1] == "study"] == [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core.test_trial import Grid, cold, executed, grid, rows, store
+from core.test_trial import Grid, executed, grid, rows, store
 from core.test_trial import compare as compared
 
 import memexp.core.train
@@ -19,7 +19,7 @@ from memexp.plan.checks import check_models
 from memexp.spec import Condition, Forget, InlineText, Interference, LoRA, ShippedText, TextFile, retention_steps
 from memexp.store import Store
 
-__all__ = ["cold", "grid", "store"]  # fixtures
+__all__ = ["grid", "store"]  # fixtures
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing")
 
@@ -51,13 +51,13 @@ SETTINGS = {
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_stops_of_one_trajectory_equal_each_interval_alone(
-    grid: Grid, settings: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grid: Grid, settings: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path
 ) -> None:
     study, between = settings
     (studied,) = grid((2,), lrs=(1e-2,), **study)
     forgotten = dataclasses.replace(studied, forget=Forget(from_layer=1, restudy_exposures=0))
     conditions = [studied, *after(studied, 7, 1, 4, **between), *after(forgotten, 4, **between)]
-    together = compared(conditions, tmp_path, monkeypatch)
+    together = compared(conditions, tmp_path)
     found = {row["condition_id"]: row["target_nll"] for row in together["recognition"] if row["item"] == 0}
     assert len(set(found.values())) == len(conditions)  # each is a state of its own
     steps = [row["step"] for row in together["training"] if row["kind"] == "interference"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from core.test_durable import EVERY, NONE, attempt, data
-from core.test_trial import Grid, cold, executed, grid, rows, statuses, store, trial_of
+from core.test_trial import Grid, executed, grid, rows, statuses, store, trial_of
 from core.test_trial import compare as compared
 
 import memexp.core.train
@@ -30,7 +30,7 @@ from memexp.store import Store
 from memexp.store.snapshots import discard, find
 from memexp.trial.execute import execute
 
-__all__ = ["cold", "grid", "store"]  # fixtures
+__all__ = ["grid", "store"]  # fixtures
 
 OTHER = ShippedText("sentences-interference", first=10)
 KINDS = ("recognition", "recall", "training")
@@ -71,9 +71,7 @@ def texts() -> list[str]:
     ],
     ids=["constant", "linear"],
 )
-def test_stops_of_one_pretraining_equal_each_alone(
-    settings: dict[str, Any], grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stops_of_one_pretraining_equal_each_alone(settings: dict[str, Any], grid: Grid, tmp_path: Path) -> None:
     studied = grid((0, 2), lrs=(1e-2,), dropout=0.1)
     forgotten = dataclasses.replace(
         studied[1],
@@ -81,7 +79,7 @@ def test_stops_of_one_pretraining_equal_each_alone(
         interference=Interference(OTHER, steps=2, lr=1e-3, batch_size=4, block_size=64),
     )
     conditions = [*after([*studied, forgotten], 7, 3, **settings), *studied]
-    together = compared(conditions, tmp_path, monkeypatch)
+    together = compared(conditions, tmp_path)
     found = {row["condition_id"]: row["target_nll"] for row in together["recognition"] if row["item"] == 0}
     assert len(set(found.values())) == len(conditions)  # each is a state of its own
     steps = sorted(row["step"] for row in together["training"] if row["kind"] == "pretrain")
@@ -157,7 +155,6 @@ def carried_out(
     made: list[None] = []
     monkeypatch.setattr(memexp.core.train, "update", lambda *args: (made.append(None), plain(*args))[1])
     for number, trial in enumerate(trials):
-        monkeypatch.setattr(memexp.trial.execute, "_warm", None)
         reported: list[int] = []
         made.clear()
         failures = execute(
@@ -252,15 +249,13 @@ def test_a_stream_of_the_same_texts_teaches_the_same(grid: Grid, tmp_path: Path)
     assert len(losses[0]) == 13 and sorted(losses[0]) == sorted(losses[1])
 
 
-def test_stops_of_a_stream_equal_each_alone(
-    grid: Grid, stream: TextStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stops_of_a_stream_equal_each_alone(grid: Grid, stream: TextStream, tmp_path: Path) -> None:
     (studied,) = grid((1,))
     conditions = [
         dataclasses.replace(studied, interference=Interference(stream, steps=n, lr=3e-3, batch_size=5, block_size=64))
         for n in (2, 7)
     ]
-    together = compared([*conditions, *after([studied], 3, corpus=stream)], tmp_path, monkeypatch)
+    together = compared([*conditions, *after([studied], 3, corpus=stream)], tmp_path)
     tokens = [row["tokens"] for row in together["training"] if row["kind"] == "interference"]
     assert len(tokens) == 7 and sum(tokens[:3]) == sum(tokens[3:6])  # each pass takes all there is
 

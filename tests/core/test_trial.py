@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-import memexp.trial.execute
+import memexp.trial.base
+import memexp.trial.walk
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.session import Session
@@ -26,15 +27,11 @@ from memexp.probes import Recall, Recognition
 from memexp.records import STAGES
 from memexp.spec import Condition, Corpus, Forget, Full, LoRA, Model, Pair, Probe, Resources, Study, TextFile, spec
 from memexp.store import Store
+from memexp.trial.base import WarmBase
 from memexp.trial.execute import execute
+from memexp.trial.watch import Activity
 
 KEYS = {"training": ("stage_id", "step"), "stages": ("stage_id", "status")}
-
-
-@pytest.fixture(autouse=True)
-def cold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No base model from another test."""
-    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
 
 
 @pytest.fixture
@@ -122,10 +119,10 @@ SETTINGS = {
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing")
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_a_shared_forest_equals_every_condition_trained_alone(
-    grid: Grid, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grid: Grid, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     conditions = [*grid((0, 1, 3), lrs=(1e-3, 1e-2), **settings), *grid((3,), seeds=(1,), **settings)]
-    together = compare(conditions, tmp_path, monkeypatch)
+    together = compare(conditions, tmp_path)
     assert len(together["recognition"]) == 7 * 12
     learned = {row["target_nll"] for row in together["recognition"] if row["exposures"] and row["item"] == 0}
     assert len(learned) == 5, "every trained condition has numbers of its own"
@@ -144,25 +141,22 @@ FORGETS = (
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing")
 @pytest.mark.parametrize("settings", [SETTINGS[name] for name in ("full-dropout", "linear", "lora")])
 def test_forks_at_forgetting_layers_equal_every_condition_trained_alone(
-    grid: Grid, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grid: Grid, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     studied = grid((2, 3), lrs=(1e-2,), **settings)
     forgotten = [dataclasses.replace(studied[0], forget=forget) for forget in FORGETS]
-    together = compare([*studied, *forgotten], tmp_path, monkeypatch)
+    together = compare([*studied, *forgotten], tmp_path)
     found = {row["condition_id"]: row["target_nll"] for row in together["recognition"] if row["item"] == 0}
     assert len(set(found.values())) == len(found) == len(studied) + len(forgotten)  # each is a state of its own
 
 
-def compare(
-    conditions: Sequence[Condition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, list[dict[str, Any]]]:
+def compare(conditions: Sequence[Condition], tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows that one trial leaves, which a trial for each condition leaves as well."""
     shared = Store(tmp_path / "shared")
     assert executed(conditions, shared) == []
     together = {kind: rows(shared, kind) for kind in ("recognition", "recall", "training")}
     alone: dict[str, list[dict[str, Any]]] = {kind: [] for kind in together}
     for i, condition in enumerate(conditions):
-        monkeypatch.setattr(memexp.trial.execute, "_warm", None)
         own = Store(tmp_path / str(i))
         assert executed([condition], own) == []
         for kind in alone:
@@ -251,20 +245,23 @@ class Meddler(Probe):
 def test_a_warm_base_gives_the_same_bits_as_a_fresh_one(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = []
-    real = memexp.trial.execute.load
-    monkeypatch.setattr(memexp.trial.execute, "load", lambda *args: loaded.append(args[0].name) or real(*args))
+    loaded: list[str] = []
+    monkeypatch.setattr(memexp.trial.base, "load", lambda *args: (loaded.append(args[0].name), load(*args))[1])
+    base = WarmBase()
+
+    def warmly(conditions: Iterable[Condition], sink: Any) -> list[str]:
+        return execute(trial_of(conditions), sink, World.current(), Attempt("test", "first"), base=base)
+
     warm, fresh = Store(tmp_path / "warm"), Store(tmp_path / "fresh")
-    assert executed(grid((2,), lrs=(1e-1,), dropout=0.5), warm) == []  # leaves other weights and settings behind
-    assert executed(grid((0, 2)), warm) == []
+    assert warmly(grid((2,), lrs=(1e-1,), dropout=0.5), warm) == []  # leaves other weights and settings behind
+    assert warmly(grid((0, 2)), warm) == []
     assert len(loaded) == 1
-    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
     assert executed(grid((0, 2)), fresh) == []
     assert len(loaded) == 2
     for kind in ("recognition", "recall"):
         assert rows(warm, kind, lr=3e-3) == rows(fresh, kind)
     other = dataclasses.replace(grid.model, init=dataclasses.replace(grid.model.init, seed=1))
-    assert executed(Grid(other, grid.pair)((0,)), fresh) == []
+    assert warmly(Grid(other, grid.pair)((0,)), fresh) == []
     assert len(loaded) == 3, "another base is loaded"
 
 
@@ -286,8 +283,7 @@ def test_a_second_time_nothing_is_loaded_or_measured(grid: Grid, store: Store, m
     conditions = grid((0, 1), lrs=(1e-3, 1e-2))
     assert executed(conditions, store) == []
     before = {kind: store.names(kind) for kind in store.kinds()}
-    monkeypatch.setattr(memexp.trial.execute, "load", lambda *_: pytest.fail("a model is loaded"))
-    monkeypatch.setattr(memexp.trial.execute, "_warm", None)
+    monkeypatch.setattr(memexp.trial.base, "load", lambda *_: pytest.fail("a model is loaded"))
     told: list[Progress] = []
     assert execute(trial_of(conditions), store, World.current(), Attempt("test", "second"), told.append) == []
     assert {kind: store.names(kind) for kind in store.kinds()} == before
@@ -446,7 +442,7 @@ def test_a_base_that_cannot_be_loaded_skips_all_that_hangs_on_it(
     def fail(*_: object) -> None:
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(memexp.trial.execute, "load", fail)
+    monkeypatch.setattr(memexp.trial.base, "load", fail)
     failures = executed(grid((0, 1, 2)), store)
     assert len(failures) == 1 and "failed: RuntimeError: no space left" in failures[0]
     assert statuses(store) == {"failed": 1, "skipped": 2}
@@ -480,16 +476,16 @@ def test_waiting_for_others_is_no_hang(
     commit: str | None, grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, set[bool]] = {}
-    progress: list[Any] = []
+    watching: list[Activity] = []
 
     @contextlib.contextmanager
-    def watched(minutes: float, made: Any, stuck: Any) -> Iterator[None]:
-        progress.append(made)
+    def watched(minutes: float, activity: Activity, stuck: Any) -> Iterator[None]:
+        watching.append(activity)
         yield
 
     def look(where: str) -> None:
-        if progress:
-            seen.setdefault(where, set()).add(progress[0]() != progress[0]())
+        if watching:
+            seen.setdefault(where, set()).add(watching[0].waiting)
 
     def seeing(where: Any, name: str) -> None:
         plain = getattr(where, name)
@@ -498,9 +494,9 @@ def test_waiting_for_others_is_no_hang(
     trial = trial_of(grid((0, 1)))
     model = trial.base.model
     trial.base = dataclasses.replace(trial.base, model=dataclasses.replace(model, commit=commit))
-    monkeypatch.setattr(memexp.trial.execute, "watched", watched)
-    monkeypatch.setattr(memexp.trial.execute, "load", lambda _, *rest: (look("load"), load(model, *rest))[1])
-    seeing(memexp.trial.execute, "train")
+    monkeypatch.setattr(memexp.trial.walk, "watched", watched)
+    monkeypatch.setattr(memexp.trial.base, "load", lambda _, *rest: (look("load"), load(model, *rest))[1])
+    seeing(memexp.trial.walk, "train")
     seeing(Recognition, "measure")
     assert execute(trial, store, World.current(), Attempt("test", "first"), lambda _: look("report")) == []
     assert seen == {"load": {commit is not None}, "report": {True}, "train": {False}, "measure": {False}}
@@ -531,8 +527,8 @@ def test_a_failure_on_several_ranks_is_recorded_once(grid: Grid, store: Store, m
 
     alone, one = load, World.current()
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(memexp.trial.execute, "load", lambda *model: alone(*model[:3], one))
-    monkeypatch.setattr(memexp.trial.execute, "train", out_of_memory)
+    monkeypatch.setattr(memexp.trial.base, "load", lambda *model: alone(*model[:3], one))
+    monkeypatch.setattr(memexp.trial.walk, "train", out_of_memory)
     conditions = [dataclasses.replace(one, forget=Forget(0)) for one in grid((3,))]
     with pytest.raises(RuntimeError, match="out of memory"):
         execute(trial_of(conditions), store, Deaf(0, 2, torch.device("cpu")), Attempt("test", "first"))

@@ -454,9 +454,7 @@ def stores(
     ]
     folder = tmp_path_factory.mktemp("stores")
     trials = trials_of(conditions)
-    memexp.trial.execute._warm = None
     failures = executed(trials, str(folder / "one"))
-    memexp.trial.execute._warm = None
     ranks = on_ranks(2, folder / "ranks", executed, trials, str(folder / "two"))
     return [failures, *ranks], Store(folder / "one"), Store(folder / "two")
 
@@ -491,9 +489,7 @@ def test_two_ranks_pretrain_from_a_stream_as_one(tiny_model: Model, pair: Pair, 
     forest = grow(conditions)
     trials = bundle(forest, forest.asks, lambda _: 1)
     assert [trial.phase for trial in trials] == [0, 1, 1]
-    memexp.trial.execute._warm = None
     assert executed(trials, str(tmp_path / "one")) == []
-    memexp.trial.execute._warm = None
     assert on_ranks(2, tmp_path / "ranks", executed, trials, str(tmp_path / "two")) == [[], []]
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     for kind, keys, names in (
@@ -524,7 +520,6 @@ def again_and_again(trial: Trial, location: str) -> list[int]:
     memexp.core.train.update = update
     while True:
         made.append(0)
-        memexp.trial.execute._warm = None
         try:
             assert executed([trial], location) == []
             return made

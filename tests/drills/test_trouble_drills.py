@@ -10,6 +10,7 @@ import pytest
 from drills.strikes import finish, results, rows, same
 from support import command, data, sweep_script
 
+from memexp.plan.attempts import Log
 from memexp.store import Store
 
 pytestmark = [pytest.mark.drill, pytest.mark.cluster]
@@ -51,11 +52,9 @@ MEMORY = "trouble: RuntimeError: "
 def reasons(store: Path) -> list[str]:
     """Why attempts failed, the first line of each, sorted; once where several workers of one attempt say the same."""
     place, found = Store(store), set()
-    for name in place.names("stages"):
-        attempt = name.split("-")[1]  # after the tree, before the worker
-        failed = [row for row in place.read("stages", name).to_pylist() if row["status"] == "failed"]
-        found |= {(attempt, row["error"].splitlines()[0]) for row in failed}
-    return sorted(reason for _, reason in found)
+    for row in Log.read(place).rows(status="failed"):
+        found.add((row["attempt"], row["trial"], row["start"], row["error"].splitlines()[0]))
+    return sorted(reason for *_, reason in found)
 
 
 @pytest.mark.parametrize(

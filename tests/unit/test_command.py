@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ from memexp.cli import main
 from memexp.plan import Ask
 from memexp.records import MADE_WITH, RECOGNITION, SEARCHES, SETTINGS, STAGES, SWEEPS, rows_for
 from memexp.store import Store
+from memexp.store.manifests import Manifest, write_manifest
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -352,8 +352,7 @@ def test_status_says_why_a_measurement_failed_also_when_its_stage_was_reached_ag
 def test_status_is_not_misled_by_a_clock_that_was_set_back(memexp: Command) -> None:
     store = Store("results")
     wanted(store, "edited", "ab", started=NOW + timedelta(days=1))
-    ask = SimpleNamespace(kind="recognition", name="c-probe-edited", condition_id="c", stage="c", probe_id="probe")
-    Sweep._record(SimpleNamespace(name="edited"), SimpleNamespace(asks=[ask]), store)  # type: ignore[arg-type]
+    write_manifest(store, "edited", [Manifest("recognition", "c-probe-edited", "c", "c", "probe")])
     assert memexp("status")[1] == "edited: 0 of 1 conditions complete\n"
 
 

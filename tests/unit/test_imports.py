@@ -35,14 +35,15 @@ LAYERS = [
     "report",
     "exchange",
     "script",
-    "execution",
+    "driver",
+    "local",
     "sweep",
     "cli",
 ]
 """From the ground up."""
 
 KNOW_TORCH = {"core", "trial"}
-MAY_ASK_TORCH = {*KNOW_TORCH, "probes", "cluster"}
+MAY_ASK_TORCH = {*KNOW_TORCH, "probes", "cluster", "local"}
 """Inside functions: on a worker torch is there, in the driver it need not be."""
 TORCH = {"torch", "transformers", "peft", "accelerate", "lm_eval"}
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 
 from memexp.errors import DataError, ModelError, SpecError
-from memexp.execution import _phase_by_phase
 from memexp.plan import Forest, TrainingStage, Trial, bundle, grow, whole
 from memexp.plan.attempts import Attempt
 from memexp.plan.checks import check_models
+from memexp.plan.retries import execute_with_retries
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition
 from memexp.records import MADE_WITH, RECALL, SETTINGS, complaint
@@ -319,7 +319,7 @@ def phases(
         failures, lost = outcome(now[0])
         return SimpleNamespace(failures=failures, lost=lost)
 
-    said = _phase_by_phase(forest, trials, execute, store, Attempt("sweep", "a"))
+    said = execute_with_retries(forest, trials, execute, store, Attempt("sweep", "a"))
     stages = store.scan("stages")
     rows = [] if stages is None else stages.to_pylist()
     return executed, said, sorted((row["kind"], row["status"]) for row in rows)
@@ -364,7 +364,7 @@ def test_what_shared_a_process_with_what_killed_it_is_executed_apart(studied: Co
     executed: list[tuple[str, list[Trial]]] = []
 
     def execute(now: list[Trial], attempt: Attempt) -> Any:
-        executed.append((attempt.id, now))
+        executed.append((attempt.part, now))
         lost = {}
         for number, trial in enumerate(now):
             for ask in trial.asks:
@@ -374,7 +374,7 @@ def test_what_shared_a_process_with_what_killed_it_is_executed_apart(studied: Co
                 store.commit(ask.kind, ask.name, pa.table({"item": [1]}))
         return SimpleNamespace(failures=[], lost=lost)
 
-    said = _phase_by_phase(forest, trials, execute, store, Attempt("sweep", "a"))
+    said = execute_with_retries(forest, trials, execute, store, Attempt("sweep", "a"))
     (first, [one]), (second, apart) = executed
     assert one is trials[0] and first != second
     assert sorted({ask.settings["lr"] for ask in trial.asks} for trial in apart) == [{1e-3}, {1e-2}]
@@ -385,10 +385,10 @@ def test_what_shared_a_process_with_what_killed_it_is_executed_apart(studied: Co
     assert len(store.names("recognition")) == 2
 
     def kills(now: list[Trial], attempt: Attempt) -> Any:
-        executed.append((attempt.id, now))
+        executed.append((attempt.part, now))
         return SimpleNamespace(failures=[], lost={0: "killed"})
 
     executed.clear()
     left = whole(forest, forest.asks)
-    assert _phase_by_phase(forest, [left], kills, store, Attempt("sweep", "b")) == ["a trial died: killed"]
+    assert execute_with_retries(forest, [left], kills, store, Attempt("sweep", "b")) == ["a trial died: killed"]
     assert len(executed) == 1  # one tree is left of it, which has had its chances

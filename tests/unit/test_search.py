@@ -40,15 +40,17 @@ from memexp import (
     Sweep,
     Uniform,
 )
+from memexp.cluster.active_search import ActiveSearch, RunningSuggestion
 from memexp.cluster.connect import Cluster
-from memexp.cluster.searches import Going, Line, _Desk, _Referee, _Suggester
+from memexp.cluster.searches import _Experiment, _StoppingScheduler, _SuggestionSearcher
 from memexp.plan import Ask
-from memexp.plan.attempts import Attempt, stage_row
-from memexp.records import MADE_WITH, RECOGNITION, STAGES, rows_for
+from memexp.plan.attempts import Attempt, row, write
+from memexp.records import MADE_WITH, RECOGNITION, rows_for
 from memexp.report.status import print_status
 from memexp.report.terminal import print_searches
+from memexp.search.candidates import Prepared, prepare
+from memexp.search.ledger import Ledger, measured_elsewhere
 from memexp.search.samplers import SPREAD
-from memexp.search.suggestions import Ledger, Prepared, elsewhere, prepare
 from memexp.sources import Sources
 from memexp.spec import spec
 from memexp.store import Store
@@ -86,9 +88,9 @@ def prepared(one: Search) -> Prepared:
     return prepare(one, Resources(), Sources())
 
 
-def line(one: Search, store: Store) -> Line:
+def line(one: Search, store: Store) -> ActiveSearch:
     """The search as it is executed with what `store` has."""
-    return Line(Ledger(prepared(one), store), store, Attempt("sweep", "attempt"))
+    return ActiveSearch(Ledger(prepared(one), store), store, Attempt("sweep", "attempt"))
 
 
 def answer(store: Store, asks: Iterator[Ask] | list[Ask], value: float) -> None:
@@ -103,15 +105,15 @@ def loss(lr: float, exposures: int = 1) -> float:
     return (math.log10(lr) + 3) ** 2 + 1 / exposures
 
 
-def tried(one: Line, store: Store, stop_after: int | None = None) -> list[float]:
+def tried(one: ActiveSearch, store: Store, stop_after: int | None = None) -> list[float]:
     """Try what is left of a search as trials would, one at a time; the learning rates of the trials there were."""
     rates = []
     while (going := one.next(set())) is not None:
-        lr = going.place.point["lr"]
+        lr = going.candidate.point["lr"]
         rates.append(lr)
-        for stop in going.place.stops:
+        for stop in going.candidate.stops:
             answer(store, [ask for ask in stop.asks if ask in going.asks], loss(lr, stop.at))
-            one.hear(going, stop.files)
+            one.observe(going, stop.files)
             if going.stopped:
                 break
         one.end(going)
@@ -222,7 +224,7 @@ def test_conditions_must_lie_on_one_trajectory(
 def test_what_a_function_raises_is_told_with_its_point(condition: Callable[..., Condition]) -> None:
     one = prepared(search(lambda lr: condition(lr) if lr != 1e-3 else 1 / 0))
     with pytest.raises(SpecError, match=r"^search lr, lr=0\.001: ZeroDivisionError: division by zero$"):
-        one.place({"lr": 1e-3})
+        one.candidate({"lr": 1e-3})
 
 
 def test_what_is_no_function_of_its_point_is_refused(condition: Callable[..., Condition]) -> None:
@@ -237,9 +239,9 @@ def test_retention_is_an_axis_as_well(tiny_model: Model, pair: Pair) -> None:
         study = Study(pair.targets, exposures=1, lr=lr, batch_size=4)
         return [Condition(tiny_model, study, probes=[Recognition(pair)], interference=one) for one in between]
 
-    place = prepared(search(condition)).edges[0]
-    assert (place.axis, [stop.at for stop in place.stops]) == ("retention_steps", [0, 1, 10])
-    assert place.forest.steps == 3 + 10
+    candidate = prepared(search(condition)).edges[0]
+    assert (candidate.axis, [stop.at for stop in candidate.stops]) == ("retention_steps", [0, 1, 10])
+    assert candidate.forest.steps == 3 + 10
 
 
 # Identity
@@ -282,8 +284,8 @@ def test_a_suggestion_is_stored_before_its_trial(tmp_path: Path, trajectory: Cal
     assert going is not None
     rows = store.read("searches", f"{prepared(one).id}-00000").to_pylist()
     assert [row["stop"] for row in rows] == [1, 2, 3]
-    assert {json.loads(row["point"])["lr"] for row in rows} == {going.place.point["lr"]}
-    assert [row["results"] for row in rows] == [sorted(stop.files) for stop in going.place.stops]
+    assert {json.loads(row["point"])["lr"] for row in rows} == {going.candidate.point["lr"]}
+    assert [row["results"] for row in rows] == [sorted(stop.files) for stop in going.candidate.stops]
     assert {(row["sweep"], row["search"], row["suggestion"], row["axis"]) for row in rows} == {
         ("sweep", "lr", 0, "exposures")
     }
@@ -306,7 +308,7 @@ def test_another_process_goes_on_with_the_same_suggestions(tmp_path: Path, condi
 
 
 def _lr(entry: Any) -> float:
-    return float(entry.place.point["lr"])
+    return float(entry.candidate.point["lr"])
 
 
 def test_what_was_begun_is_tried_first_under_its_own_number(
@@ -317,7 +319,7 @@ def test_what_was_begun_is_tried_first_under_its_own_number(
     first = begun.next(set())
     assert first is not None  # and this process dies here
     rates = tried(line(one, store), store)
-    assert rates[0] == first.place.point["lr"] and len(rates) == 4
+    assert rates[0] == first.candidate.point["lr"] and len(rates) == 4
     assert len(store.names("searches")) == 4
 
 
@@ -333,9 +335,9 @@ def test_what_was_begun_is_known_to_the_sampler_of_another_process(
     for going in (second, third):  # this process dies before them
         (tmp_path / "searches" / f"{there.prepared.id}-{going.index:05d}.parquet").unlink()
     again = line(one, store)
-    found = [going.place.point for _ in range(3) if (going := again.next(set())) is not None]
-    assert found == [begun.place.point, second.place.point, third.place.point]
-    tried_by(again, next(iter(again.going.values())), store)
+    found = [going.candidate.point for _ in range(3) if (going := again.next(set())) is not None]
+    assert found == [begun.candidate.point, second.candidate.point, third.candidate.point]
+    tried_by(again, next(iter(again.running.values())), store)
     told = again.optuna._ot_study.trials
     assert sum(trial.value is not None for trial in told) == SPREAD + 2
     assert sum(trial.state.name == "RUNNING" for trial in told) == 2 and len(told) == SPREAD + 4
@@ -351,13 +353,13 @@ def test_where_two_search_at_once_the_stored_suggestion_counts(
     mine = other.next(set())
     theirs = slow.next(set())
     assert mine is not None and theirs is not None
-    assert theirs.place.point == mine.place.point
+    assert theirs.candidate.point == mine.candidate.point
     assert len(store.names("searches")) == 1
     answer(store, theirs.asks, 1.0)
-    slow.hear(theirs, {f"{ask.kind}/{ask.name}" for ask in theirs.asks})
+    slow.observe(theirs, {f"{ask.kind}/{ask.name}" for ask in theirs.asks})
     slow.end(theirs)
     known = [trial for trial in slow.optuna._ot_study.trials if trial.value is not None]
-    assert [trial.params["lr"] for trial in known] == [mine.place.point["lr"]]
+    assert [trial.params["lr"] for trial in known] == [mine.candidate.point["lr"]]
 
 
 def test_what_the_store_has_is_told_and_not_trained(tmp_path: Path, condition: Callable[..., Condition]) -> None:
@@ -390,7 +392,9 @@ def test_a_metric_sees_the_labels_of_who_asks_and_not_of_who_was_measured(
         metric='SELECT avg(target_nll) FROM recognition WHERE "of" = 2',
         trials=1,
     )
-    [told] = [entry for entry in elsewhere(Ledger(prepared(one), store)) if entry.place.point["lr"] == 1e-3]
+    [told] = [
+        entry for entry in measured_elsewhere(Ledger(prepared(one), store)) if entry.candidate.point["lr"] == 1e-3
+    ]
     assert told.values == [pytest.approx(loss(1e-3))]
 
 
@@ -401,10 +405,10 @@ def test_points_measured_elsewhere_are_told_where_the_space_has_columns_for_them
     inside, outside = condition(2e-3), condition(0.5)
     for ask in Sweep(name="grid", conditions=[inside, outside, condition(3e-3, 2)]).grow().asks:
         answer(store, [ask], loss(ask.settings["lr"]))
-    [found] = elsewhere(Ledger(prepared(search(condition)), store))
-    assert found.place.point == {"lr": 2e-3} and found.value == pytest.approx(loss(2e-3))
+    [found] = measured_elsewhere(Ledger(prepared(search(condition)), store))
+    assert found.candidate.point == {"lr": 2e-3} and found.value == pytest.approx(loss(2e-3))
     renamed = search(lambda rate: condition(rate), space={"rate": LR})
-    assert elsewhere(Ledger(prepared(renamed), store)) == []
+    assert measured_elsewhere(Ledger(prepared(renamed), store)) == []
 
 
 def test_a_trajectory_that_the_rule_ends_is_stopped_for_this_search_only(
@@ -459,11 +463,11 @@ def test_what_was_begun_and_is_behind_by_now_is_stopped_at_once(
     store, one = Store(tmp_path), search(trajectory, stopping=rule, trials=6, sampler="random", concurrent=6)
     there = line(one, store)
     begun = [going for _ in range(6) if (going := there.next(set())) is not None]
-    worst = max(begun, key=lambda going: loss(going.place.point["lr"]))
+    worst = max(begun, key=lambda going: loss(going.candidate.point["lr"]))
     for going in begun:  # this process dies when it has measured the worst one twice
-        stops = going.place.stops[:2] if going is worst else going.place.stops
+        stops = going.candidate.stops[:2] if going is worst else going.candidate.stops
         for stop in stops:
-            answer(store, list(stop.asks), loss(going.place.point["lr"], stop.at))
+            answer(store, list(stop.asks), loss(going.candidate.point["lr"], stop.at))
     assert tried(line(one, store), store) == []
     states = {entry.index: entry.state for entry in Ledger(prepared(one), store).entries.values()}
     assert states == {index: "stopped" if index == worst.index else "complete" for index in range(6)}
@@ -474,9 +478,9 @@ def test_what_diverged_is_an_outcome_and_is_told_as_bad(tmp_path: Path, conditio
     there = line(one, store)
     going = there.next(set())
     assert going is not None
-    study = going.place.stops[0].stage
-    row = stage_row(going.place.forest.stages[study], Attempt("sweep", "a"), MADE, "diverged", "loss is nan")
-    store.commit("stages", f"{study}-a", pa.Table.from_pylist([row], schema=STAGES))
+    study = going.candidate.stops[0].stage
+    by = Attempt("sweep", "a")
+    write(store, by, [row(going.candidate.forest.stages[study], by, "diverged", MADE, "loss is nan")])
     there.end(going)
     [trial] = there.optuna._ot_study.trials
     assert trial.state.name == "PRUNED" and trial.value is None
@@ -493,7 +497,7 @@ def test_what_failed_is_tried_again_and_teaches_nothing(tmp_path: Path, conditio
     there.end(going, crashed=True)
     assert [trial.state.name for trial in there.optuna._ot_study.trials] == ["FAIL"]
     assert len(tried(there, store)) == 1  # what comes after it goes on
-    assert tried(line(one, store), store) == [going.place.point["lr"]]
+    assert tried(line(one, store), store) == [going.candidate.point["lr"]]
 
 
 @pytest.mark.parametrize(("ends", "tried_after"), [(["failed"], 0), (["failed", "complete"], 3), ([], 3)])
@@ -504,10 +508,9 @@ def test_no_suggestions_are_made_where_the_model_cannot_be_loaded(
     there = line(search(condition), store)
     going = there.next(set())
     assert going is not None
-    [base] = [stage for stage in going.place.forest.stages.values() if stage.parent is None]
-    rows = [stage_row(base, there.attempt, {}, status, "no memory" if status == "failed" else None) for status in ends]
-    if rows:
-        store.commit("stages", "base-attempt", pa.Table.from_pylist(rows, schema=STAGES))
+    [base] = [stage for stage in going.candidate.forest.stages.values() if stage.parent is None]
+    rows = [row(base, there.attempt, status, error="no memory" if status == "failed" else None) for status in ends]
+    write(store, there.attempt, rows)
     there.end(going)
     assert len(tried(there, store)) == tried_after
 
@@ -529,24 +532,24 @@ def test_a_trial_that_ends_without_a_word_makes_room_for_the_next(
     tmp_path: Path, condition: Callable[..., Condition]
 ) -> None:
     """As Ray leaves one whose process could not be reused: an error, of which no searcher is told."""
-    desk = _Desk([line(search(condition), Store(tmp_path))], Cluster(({"CPU": 1.0},)), Snapshots())
-    desk._config = lambda line, going: {"index": going.index}  # type: ignore[method-assign] # without Ray
-    suggester, referee = _Suggester(desk), _Referee(desk)
-    assert suggester.suggest("first") == {"index": 0}
+    experiment = _Experiment([line(search(condition), Store(tmp_path))], Cluster(({"CPU": 1.0},)), Snapshots())
+    experiment._config = lambda line, going: {"index": going.index}  # type: ignore[method-assign] # without Ray
+    searcher, scheduler = _SuggestionSearcher(experiment), _StoppingScheduler(experiment)
+    assert searcher.suggest("first") == {"index": 0}
     trials = [SimpleNamespace(trial_id="first", status=TuneTrial.RUNNING)]
     controller = SimpleNamespace(get_trials=lambda: trials)
-    assert referee.choose_trial_to_run(controller) is None and suggester.suggest("second") is None
+    assert scheduler.choose_trial_to_run(controller) is None and searcher.suggest("second") is None
     trials[0].status = TuneTrial.ERROR
     for _ in range(2):  # it is asked again and again
-        assert referee.choose_trial_to_run(controller) is None
-    assert suggester.suggest("second") == {"index": 1}
+        assert scheduler.choose_trial_to_run(controller) is None
+    assert searcher.suggest("second") == {"index": 1}
 
 
 def test_no_error_of_a_search_is_swallowed(tmp_path: Path, condition: Callable[..., Condition]) -> None:
-    desk = _Desk([], Cluster(({"CPU": 1.0},)), Snapshots())
-    with pytest.raises(KeyError), desk.noting():
+    experiment = _Experiment([], Cluster(({"CPU": 1.0},)), Snapshots())
+    with pytest.raises(KeyError), experiment.keeping_errors():
         raise KeyError("what Tune would log and forget")
-    assert isinstance(desk.error, KeyError)
+    assert isinstance(experiment.error, KeyError)
 
 
 def test_a_sampler_waits_for_values_but_spread_points_do_not(
@@ -572,16 +575,16 @@ def test_a_suggestion_waits_for_a_trial_that_writes_its_files(
     there = line(search(condition, space={"lr": Choices([1e-3])}, trials=2, concurrent=2), store)
     first = there.next(set())
     assert first is not None
-    busy = {file for stop in first.place.stops for file in stop.files}
+    busy = {file for stop in first.candidate.stops for file in stop.files}
     assert there.next(busy) is None
     assert tried_by(there, first, store) == 2
     assert there.next(set()) is None and not there.queue  # the second was there by then
 
 
-def tried_by(there: Line, going: Going, store: Store) -> int:
+def tried_by(there: ActiveSearch, going: RunningSuggestion, store: Store) -> int:
     """Finish one suggestion; how many there are now."""
     answer(store, going.asks, 1.0)
-    there.hear(going, {f"{ask.kind}/{ask.name}" for ask in going.asks})
+    there.observe(going, {f"{ask.kind}/{ask.name}" for ask in going.asks})
     there.end(going)
     return len(store.names("searches"))
 
@@ -601,10 +604,10 @@ def test_every_sampler_stays_within_the_space(
     one = search(labelled, space=space, trials=SPREAD + 3, sampler=sampler)
     tried(line(one, store), store)
     entries = Ledger(prepared(one), store).entries.values()
-    assert len({entry.place.key for entry in entries}) == SPREAD + 3
+    assert len({entry.candidate.key for entry in entries}) == SPREAD + 3
     for entry in entries:
-        assert list(entry.place.point) == list(space)
-        assert all(domain.holds(entry.place.point[name]) for name, domain in space.items())
+        assert list(entry.candidate.point) == list(space)
+        assert all(domain.holds(entry.candidate.point[name]) for name, domain in space.items())
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe"])
@@ -616,9 +619,9 @@ def test_no_point_is_tried_twice_where_the_edge_of_the_space_is_best(
     there = line(search(condition, trials=14, sampler=sampler), store)
     rates = []
     while (going := there.next(set())) is not None:
-        rates.append(going.place.point["lr"])
+        rates.append(going.candidate.point["lr"])
         answer(store, going.asks, sign * math.log10(rates[-1]))
-        there.hear(going, {f"{ask.kind}/{ask.name}" for ask in going.asks})
+        there.observe(going, {f"{ask.kind}/{ask.name}" for ask in going.asks})
         there.end(going)
     edge = LR.low if sign > 0 else LR.high
     assert len(set(rates)) == 14 and all(LR.holds(lr) for lr in rates)
@@ -633,8 +636,8 @@ def test_all_points_of_a_small_space_are_tried_before_one_is_tried_again(
     one = search(condition, space=space, trials=SPREAD + 9)
     tried(line(one, store), store)
     entries = list(Ledger(prepared(one), store).entries.values())
-    spread = {entry.place.key for entry in entries[:SPREAD]}
-    assert len({entry.place.key for entry in entries[: SPREAD + 9 - len(spread)]}) == 9
+    spread = {entry.candidate.key for entry in entries[:SPREAD]}
+    assert len({entry.candidate.key for entry in entries[: SPREAD + 9 - len(spread)]}) == 9
 
 
 def test_half_the_trials_of_a_grid_find_what_the_grid_finds(
@@ -654,9 +657,9 @@ def test_half_the_trials_of_a_grid_find_what_the_grid_finds(
             there = line(search(condition, trials=8, sampler=sampler, seed=seed), store)
             found = []
             while (going := there.next(set())) is not None:
-                found.append(steep(going.place.point["lr"]))
+                found.append(steep(going.candidate.point["lr"]))
                 answer(store, going.asks, found[-1])
-                there.hear(going, {f"{ask.kind}/{ask.name}" for ask in going.asks})
+                there.observe(going, {f"{ask.kind}/{ask.name}" for ask in going.asks})
                 there.end(going)
             assert len(found) == 8
             apart.setdefault(sampler, []).append(min(found) - min(map(steep, grid)))

@@ -11,9 +11,10 @@ from memexp.trial.watch import STUCK
 
 SCRIPT = """
 import sys, time
-from memexp.trial.watch import watched
+from memexp.trial.watch import Activity, watched
 work, limit = [0], {seconds} / 60
-with watched(limit, lambda: work[0], lambda: print("stuck", flush=True)):
+activity = Activity(None, work=lambda: work[0])
+with watched(limit, activity, lambda: print("stuck", flush=True)):
     for _ in range({rounds}):
         time.sleep({pause})
         work[0] += 1

@@ -1,7 +1,7 @@
 """Searches of half the trials against a grid, on a tiny objective: what the default sampler was chosen by.
 
     python -m benchmarks --parts search
-    python -m benchmarks.search MATERIAL OUT
+    python -m benchmarks.sampler_choice MATERIAL OUT
 
 The objective is the mean NLL of 40 shipped sentences after one exposure. With the pretrained tiny-s it is a valley;
 with random weights, of a GPT-2 of two blocks and width 32, it is rugged where it is lowest: of two neighbours either
@@ -35,7 +35,8 @@ from memexp import (
 from memexp import plan as planning
 from memexp.plan import Ask, Forest
 from memexp.plan.attempts import Attempt
-from memexp.search.suggestions import Ledger, prepare
+from memexp.search.candidates import prepare
+from memexp.search.ledger import Ledger, stored_value
 from memexp.sources import Sources
 from memexp.store import Store
 
@@ -74,26 +75,25 @@ def best_of_grid(name: str, seed: int, store: Store, sources: Sources) -> float:
     """The best value of points at even distances on a log scale, both ends included."""
     rates = [LOW * (HIGH / LOW) ** (i / (POINTS - 1)) for i in range(POINTS)]
     prepared = prepare(search(name, seed, "random"), Resources(), sources)
-    places = [prepared.place({"lr": rate}) for rate in rates]
-    for place in places:
-        _execute(place.forest, place.forest.asks, store)
-    values = [prepared.value(place.stops[-1], store) for place in places]
+    candidates = [prepared.candidate({"lr": rate}) for rate in rates]
+    for candidate in candidates:
+        _execute(candidate.forest, candidate.forest.asks, store)
+    values = [stored_value(prepared, store, candidate.stops[-1]) for candidate in candidates]
     return min(value for value in values if value is not None)
 
 
 def best_of_search(name: str, seed: int, sampler: str, store: Store, sources: Sources) -> float:
     """The best value that a search finds, in a store that has nothing of it."""
-    from memexp.cluster.searches import Line  # knows Ray
+    from memexp.cluster.active_search import ActiveSearch  # knows Ray
 
     prepared = prepare(search(name, seed, sampler), Resources(), sources)
-    line = Line(Ledger(prepared, store), store, Attempt("benchmark", "search"))
-    while (going := line.next(set())) is not None:
-        _execute(going.place.forest, going.asks, store)
-        line.hear(going, [file for stop in going.place.stops for file in stop.files])
-        line.end(going)
-    best = Ledger(prepared, store).best
-    assert best is not None and best.value is not None  # of so many trials some do not diverge
-    return best.value
+    active = ActiveSearch(Ledger(prepared, store), store, Attempt("benchmark", "search"))
+    while (running := active.next(set())) is not None:
+        _execute(running.candidate.forest, running.asks, store)
+        active.observe(running, [file for stop in running.candidate.stops for file in stop.files])
+        active.end(running)
+    values = [entry.value for entry in Ledger(prepared, store).entries.values()]
+    return min(value for value in values if value is not None)  # of so many trials some do not diverge
 
 
 def _execute(forest: Forest, asks: list[Ask], store: Store) -> None:

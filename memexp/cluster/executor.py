@@ -1,0 +1,60 @@
+"""A connected cluster as what executes trials, one of the two kinds that `memexp.driver` knows.
+
+with on_cluster(None, needs={Resources()}, store=Store("results")) as executor:
+    executor.execute_trials(trials, store, attempt, display)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from memexp.cluster.connect import Cluster, connected
+from memexp.cluster.experiment import run_trials
+from memexp.cluster.searches import run_searches
+from memexp.plan import Trial
+from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.retries import Outcome
+from memexp.search.ledger import Ledger
+from memexp.spec import Resources, Snapshots
+from memexp.store import Store
+
+__all__ = ["ClusterExecutor", "on_cluster"]
+
+
+@dataclass(frozen=True)
+class ClusterExecutor:
+    """Executes trials and searches as Tune experiments."""
+
+    cluster: Cluster
+    plain: bool = False
+
+    def slots(self, resources: Resources) -> int:
+        """How many trials with these resources can execute side by side."""
+        return self.cluster.slots(resources)
+
+    def execute_trials(
+        self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
+    ) -> Outcome:
+        """See `memexp.cluster.experiment.run_trials`."""
+        return run_trials(trials, store, attempt, self.cluster, on_progress)
+
+    def execute_searches(
+        self,
+        ledgers: Sequence[Ledger],
+        store: Store,
+        attempt: Attempt,
+        on_progress: Callable[[Progress], None],
+        snapshots: Snapshots,
+        retry_diverged: bool,
+    ) -> tuple[list[Trial], Outcome]:
+        """See `memexp.cluster.searches.run_searches`."""
+        return run_searches(ledgers, store, attempt, self.cluster, on_progress, snapshots, retry_diverged)
+
+
+@contextlib.contextmanager
+def on_cluster(address: str | None, needs: Iterable[Resources], store: Store) -> Iterator[ClusterExecutor]:
+    """Connect for the time of the context; see `memexp.cluster.connect.connected` for arguments and errors."""
+    with connected(address, needs, store) as cluster:
+        yield ClusterExecutor(cluster)

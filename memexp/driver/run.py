@@ -1,0 +1,132 @@
+"""One run of a sweep: what is there is counted, the missing part executed, and the store asked what became of it.
+
+run = Run("quickstart", forest, searches, Store("results"), Snapshots(), retry_diverged=False, console=Console())
+run.begin()
+run.execute(on_cluster(None))
+whole = run.conclude()
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from memexp import plan as planning
+from memexp.driver.cleaning import discard_snapshots
+from memexp.driver.outlook import forests, remarks
+from memexp.driver.work import Executor, Work, execute
+from memexp.plan import Forest, Missing
+from memexp.plan.attempts import Attempt, commit_of_code
+from memexp.plan.checks import check_models
+from memexp.plan.heartbeat import heartbeat
+from memexp.report.terminal import say
+from memexp.script import terminable
+from memexp.search.candidates import Prepared
+from memexp.search.ledger import Ledger, progress_of
+from memexp.spec import Snapshots
+from memexp.store import Store, option_for
+from memexp.store.manifests import Manifest, write_manifest
+
+__all__ = ["Run"]
+
+Open = Callable[[Work], AbstractContextManager[Executor]]
+"""Makes ready what executes some work. Raises ClusterError or SpecError where that cannot execute it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sweep on its way through one process."""
+
+    name: str
+    """Of the sweep."""
+    forest: Forest
+    searches: Sequence[Prepared]
+    store: Store
+    snapshots: Snapshots
+    retry_diverged: bool
+    console: Console
+    """Where what happens is said."""
+
+    def begin(self) -> Work:
+        """Take what other conditions' files have; returns what is left to do."""
+        self.store.check_writable()
+        for line in remarks(forests(self.forest, self.searches)):
+            say(self.console, line, "yellow")
+        missing = planning.find_missing(self.forest, self.store, self.retry_diverged)
+        planning.copy_results(missing, self.store)
+        ledgers = self.ledgers(self.retry_diverged)
+        for ledger in ledgers:
+            ledger.copy()
+        for line in self._so_far(missing, ledgers):
+            say(self.console, f"{self.name}: {line} are in {self.store.location}")
+        return Work(self.forest, missing, ledgers, self.store, self.snapshots, self.retry_diverged)
+
+    def execute(self, work: Work, open_executor: Open) -> None:
+        """Execute what is left to do, and say what failed; an interruption says how far it came."""
+        if not work.left:
+            self._record()
+            return
+        attempt = Attempt(self.name, uuid.uuid4().hex[:12], commit_of_code())
+        try:
+            with heartbeat(self.store, attempt, len(work.missing.asks)):
+                for forest, bases in work.models:
+                    check_models(forest, bases)
+                with open_executor(work) as executor, terminable():
+                    self._record()
+                    failures = execute(work, attempt, executor, self.console)
+        except KeyboardInterrupt:
+            missing = planning.find_missing(self.forest, self.store)
+            done = ", ".join(self._so_far(missing, self.ledgers()))
+            say(self.console, f"stopped: {done} complete; the same command goes on")
+            raise
+        for line in failures:
+            say(self.console, line, "red")
+        if failures:
+            where = option_for(self.store)
+            say(self.console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
+
+    def ledgers(self, retry_diverged: bool = False) -> list[Ledger]:
+        """The searches as the store has them now."""
+        return [Ledger(search, self.store, retry_diverged) for search in self.searches]
+
+    def conclude(self) -> bool:
+        """Look once more at the store, which alone decides, and say what it has; whether that is all."""
+        left, ledgers = planning.find_missing(self.forest, self.store), self.ledgers()
+        if not self.snapshots.keep:
+            discard_snapshots(self.forest, left, ledgers, self.store)
+        lacking = {ask.condition_id for ask in left.open}
+        diverged = {ask.condition_id for ask in left.diverged}
+        short = [ledger for ledger in ledgers if ledger.done < ledger.prepared.search.trials]
+        line = ", ".join(self._so_far(left, ledgers)) + " complete"
+        if diverged:
+            line += f", {len(diverged)} diverged (an outcome; --retry-diverged repeats them)"
+        if lacking - diverged:
+            line += (
+                f", {len(lacking - diverged)} failed or skipped: `memexp status` says why, the same command tries again"
+            )
+        elif short:
+            line += ", others failed: `memexp status` says why, the same command tries again"
+        say(self.console, line, "red" if lacking or short else "green")
+        return not lacking and not short
+
+    def _so_far(self, missing: Missing, ledgers: Sequence[Ledger]) -> Iterator[str]:
+        """What of the sweep is there, a part of a line for the conditions and one for its searches."""
+        if self.forest.asks:
+            whole = self.forest.conditions
+            yield f"{whole - missing.conditions} of {whole} conditions"
+        if ledgers:
+            searches = [(ledger.prepared.search, ledger.done) for ledger in ledgers]
+            yield progress_of({search.name: (done, search.trials) for search, done in searches})
+
+    def _record(self) -> None:
+        """Say in ``sweeps/`` which files hold this sweep's results."""
+        asks = self.forest.asks
+        write_manifest(
+            self.store,
+            self.name,
+            [Manifest(ask.kind, ask.name, ask.condition_id, ask.stage, ask.probe_id) for ask in asks],
+        )

@@ -1,0 +1,131 @@
+"""What of a sweep is left to do, and having it done: the conditions phase by phase, then the searches.
+
+work = Work(forest, missing, ledgers, store, snapshots, retry_diverged=False)
+lines = execute(work, attempt, executor, console)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console
+
+from memexp import plan as planning
+from memexp.plan import Forest, Missing, Trial
+from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.retries import Outcome, concluded, execute_with_retries
+from memexp.report.progress import Display, SearchDisplay
+from memexp.report.terminal import say
+from memexp.search.ledger import Ledger
+from memexp.sources import ResolvedModel
+from memexp.spec import Resources, Snapshots
+from memexp.store import Store
+
+__all__ = ["Executor", "Work", "execute"]
+
+
+class Executor(Protocol):
+    """Where trials are executed."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether what they print comes to this terminal, so that progress is shown in plain lines."""
+
+    def slots(self, resources: Resources) -> int:
+        """How many trials with these resources can execute side by side."""
+
+    def execute_trials(
+        self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
+    ) -> Outcome:
+        """Execute trials, which depend on nothing but what is in the store, and wait for them."""
+
+    def execute_searches(
+        self,
+        ledgers: Sequence[Ledger],
+        store: Store,
+        attempt: Attempt,
+        on_progress: Callable[[Progress], None],
+        snapshots: Snapshots,
+        retry_diverged: bool,
+    ) -> tuple[list[Trial], Outcome]:
+        """Bring searches to their number of suggestions; the trials there were, which `Outcome.lost` numbers."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What of a sweep is to be executed."""
+
+    forest: Forest
+    missing: Missing
+    ledgers: Sequence[Ledger]
+    store: Store
+    snapshots: Snapshots
+    retry_diverged: bool
+
+    @property
+    def searches(self) -> list[Ledger]:
+        """The searches with suggestions to make or to try."""
+        return [ledger for ledger in self.ledgers if ledger.done < ledger.prepared.search.trials]
+
+    @property
+    def left(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.missing.asks or self.searches)
+
+    @property
+    def models(self) -> list[tuple[Forest, list[ResolvedModel]]]:
+        """The models of what is to be done, each with a forest that has their conditions."""
+        grid = [self.forest.path(ask.stage)[0].model for ask in self.missing.asks]
+        edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
+        return [(self.forest, grid), *((one, [one.stages[base].model for base in one.resources]) for one in edges)]
+
+    @property
+    def needs(self) -> set[Resources]:
+        """What its trials hold."""
+        grid = {self.forest.resources[self.forest.path(ask.stage)[0].id] for ask in self.missing.asks}
+        edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
+        return grid.union(*(one.resources.values() for one in edges))
+
+
+def execute(work: Work, attempt: Attempt, executor: Executor, console: Console) -> list[str]:
+    """First the conditions, then the searches, whose samplers are told what the conditions came to.
+
+    Returns:
+        A line for every stage or measurement that failed.
+    """
+    lines: list[str] = []
+    if work.missing.asks:
+        lines += _conditions(work, attempt, executor, console)
+    if work.searches:
+        lines += _searches(work, dataclasses.replace(attempt, part="searches"), executor, console)
+    return lines
+
+
+def _conditions(work: Work, attempt: Attempt, executor: Executor, console: Console) -> list[str]:
+    asks = work.missing.asks
+    trials = planning.bundle(work.forest, asks, executor.slots)
+    trials = [dataclasses.replace(trial, snapshots=work.snapshots) for trial in trials]
+    steps = sum(trial.steps for trial in trials)
+    say(console, f"executing {len(trials)} trials, {steps} steps, for {len(asks)} results")
+    with Display(asks, steps, console, executor.plain) as display:
+        return execute_with_retries(
+            work.forest,
+            trials,
+            lambda now, attempt: executor.execute_trials(now, work.store, attempt, display),
+            work.store,
+            attempt,
+        )
+
+
+def _searches(work: Work, attempt: Attempt, executor: Executor, console: Console) -> list[str]:
+    left = sum(ledger.prepared.search.trials - ledger.done for ledger in work.searches)
+    searches = "1 search" if len(work.searches) == 1 else f"{len(work.searches)} searches"
+    say(console, f"trying {left} suggestions of {searches}")
+    with SearchDisplay(left, console, executor.plain) as display:
+        trials, outcome = executor.execute_searches(
+            work.searches, work.store, attempt, display, work.snapshots, work.retry_diverged
+        )
+    return concluded(trials, outcome, work.store, attempt)

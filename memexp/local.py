@@ -1,0 +1,130 @@
+"""Trials in this process, one after another, without Ray: the other of the two kinds that `memexp.driver` knows.
+
+    memexp run --local sweeps/quickstart.py
+    sweep.run(local=True)              # in a notebook, or with a breakpoint() in a probe of one's own
+
+The same trial code as on a cluster gives the same rows, bit for bit; the base model stays loaded between trials. What
+ends this process ends the sweep, and what hangs is not ended: a debugger may take its time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from memexp.errors import SpecError
+from memexp.plan import Trial, whole
+from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.retries import Outcome
+from memexp.search.ledger import Ledger
+from memexp.spec import Resources, Snapshots
+from memexp.store import Store
+
+if TYPE_CHECKING:
+    from memexp.trial.base import WarmBase
+
+__all__ = ["LocalExecutor", "in_this_process"]
+
+
+class LocalExecutor:
+    """Executes trials here."""
+
+    plain = True
+
+    def __init__(self, base: WarmBase) -> None:
+        self._base = base
+
+    def slots(self, resources: Resources) -> int:
+        """One: there is one process."""
+        return 1
+
+    def execute_trials(
+        self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
+    ) -> Outcome:
+        """Execute trials in their order. An error that cannot be recorded ends the sweep, so no trial is lost."""
+        outcome = Outcome()
+        for number, trial in enumerate(trials):
+            own = attempt.of_trial(trial.phase, number).begun()
+            outcome.failures += self._execute(trial, store, own, on_progress)
+        return outcome
+
+    def execute_searches(
+        self,
+        ledgers: Sequence[Ledger],
+        store: Store,
+        attempt: Attempt,
+        on_progress: Callable[[Progress], None],
+        snapshots: Snapshots,
+        retry_diverged: bool,
+    ) -> tuple[list[Trial], Outcome]:
+        """Try the suggestions of one search after the other, each when the one before it is over."""
+        # Samplers and rules are those of Ray's library; no cluster is started for them.
+        from memexp.cluster.active_search import ActiveSearch
+
+        outcome, trials = Outcome(), list[Trial]()
+        for ledger in ledgers:
+            search = ActiveSearch(ledger, store, attempt, on_progress, retry_diverged)
+            while (running := search.next(set())) is not None:
+                trial = whole(running.candidate.forest, running.asks)
+                trial.stoppable, trial.snapshots = ledger.prepared.search.stopping is not None, snapshots
+                own = attempt.of_trial(trial.phase, len(trials)).begun()
+                trials.append(trial)
+
+                def report(progress: Progress, search: Any = search, running: Any = running) -> None:
+                    on_progress(progress)
+                    search.observe(running, progress.answered)
+                    if running.stopped:
+                        raise _Stopped
+
+                with contextlib.suppress(_Stopped):
+                    outcome.failures += self._execute(trial, store, own, report)
+                search.end(running)
+        return trials, outcome
+
+    def _execute(self, trial: Trial, store: Store, attempt: Attempt, report: Callable[[Progress], None]) -> list[str]:
+        from memexp.core.world import World
+        from memexp.trial.execute import execute
+
+        return execute(trial, store, World.current(trial.resources.gpus), attempt, report, self._base, watch=False)
+
+
+class _Stopped(BaseException):
+    """The rule of a search ends a trial: no failure of what it is raised through."""
+
+
+@contextlib.contextmanager
+def in_this_process(needs: Collection[Resources], searches: Sequence[Ledger]) -> Iterator[LocalExecutor]:
+    """Make ready to execute trials here; the base model is let go of with the context.
+
+    Args:
+        needs: the resources of the trials to come.
+        searches: the searches to come.
+
+    Raises:
+        SpecError: a trial needs several workers, or a search may try several suggestions at a time.
+    """
+    for resources in needs:
+        if resources.workers > 1:
+            raise SpecError(
+                f"Resources.workers: {resources.workers} workers are several processes, --local is one: run without it"
+            )
+    for search in (ledger.prepared.search for ledger in searches):
+        if search.concurrent != 1:
+            raise SpecError(
+                f"search {search.name}: its suggestions are tried several at a time, which --local cannot; "
+                "run without it, or give Search.concurrent=1"
+            )
+    _set_threads(max(resources.threads for resources in needs))
+    from memexp.trial.base import WarmBase
+
+    yield LocalExecutor(WarmBase())
+
+
+def _set_threads(threads: int) -> None:
+    """As Ray does it for its workers, before torch is loaded: afterwards not all of its libraries listen."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # Threads that spin while they wait cost others on the same cores up to four times their speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

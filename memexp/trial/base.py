@@ -1,0 +1,44 @@
+"""The base model of a trial, kept warm: trials on the same base that follow each other in a process load it once.
+
+base = WarmBase()
+lm, untaught = base.get(stage, resources, world)
+"""
+
+from __future__ import annotations
+
+import torch
+
+from memexp.core import fork
+from memexp.core.fork import Fork
+from memexp.core.load import load
+from memexp.core.model import LanguageModel
+from memexp.core.world import World
+from memexp.plan import Stage
+from memexp.spec import Resources
+
+__all__ = ["WarmBase"]
+
+
+class WarmBase:
+    """Holds the base model that was asked for last, and its weights as loaded."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, Resources, World] | None = None
+        self._held: tuple[LanguageModel, Fork] | None = None
+
+    def get(self, stage: Stage, resources: Resources, world: World) -> tuple[LanguageModel, Fork]:
+        """The model of a base stage with its weights as loaded, and a copy of these. All ranks of `world` call.
+
+        Raises what `memexp.core.load.load` raises.
+        """
+        # Every time: a probe of the user's own may have changed them.
+        torch.set_num_threads(resources.threads)
+        key = (stage.id, resources, world)
+        if self._held is not None and self._key == key:
+            lm, loaded = self._held
+            fork.restore(lm, loaded, None)
+            return self._held
+        self._key = self._held = None  # let go of the old one before the new one needs the memory
+        lm = load(stage.model, stage.method, stage.dtype, world)
+        self._key, self._held = key, (lm, fork.take(lm, None))
+        return self._held

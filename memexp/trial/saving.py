@@ -1,0 +1,120 @@
+"""Snapshots of a trajectory in the middle of training, as often as the sweep's `Snapshots` say.
+
+saver = Saver(trial, leaves, sink, notes, world, kept)
+train(..., after=saver.along(stage, lm, optimizer, done))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from torch.optim import AdamW
+
+from memexp.core.checkpoint import save_snapshot
+from memexp.core.model import LanguageModel
+from memexp.core.train import Step
+from memexp.core.world import World
+from memexp.errors import StoreError
+from memexp.plan import Stage, Trial
+from memexp.store.snapshots import discard
+from memexp.trial.rows import Notes, Sink
+
+__all__ = ["Saver"]
+
+
+@dataclass
+class _Unsaved:
+    """What a crash would cost now."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class Saver:
+    """Saves trajectories in time, and discards what nobody will take up again."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        leaves: Collection[str],
+        sink: Sink,
+        notes: Notes,
+        world: World,
+        kept: Iterable[str],
+    ) -> None:
+        """`leaves`: pretrain stages whose ends are for trials to come; `kept`: trajectories with files in the store."""
+        self.spacing, self.leaves = trial.snapshots, leaves
+        self.sink, self.notes, self.world = sink, notes, world
+        self._kept = set(kept)
+        self._unsaved = _Unsaved()  # since the last snapshot, on the way to where the model is
+        self._unsaved_at: dict[str, _Unsaved] = {}
+
+    def at_fork(self, stage: str) -> None:
+        """The model's state after `stage` is kept in memory, and may be gone back to."""
+        self._unsaved_at[stage] = dataclasses.replace(self._unsaved)
+
+    def back_at(self, stage: str) -> None:
+        """The model is after `stage` again."""
+        self._unsaved = dataclasses.replace(self._unsaved_at.get(stage, _Unsaved()))
+
+    def loaded(self) -> None:
+        """The model is as a snapshot in the store has it."""
+        self._unsaved = _Unsaved()
+
+    def along(self, stage: Stage, lm: LanguageModel, optimizer: AdamW, done: Iterable[Step]) -> Callable[[Step], None]:
+        """What to call after every step of a stage, of which the steps `done` were made before."""
+        steps, clock = list(done), time.monotonic()
+
+        def after(step: Step) -> None:
+            nonlocal clock
+            steps.append(step)
+            now = time.monotonic()
+            self._unsaved.steps += 1
+            self._unsaved.seconds += now - clock
+            clock = now
+            if stage.kind == "pretrain" and step.step == stage.last_step:
+                # Under the stage's own name: a later one on the line would take its place, and other trials begin here.
+                name = stage.id
+            elif self._due:
+                name = stage.trajectory
+            else:
+                return
+            self._save(name, stage, lm, optimizer, steps)
+            clock = time.monotonic()
+
+        return after
+
+    @property
+    def _due(self) -> bool:
+        """Whether a snapshot is due. All ranks ask."""
+        minutes, steps = self.spacing.minutes, self.spacing.steps
+        due = minutes is not None and self.world.any(self._unsaved.seconds >= 60 * minutes)
+        return due or (steps is not None and self._unsaved.steps >= steps)
+
+    def _save(self, name: str, stage: Stage, lm: LanguageModel, optimizer: AdamW, steps: list[Step]) -> None:
+        """A snapshot that cannot be written is recorded; the trajectory goes on and tries again in time."""
+        began = time.monotonic()
+        try:
+            self._kept.add(name)
+            save_snapshot(self.sink, name, steps[-1].step, lm, optimizer, steps)
+            if name != stage.trajectory and self.world.leads:
+                discard(self.sink, stage.trajectory)  # what came before the end
+        except StoreError as error:
+            self.notes.add(stage, "unsaved", began, str(error))
+            if name == stage.id and name in self.leaves:
+                self.notes.lines.append(
+                    f"{stage.model.name}, the end of pretraining {name} could not be saved, and is trained again by "
+                    f"all that begins there: {error}"
+                )
+        self._unsaved = _Unsaved()
+
+    def over(self, stage: Stage) -> None:
+        """All below `stage` is measured: its snapshots go, unless other trials may begin after it."""
+        if self.spacing.keep or stage.kind == "pretrain" or stage.trajectory not in self._kept:
+            return
+        self._kept.discard(stage.trajectory)
+        if self.world.leads:
+            discard(self.sink, stage.trajectory)

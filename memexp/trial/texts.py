@@ -1,0 +1,59 @@
+"""The corpora of a trial as its model reads them: token rows of lists, encoded once, and windows of streams.
+
+texts = TrialTexts(trial, lm.tokenizer, activity)
+texts.batches(stage)(1)        # what the stage's first step takes
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from memexp.core.batches import Batches, PassingBatches, RowWindows, StreamBatches, StudyBatches
+from memexp.core.data import encode
+from memexp.plan import Ask, TrainingStage, Trial
+from memexp.sources import Stream
+from memexp.sources.streams import HubTexts
+from memexp.spec import Study
+from memexp.trial.watch import Activity
+
+__all__ = ["TrialTexts"]
+
+
+class TrialTexts:
+    """Reads what a stage trains on and what a probe asks about."""
+
+    def __init__(self, trial: Trial, tokenizer: PreTrainedTokenizerBase, activity: Activity) -> None:
+        self.trial, self.tokenizer, self.activity = trial, tokenizer, activity
+        self._rows: dict[tuple[str, int], list[list[int]]] = {}
+        self._windows: dict[tuple[str, int], RowWindows] = {}
+
+    def of_probe(self, ask: Ask) -> Mapping[str, Sequence[str]]:
+        """The texts of every corpus of a probe, by the name of its field."""
+        return {name: self.trial.texts[corpus].items for name, corpus in ask.corpora.items()}
+
+    def batches(self, stage: TrainingStage) -> Batches:
+        """The batches of a stage."""
+        settings, size = stage.settings, stage.settings.block_size
+        if isinstance(settings, Study):  # of a list, never of a stream
+            rows = self._of_list(stage.corpus, self.trial.texts[stage.corpus].items, size)
+            return StudyBatches(settings, rows, stage.seed)
+        corpus = self.trial.corpus(stage.corpus)
+        if isinstance(corpus, Stream):
+            return StreamBatches(settings, self._of_stream(stage.corpus, corpus, size), stage.seed)
+        return PassingBatches(settings, self._of_list(stage.corpus, corpus.items, size), stage.seed)
+
+    def _of_list(self, corpus: str, texts: Sequence[str], block_size: int) -> list[list[int]]:
+        key = corpus, block_size
+        if key not in self._rows:
+            self._rows[key] = encode(self.tokenizer, texts, block_size)
+        return self._rows[key]
+
+    def _of_stream(self, corpus: str, stream: Stream, block_size: int) -> RowWindows:
+        key = corpus, block_size
+        if key not in self._windows:
+            reading = self.activity.waits if isinstance(stream, HubTexts) else contextlib.nullcontext
+            self._windows[key] = RowWindows(stream, lambda texts: encode(self.tokenizer, texts, block_size), reading)
+        return self._windows[key]

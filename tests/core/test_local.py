@@ -1,0 +1,177 @@
+"""``memexp run --local``: the trial code and the rows of a cluster, in the process that was started and without Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from support import command, data, sweep_script
+
+from memexp.errors import SpecError
+from memexp.plan.attempts import Log
+from memexp.probes import Recognition
+from memexp.spec import ASHA, Condition, Model, Pair, Resources, Search, Study, Uniform
+from memexp.store import Store
+from memexp.sweep import Sweep
+
+QUIET = Console(quiet=True)
+
+WITNESS = '''
+import os, pathlib
+from typing import ClassVar
+import pyarrow as pa
+from memexp import Probe
+from memexp.spec import spec
+
+@spec
+class Witness(Probe):
+    """Where it is measured, and what has been imported there."""
+    kind: ClassVar[str] = "witness"
+    @classmethod
+    def schema(cls):
+        return pa.schema([("pid", pa.int64()), ("ray", pa.bool_()), ("omp", pa.string())])
+    def measure(self, session, texts):
+        import sys
+        row = {"pid": os.getpid(), "ray": "ray" in sys.modules, "omp": os.environ["OMP_NUM_THREADS"]}
+        return pa.Table.from_pylist([row])
+
+import dataclasses
+sweep = dataclasses.replace(sweep, conditions=[dataclasses.replace(one, probes=[*one.probes, Witness()])
+                                               for one in sweep.conditions])
+'''
+
+SLOW = """
+import pathlib, time
+from memexp.core import train as training
+plain = training.update
+def update(*arguments):
+    time.sleep(0.05)
+    pathlib.Path({mark!r}).touch()
+    return plain(*arguments)
+training.update = update
+"""
+"""Statements that make a step take its time, and leave a mark when training has begun."""
+
+
+def ended(process: object, status: int) -> str:
+    page, _ = process.communicate(timeout=120)  # type: ignore[attr-defined]
+    assert process.returncode == status, page  # type: ignore[attr-defined]
+    return str(page)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the small sweep, and beside it its lists, whose paths are in the rows."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    script = sweep_script(folder / "lists", more=WITNESS)
+    process = command("run", "--local", "--store", folder / "store", script)
+    page = ended(process, 0)
+    assert "6 of 6 conditions complete" in page
+    (folder / "pid").write_text(str(process.pid))
+    return folder
+
+
+def test_trials_are_executed_in_the_process_that_was_started_and_without_ray(undisturbed: Path) -> None:
+    table = Store(undisturbed / "store").scan("witness")
+    assert table is not None
+    assert set(table.column("pid").to_pylist()) == {int((undisturbed / "pid").read_text())}
+    assert set(table.column("ray").to_pylist()) == {False}
+    assert set(table.column("omp").to_pylist()) == {"1"}
+
+
+def test_a_second_time_nothing_is_done(undisturbed: Path) -> None:
+    store = Store(undisturbed / "store")
+    kinds = set(store.kinds()) - {"sweeps"}  # of which the probe is no part now
+    before = {kind: store.names(kind) for kind in kinds}
+    ended(command("run", "--local", "--store", store.location, sweep_script(undisturbed / "lists")), 0)
+    assert {kind: store.names(kind) for kind in kinds} == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_what_was_interrupted_goes_on(how: signal.Signals, tmp_path: Path, undisturbed: Path) -> None:
+    mark = tmp_path / "begun"
+    script = sweep_script(undisturbed / "lists", more=SLOW.format(mark=str(mark)))
+    process = command("run", "--local", "--store", tmp_path / "store", script)
+    while not mark.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.kill(process.pid, how)
+    page = ended(process, 130 if how == signal.SIGINT else -how)
+    assert ("the same command goes on" in page) == (how == signal.SIGINT)
+    ended(command("run", "--local", "--store", tmp_path / "store", sweep_script(undisturbed / "lists")), 0)
+    assert data(tmp_path / "store") == data(undisturbed / "store")
+
+
+def test_two_at_the_same_time_leave_the_rows_of_one(tmp_path: Path, undisturbed: Path) -> None:
+    script = sweep_script(undisturbed / "lists")
+    both = [command("run", "--local", "--store", tmp_path / "store", script) for _ in range(2)]
+    for process in both:
+        ended(process, 0)
+    assert data(tmp_path / "store") == data(undisturbed / "store")
+    assert Log.read(Store(tmp_path / "store")).rows(status="differs") == []
+
+
+@pytest.fixture
+def conditions(pair: Pair, tiny_model: Model) -> list[Condition]:
+    return [Condition(tiny_model, Study(pair.targets, n, 1e-3, 4), probes=[Recognition(pair)]) for n in (0, 1)]
+
+
+def test_several_workers_are_refused_in_a_line(conditions: list[Condition], tmp_path: Path) -> None:
+    sweep = Sweep(name="sharded", conditions=conditions, resources=Resources(workers=2))
+    with pytest.raises(SpecError, match=r"Resources\.workers: 2 workers are several processes"):
+        sweep.run(tmp_path / "store", local=True, console=QUIET)
+    assert Store(tmp_path / "store").kinds() == []
+
+
+def test_an_address_makes_no_sense(conditions: list[Condition], tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="give one of the two"):
+        Sweep(name="both", conditions=conditions).run(tmp_path, "auto", local=True, console=QUIET)
+
+
+def test_in_a_notebook_it_leaves_nothing_behind(conditions: list[Condition], tmp_path: Path) -> None:
+    """A sweep as an object, in a process that goes on."""
+    assert Sweep(name="here", conditions=conditions).run(tmp_path, local=True, console=QUIET)
+    rows = Store(tmp_path).scan("recognition")
+    assert rows is not None and rows.num_rows == 2 * 12
+    [attempt] = {(row["attempt"], row["part"]) for row in Log.read(Store(tmp_path)).rows()}
+    assert attempt[1] == "conditions" and not list(Path(tmp_path, ".running").glob("*"))
+
+
+LR = {"lr": Uniform(1e-4, 1e-2, log=True)}
+
+
+def searched(conditions: list[Condition], **changes: Any) -> Sweep:
+    """A sweep of one search over exposures 1 to 3."""
+    plain = conditions[1]
+
+    def condition(lr: float) -> list[Condition]:
+        study = [dataclasses.replace(plain.study, exposures=n, lr=lr) for n in (1, 2, 3)]
+        return [dataclasses.replace(plain, study=one) for one in study]
+
+    search = Search("lr", condition, LR, "SELECT avg(target_nll) FROM recognition", "min", trials=4, **changes)
+    return Sweep(name="searched", searches=[search])
+
+
+def test_a_search_that_tries_several_at_a_time_is_refused(conditions: list[Condition], tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"search lr: .*Search\.concurrent=1"):
+        searched(conditions).run(tmp_path, local=True, console=QUIET)
+
+
+def test_a_search_of_one_at_a_time_goes_through_and_on(conditions: list[Condition], tmp_path: Path) -> None:
+    sweep = searched(conditions, concurrent=1, stopping=ASHA(reduction=2))
+    assert sweep.run(tmp_path, local=True, console=QUIET)
+    store = Store(tmp_path)
+    stopped = {row["suggestion"] for row in Log.read(store).rows(status="stopped")}
+    table = store.scan("recognition")
+    assert table is not None and stopped and len(stopped) < 4
+    measured = len({row["condition_id"] for row in table.to_pylist()})
+    assert 4 <= measured < 4 * 3, "what the rule ends is not measured to its end"
+    before = {kind: store.names(kind) for kind in store.kinds()}
+    assert sweep.run(tmp_path, local=True, console=QUIET)
+    assert {kind: store.names(kind) for kind in store.kinds()} == before
