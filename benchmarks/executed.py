@@ -37,7 +37,7 @@ from memexp import (
 from memexp import plan as planning
 from memexp.local import in_this_process
 from memexp.plan.attempts import Attempt
-from memexp.plan.inspection import check_models
+from memexp.plan.checks import check_models
 from memexp.store import Store
 
 __all__ = ["LRS", "SWEEPS"]
@@ -122,7 +122,7 @@ def plain(sweep: Sweep, store: Store, processes: int) -> None:
         return
     store.check_writable()
     forest = sweep.grow()
-    asks = planning.missing(forest, store).asks
+    asks = planning.find_missing(forest, store).asks
     check_models(forest, [forest.path(ask.stage)[0].model for ask in asks])
     spawn = multiprocessing.get_context("spawn")
     queue = spawn.SimpleQueue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ClusterError", "DataError", "MemexpError", "ModelError", "SpecError", "StoreError"]
+__all__ = ["ClusterError", "DataError", "MemexpError", "ModelError", "SpecError", "StoreError", "one_line"]
 
 
 class MemexpError(Exception):
@@ -27,3 +27,8 @@ class StoreError(MemexpError):
 
 class ClusterError(MemexpError):
     """The Ray cluster cannot be reached or cannot hold what was asked of it."""
+
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """What an error says, in one line of at most `limit` characters; its class where it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

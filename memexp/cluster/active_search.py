@@ -171,8 +171,8 @@ class ActiveSearch:
 
     def _begin(self, index: int, candidate: Candidate) -> RunningSuggestion:
         """A suggestion with what is left to be measured, given what the store has by now."""
-        missing = planning.missing(candidate.forest, self.store, gone=self.gone)
-        planning.copy(missing, self.store)
+        missing = planning.find_missing(candidate.forest, self.store, gone=self.gone)
+        planning.copy_results(missing, self.store)
         lacking = {ask.file for ask in (*missing.asks, *missing.diverged)}
         pretraining = _pretraining(candidate)
         if pretraining:
@@ -204,7 +204,7 @@ class ActiveSearch:
             record_stopped(self.store, self.attempt, self.prepared, running.index, running.candidate, reached)
         elif not running.complete:
             self.gone |= Log.read(self.store).diverged
-            left = planning.missing(running.candidate.forest, self.store, gone=self.gone)
+            left = planning.find_missing(running.candidate.forest, self.store, gone=self.gone)
             entry.state = "diverged" if left.diverged and not left.asks and not crashed else "open"
         self.on_progress(Progress(suggestions=int(entry.state != "open")))
         [base] = [stage for stage in running.candidate.forest.stages.values() if stage.parent is None]

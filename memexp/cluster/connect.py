@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import ray
 
-from memexp.errors import ClusterError
+from memexp.errors import ClusterError, one_line
 from memexp.spec import Resources
 from memexp.store import Store
 
@@ -43,8 +43,6 @@ LOOK_EVERY = 0.2
 
 GRACE = 4.0
 """Seconds that what is under way has to end when one of them is dead."""
-
-MOUNTS = "/proc/mounts"
 
 # File systems that every node of a cluster sees alike; anything else is taken for a node's own disk.
 SHARED_FILE_SYSTEMS = (
@@ -222,7 +220,7 @@ def _init(address: str, sharded: bool) -> None:
         else:
             ray.init(address, runtime_env=environment, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no Ray cluster at {address!r}: {' '.join(str(error).split())[:200]}") from error
+        raise ClusterError(f"no Ray cluster at {address!r}: {one_line(error, 200)}") from error
 
 
 def _look() -> Cluster:
@@ -258,14 +256,10 @@ def _autoscaled() -> tuple[Mapping[str, float] | None, tuple[tuple[Mapping[str, 
 def _is_shared(path: Path) -> bool:
     """Whether `path` is on a network file system, as far as the kernel's table of mounts tells."""
     path = path.resolve()
-    found, best = "", -1
     try:
-        table = Path(MOUNTS).read_text(encoding="utf-8", errors="replace")
+        mounts = psutil.disk_partitions(all=True)
     except OSError:
         return False
-    for line in table.splitlines():
-        _, mount, kind, *_ = line.split(" ")
-        mount = mount.replace("\\040", " ")
-        if path.is_relative_to(mount) and len(mount) >= best:
-            found, best = kind, len(mount)
-    return found.startswith(SHARED_FILE_SYSTEMS)
+    holding = [mount for mount in mounts if path.is_relative_to(mount.mountpoint)]
+    nearest = max(reversed(holding), key=lambda mount: len(mount.mountpoint), default=None)  # of two the later one
+    return nearest is not None and nearest.fstype.startswith(SHARED_FILE_SYSTEMS)

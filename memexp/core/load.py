@@ -33,6 +33,7 @@ from memexp.core.model import LanguageModel, blocks
 from memexp.core.world import World
 from memexp.errors import ModelError, SpecError
 from memexp.sources import ResolvedModel, ResolvedTokenizer, location
+from memexp.sources.tokens import END_OF_TEXT, trained
 from memexp.spec import Full, LoRA
 
 __all__ = ["REFUSALS", "load", "load_tokenizer", "random_config"]
@@ -165,7 +166,8 @@ def random_config(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> P
 def load_tokenizer(tokenizer: ResolvedTokenizer, name: str) -> PreTrainedTokenizerBase:
     """A loaded or trained tokenizer. Raises ModelError where it cannot be loaded."""
     if tokenizer.source is None:
-        return _trained_tokenizer(tokenizer.texts, tokenizer.vocab_size)
+        bpe = trained(tokenizer.texts, tokenizer.vocab_size)
+        return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
     try:
         loaded = AutoTokenizer.from_pretrained(
             location(tokenizer.source), revision=tokenizer.commit or "main", trust_remote_code=False
@@ -175,25 +177,6 @@ def load_tokenizer(tokenizer: ResolvedTokenizer, name: str) -> PreTrainedTokeniz
     if not loaded("a", add_special_tokens=False)["input_ids"]:  # what transformers makes where there are no files
         raise ModelError(f"model {name!r}: no tokenizer files beside the model; name one with Model.tokenizer")
     return loaded
-
-
-END_OF_TEXT = "<|endoftext|>"
-
-
-def _trained_tokenizer(texts: tuple[str, ...], vocab_size: int) -> PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
 
 
 def _fuse_activations(lm: PreTrainedModel) -> None:

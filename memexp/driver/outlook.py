@@ -11,7 +11,8 @@ from typing import Any
 
 from memexp import plan as planning
 from memexp.plan import Forest
-from memexp.plan.inspection import memory_per_worker, sizes
+from memexp.plan.inspection import sizes
+from memexp.plan.memory import memory_per_worker
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger
 from memexp.spec import Resources
@@ -57,7 +58,7 @@ class Plan:
 
 def plan_of(forest: Forest, searches: Sequence[Prepared], store: Store) -> Plan:
     """The numbers of a sweep with these conditions and searches, on this machine, given what `store` has."""
-    missing = planning.missing(forest, store)
+    missing = planning.find_missing(forest, store)
     trials = planning.bundle(forest, missing.asks, _slots_here)
     return Plan(
         conditions=forest.conditions,
@@ -100,7 +101,7 @@ def _models(forests: Sequence[Forest]) -> tuple[Mapping[str, Any], ...]:
             "method": type(stage.method).__name__.lower(),
             "parameters": inspected[stage.model.id].parameters,
             "workers": forest.resources[stage.id].workers,
-            "bytes_per_worker": memory_per_worker(inspected[stage.model.id], stage, forest.resources[stage.id]),
+            "bytes_per_worker": memory_per_worker(inspected[stage.model.id], stage.method, forest.resources[stage.id]),
         }
         for forest, stage in found.values()
     )

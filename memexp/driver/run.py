@@ -21,8 +21,8 @@ from memexp.driver.outlook import forests, remarks
 from memexp.driver.work import Executor, Work, execute
 from memexp.plan import Forest, Missing
 from memexp.plan.attempts import Attempt, commit_of_code
+from memexp.plan.checks import check_models
 from memexp.plan.heartbeat import heartbeat
-from memexp.plan.inspection import check_models
 from memexp.report.terminal import say
 from memexp.script import terminable
 from memexp.search.candidates import Prepared
@@ -56,8 +56,8 @@ class Run:
         self.store.check_writable()
         for line in remarks(forests(self.forest, self.searches)):
             say(self.console, line, "yellow")
-        missing = planning.missing(self.forest, self.store, self.retry_diverged)
-        planning.copy(missing, self.store)
+        missing = planning.find_missing(self.forest, self.store, self.retry_diverged)
+        planning.copy_results(missing, self.store)
         ledgers = self.ledgers(self.retry_diverged)
         for ledger in ledgers:
             ledger.copy()
@@ -79,7 +79,7 @@ class Run:
                     self._record()
                     failures = execute(work, attempt, executor, self.console)
         except KeyboardInterrupt:
-            missing = planning.missing(self.forest, self.store)
+            missing = planning.find_missing(self.forest, self.store)
             done = ", ".join(self._so_far(missing, self.ledgers()))
             say(self.console, f"stopped: {done} complete; the same command goes on")
             raise
@@ -95,7 +95,7 @@ class Run:
 
     def conclude(self) -> bool:
         """Look once more at the store, which alone decides, and say what it has; whether that is all."""
-        left, ledgers = planning.missing(self.forest, self.store), self.ledgers()
+        left, ledgers = planning.find_missing(self.forest, self.store), self.ledgers()
         if not self.snapshots.keep:
             discard_snapshots(self.forest, left, ledgers, self.store)
         lacking = {ask.condition_id for ask in left.open}

@@ -36,8 +36,10 @@ from memexp import __version__
 from memexp.errors import StoreError
 from memexp.identity import identity
 from memexp.report.progress import counted
-from memexp.store import EXPORT, Store, fitted
-from memexp.store.medium import STALE, explained, sync
+from memexp.store import EXPORT, Store
+from memexp.store.columns import with_columns
+from memexp.store.folder import STALE, sync
+from memexp.store.medium import explained
 
 __all__ = ["Export", "compact", "default_target"]
 
@@ -71,8 +73,8 @@ class Export:
 
 def default_target(store: Store) -> str:
     """``STORE-compacted`` beside a local store, in the current folder for one in object storage."""
-    place = store.location if store.is_local else store.location.rpartition("/")[2]
-    return f"{place}-compacted"
+    root = store.location if store.is_local else store.location.rpartition("/")[2]
+    return f"{root}-compacted"
 
 
 def compact(store: Store, target: str | None = None) -> Export:
@@ -118,14 +120,14 @@ def _export(out: Path, made: dict[str, Any], new: bool) -> Export:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The place
+# Where it goes
 
 
 def _check_apart(store: Store, out: Path) -> None:
     if not store.is_local:
         return
-    real, place = out.resolve(), Path(store.location).resolve()
-    if real.is_relative_to(place) or place.is_relative_to(real):
+    real, root = out.resolve(), Path(store.location).resolve()
+    if real.is_relative_to(root) or root.is_relative_to(real):
         raise StoreError(f"{out}: an export is kept outside of the store {store.location}; name another --out")
 
 
@@ -203,19 +205,19 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 def _write_kind(store: Store, kind: str, names: Sequence[str], folder: Path, made: dict[str, Any]) -> None:
     """Write all rows of `kind` and enter the files in `made`. Every file of the store is read twice: for its columns
-    and place in the order, and for its rows."""
+    and rank in the order, and for its rows."""
     schemas: list[pa.Schema] = []
     order: list[tuple[list[tuple[int, Any]], str]] = []
     for name, table in zip(names, counted(_read(store, kind, names), f"of {kind} looked at", len(names)), strict=True):
         if not any(table.schema.equals(known) for known in schemas):
             schemas.append(table.schema)
-        order.append((_place(table), name))
+        order.append((_rank(table), name))
     schema = store.unified(kind, schemas)
     ordered = [name for _, name in sorted(order)]
     tables = counted(_read(store, kind, ordered), f"of {kind} exported", len(names))
     # A name of its own for each content: a reader that meets two exports never mixes them.
     writer = _Writer(folder / kind, f"{kind}-{identity(made['stamps'])}", schema)
-    for group in _groups(fitted(table, schema) for table in tables):
+    for group in _groups(with_columns(table, schema) for table in tables):
         writer.write(group)
         made["rows"] += group.num_rows
     made["files"] |= {f"{kind}/{path.name}": path.stat().st_size for path in writer.close()}
@@ -229,7 +231,7 @@ def _read(store: Store, kind: str, names: Sequence[str]) -> Iterator[pa.Table]:
             yield from pool.map(lambda name: store.read(kind, name), some)
 
 
-def _place(table: pa.Table) -> list[tuple[int, Any]]:
+def _rank(table: pa.Table) -> list[tuple[int, Any]]:
     """Where a file comes in the order: by its first row; columns that it has not, and NULL, come first."""
     first = table.slice(0, 1)
     values = [first[name][0].as_py() if name in first.column_names and first.num_rows else None for name in SORTED_BY]

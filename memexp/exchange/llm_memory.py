@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import textwrap
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from memexp.errors import DataError
+from memexp.errors import DataError, one_line
 from memexp.identity import identity
 from memexp.records import RECOGNITION, rows_for
 from memexp.report.progress import counted
@@ -226,7 +225,7 @@ def _read(path: Path) -> _Result:
                     raise DataError(f"{path}: has no array {name!r}, so it is no result of a recognition test")
             seen, unseen, accuracy = (loaded[name] for name in _ARRAYS)
     except _UNREADABLE as error:
-        why = textwrap.shorten(str(error), 120, placeholder=" ...")
+        why = one_line(error, 120)
         raise DataError(f"{path}: cannot be read ({why})") from error
     _check(path, seen, unseen, accuracy)
     content = hashlib.sha256(b"".join(losses.astype("<f8").tobytes() for losses in (seen, unseen))).hexdigest()

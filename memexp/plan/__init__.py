@@ -1,30 +1,35 @@
 """From conditions to a forest of stages, and from the part of it that is missing to trials.
 
 Conditions that share a training prefix share its stages: exposures 1, 2, 3 are three stops of one trajectory. A stage's
-identity is the hash of its parent's and of what it does (DESIGN.md section 4), so two conditions share exactly what
-would be computed twice with the same result.
+identity is the hash of its parent's and of what it does (ARCHITECTURE.md has the table): two conditions share exactly
+what would be computed twice with the same result. Imports neither torch, transformers nor Ray; what executes, searches
+and reports imports it.
 
     forest = grow(conditions)
-    trials = bundle(forest, missing(forest, store).asks, slots)
+    trials = bundle(forest, find_missing(forest, store).asks, slots)
 """
 
-from memexp.plan.forest import Ask, Forest, Stage
+from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.growth import grow
-from memexp.plan.missing import Copy, Missing, answered, copy, missing
+from memexp.plan.missing import Copy, Missing, answered, copy_results, find_missing
 from memexp.plan.trials import Trial, apart, bundle, whole
 
 __all__ = [
     "Ask",
+    "BaseStage",
     "Copy",
+    "Corpora",
     "Forest",
+    "ForgetStage",
     "Missing",
     "Stage",
+    "TrainingStage",
     "Trial",
     "answered",
     "apart",
     "bundle",
-    "copy",
+    "copy_results",
+    "find_missing",
     "grow",
-    "missing",
     "whole",
 ]

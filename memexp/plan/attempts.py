@@ -29,7 +29,8 @@ import pyarrow.compute as pc
 
 from memexp.plan.forest import Stage
 from memexp.records import STAGES
-from memexp.store import Store, fitted
+from memexp.store import Store
+from memexp.store.columns import with_columns
 
 __all__ = ["Attempt", "Failed", "Log", "Progress", "Row", "failures", "row", "sentence", "skipped", "write"]
 
@@ -251,7 +252,7 @@ _OLD_STOPPED = re.compile(r".*stopped-([^-]+)-(\d+)")
 def _columns(name: str, table: pa.Table) -> pa.Table:
     """A file with all columns. Names of memexp 0.1 begin with a stage and the attempt, and end with what stopped."""
     if "attempt" in table.column_names:
-        return fitted(table, STAGES)
+        return with_columns(table, STAGES)
     attempt, stopped = _OLD_ATTEMPT.match(name), _OLD_STOPPED.fullmatch(name)
     known = {
         "attempt": attempt[1] if attempt else None,
@@ -261,4 +262,4 @@ def _columns(name: str, table: pa.Table) -> pa.Table:
     for column, value in known.items():
         filled = pa.repeat(pa.scalar(value, STAGES.field(column).type), table.num_rows)
         table = table.append_column(STAGES.field(column), filled)
-    return fitted(table, STAGES)
+    return with_columns(table, STAGES)

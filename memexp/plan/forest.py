@@ -4,59 +4,95 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from memexp.sources import ResolvedModel, Stream, Texts
-from memexp.spec import Forget, Full, Interference, LoRA, Pretrain, Probe, Resources, Study, Training
+from memexp.spec import Forget, Full, Interference, LoRA, Probe, Resources, Training
 
-__all__ = ["Ask", "Forest", "Stage"]
+__all__ = ["Ask", "BaseStage", "Corpora", "Forest", "ForgetStage", "Stage", "TrainingStage"]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One indivisible segment of training."""
+@dataclass(frozen=True, kw_only=True)
+class _AnyStage:
+    """What all stages have."""
 
     id: str
     """Identity: hash of the parent's and of what this stage does."""
-    kind: Literal["base", "pretrain", "study", "forget", "restudy", "interference"]
-    """What it does; ``base`` loads the model."""
-    parent: str | None
-    """Identity of the stage before it, None for a base."""
     model: ResolvedModel
-    """The model it trains."""
+    """The model it brings about or changes."""
     method: Full | LoRA
-    """How it learns."""
+    """How that learns."""
     dtype: str
     """Arithmetic of the trajectory."""
-    pretrain: Pretrain | None = None
-    """The settings of a pretrain stage."""
-    study: Study | None = None
-    """The settings of a study or restudy stage."""
-    forget: Forget | None = None
-    """What a forget stage resets."""
-    interference: Interference | None = None
-    """The settings of an interference stage."""
+
+
+class _Untrained:
+    """A stage without optimizer steps, for those who ask every stage about them."""
+
+    settings: ClassVar[None] = None
+    corpus: ClassVar[None] = None
+    first: ClassVar[int] = 0
+    last: ClassVar[int] = 0
+    steps: ClassVar[int] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseStage(_Untrained, _AnyStage):
+    """Loads the model."""
+
+    kind: Literal["base"] = "base"
+    parent: None = None
+
+    @property
+    def trajectory(self) -> str:
+        """Itself."""
+        return self.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetStage(_Untrained, _AnyStage):
+    """Resets some of the blocks."""
+
+    kind: Literal["forget"] = "forget"
+    parent: str
+    """Identity of the stage before it."""
+    forget: Forget
+    """What is reset."""
+    seed: int
+    """Seed of fresh adapters."""
+
+    @property
+    def trajectory(self) -> str:
+        """Itself."""
+        return self.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStage(_AnyStage):
+    """One indivisible segment of training."""
+
+    kind: Literal["pretrain", "study", "restudy", "interference"]
+    """Which part of the condition it belongs to."""
+    parent: str
+    """Identity of the stage before it."""
+    settings: Training
+    """How it trains; those of restudy are of a study too."""
+    corpus: str
+    """Identity of the corpus it trains on."""
+    seed: int
+    """Seed of its orders and of dropout."""
+    first: int
+    """The first exposure it makes, counting from 1 in study and in restudy; the first step of pretraining or
+    interference."""
+    last: int
+    """The last one: of exposures the same as `first` unless the schedule knows its horizon."""
+    steps: int
+    """Optimizer steps."""
     origin: str | None = None
     """Identity of the trajectory that a stage of pretraining or interference is a stop of; all its stops have the
     same."""
     start: str | None = None
     """Identity of the stage that the trajectory begins after."""
-    corpus: str | None = None
-    """Identity of the corpus it trains on."""
-    seed: int = 0
-    """Seed of a stage that draws: an order, dropout, a fresh adapter."""
-    first: int = 0
-    """The first exposure this stage makes, counting from 1 in study and in restudy; the first step of
-    pretraining or interference."""
-    last: int = 0
-    """The last one: of exposures the same as `first` unless the schedule knows its horizon."""
-    steps: int = 0
-    """Optimizer steps."""
-
-    @property
-    def settings(self) -> Training | None:
-        """How it trains; None for a base and a reset, which do not."""
-        return self.pretrain or self.interference or self.study
 
     @property
     def trajectory(self) -> str:
@@ -71,14 +107,19 @@ class Stage:
     @property
     def last_step(self) -> int:
         """Number of its last step."""
-        if self.origin is not None or not self.steps:
+        if self.origin is not None:
             return self.last
         return self.steps // (self.last - self.first + 1) * self.last
 
     @property
     def begins_afresh(self) -> bool:
         """Whether it begins with a new optimizer, whatever came before it."""
-        return self.first == 1 and (self.interference is None or self.interference.optimizer == "fresh")
+        carried = isinstance(self.settings, Interference) and self.settings.optimizer == "carried"
+        return self.first == 1 and not carried
+
+
+Stage = BaseStage | TrainingStage | ForgetStage
+"""What a trajectory consists of: a base, and what comes after it."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +167,19 @@ class Ask:
         return f"{self.kind}/{self.name}"
 
 
+class Corpora:
+    """What holds corpora: a forest those of a sweep, a trial those of its stages and asks."""
+
+    texts: dict[str, Texts]
+    streams: dict[str, Stream]
+
+    def corpus(self, corpus: str) -> Texts | Stream:
+        """A corpus by identity."""
+        return self.texts[corpus] if corpus in self.texts else self.streams[corpus]
+
+
 @dataclass
-class Forest:
+class Forest(Corpora):
     """All stages of a sweep, what is asked of them and the texts both need."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
@@ -155,9 +207,12 @@ class Forest:
         """Optimizer steps with sharing."""
         return sum(stage.steps for stage in self.stages.values())
 
-    def corpus(self, corpus: str) -> Texts | Stream:
-        """A corpus by identity."""
-        return self.texts[corpus] if corpus in self.texts else self.streams[corpus]
+    def base(self, stage: str) -> BaseStage:
+        """The base that `stage` lies above."""
+        at = self.stages[stage]
+        while not isinstance(at, BaseStage):
+            at = self.stages[at.parent]
+        return at
 
     def path(self, stage: str) -> list[Stage]:
         """The stages from the base to `stage`."""

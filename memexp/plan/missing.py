@@ -1,6 +1,6 @@
 """What of a forest a store does not have: to be measured, to be copied, or not to be had.
 
-asks = missing(forest, store).asks
+asks = find_missing(forest, store).asks
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from memexp.plan.forest import Ask, Forest
 from memexp.records import MADE_WITH, rows_for
 from memexp.store import Store
 
-__all__ = ["Copy", "Missing", "answered", "copy", "missing"]
+__all__ = ["Copy", "Missing", "answered", "copy_results", "find_missing"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Missing:
         return len({ask.condition_id for ask in self.open})
 
 
-def missing(forest: Forest, store: Store, retry_diverged: bool = False, gone: Collection[str] | None = None) -> Missing:
+def find_missing(
+    forest: Forest, store: Store, retry_diverged: bool = False, gone: Collection[str] | None = None
+) -> Missing:
     """What of `forest` is not in `store`.
 
     Args:
@@ -86,7 +88,7 @@ def missing(forest: Forest, store: Store, retry_diverged: bool = False, gone: Co
     return found
 
 
-def copy(missing: Missing, store: Store) -> None:
+def copy_results(missing: Missing, store: Store) -> None:
     """Give results that were measured for another condition to those who ask for them now."""
 
     def copied(item: Copy) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from memexp.plan.forest import Ask, Forest, Stage
+from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, TrainingStage
 from memexp.sources import Stream, Texts
 from memexp.spec import Resources, Snapshots
 
@@ -16,12 +16,12 @@ TRIALS_PER_SLOT = 4
 
 
 @dataclass
-class Trial:
+class Trial(Corpora):
     """What one worker group executes: trees of the forest under one base model."""
 
-    base: Stage
+    base: BaseStage
     """The model, loaded once."""
-    stages: list[Stage]
+    stages: list[TrainingStage | ForgetStage]
     """All other stages, parents before children."""
     asks: list[Ask]
     """What is to be measured after which of them."""
@@ -42,10 +42,6 @@ class Trial:
 
     stoppable: bool = False
     """May be ended whenever it reports a result, so that its rows in ``stages/`` must not lag behind."""
-
-    def corpus(self, corpus: str) -> Texts | Stream:
-        """A corpus by identity."""
-        return self.texts[corpus] if corpus in self.texts else self.streams[corpus]
 
     @property
     def steps(self) -> int:
@@ -77,7 +73,7 @@ def bundle(forest: Forest, asks: Sequence[Ask], slots: Callable[[Resources], int
 
 def whole(forest: Forest, asks: Sequence[Ask]) -> Trial:
     """The one trial that measures `asks`, all of one base model, from the base down."""
-    base = forest.path(asks[0].stage)[0].id
+    base = forest.base(asks[0].stage).id
     return _trial(forest, base, [_Tree(list(asks))], phase=0)
 
 
@@ -162,11 +158,12 @@ def _trial(forest: Forest, base: str, trees: Sequence[_Tree], phase: int) -> Tri
     asks = [ask for tree in trees for ask in tree.asks]
     leaves = dict.fromkeys(stage for tree in trees for stage in tree.leaves)
     ends = [*(ask.stage for ask in asks), *leaves]
-    needed = {stage.id: stage for end in ends for stage in forest.path(end)[1:]}
-    corpora = {stage.corpus for stage in needed.values() if stage.corpus}
+    path = [stage for end in ends for stage in forest.path(end)]
+    needed = {stage.id: stage for stage in path if not isinstance(stage, BaseStage)}
+    corpora = {stage.corpus for stage in needed.values() if stage.corpus is not None}
     corpora |= {corpus for ask in asks for corpus in ask.corpora.values()}
     return Trial(
-        base=forest.stages[base],
+        base=forest.base(base),
         stages=list(needed.values()),
         asks=asks,
         resources=forest.resources[base],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,8 @@ OTHERS = (
 _SAID_OTHERWISE = ("forget_layer", "restudy_exposures", "pretrain_lr", "pretrain_batch_size", "pretrain_seed")
 AXES = ("exposures", "retention_steps", "pretrain_steps", "task")
 """The first of these that a sweep varies has a column of the table for each of its values."""
+_FIELD = re.compile(r":[^:@]*(?=$|@[0-9a-f]{40}$)")
+"""What the name of a corpus says of the column of its file."""
 MOST_FILES = 2_000
 MOST_ROWS = 40
 
@@ -156,7 +159,17 @@ def _varied(asks: Sequence[Ask]) -> list[str]:
     for name in OTHERS:
         if _splits(asks, [*found, *AXES, *(["init_seed"] if name == "model_id" else [])], name):
             found.append(name)
+    if _has_two_fields(asks, [*found, *AXES, *(name for name in AVERAGED if name != "corpus")]):
+        found.append("corpus")
     return found or ["model"]
+
+
+def _has_two_fields(asks: Sequence[Ask], by: Sequence[str]) -> bool:
+    """Whether asks that agree in all of `by` have studied different columns of one file: no replications of a list."""
+    files: dict[str, list[Ask]] = {}
+    for ask in asks:
+        files.setdefault(_FIELD.sub("", ask.settings["corpus"]), []).append(ask)
+    return any(_splits(group, by, "corpus") for group in files.values())
 
 
 def _splits(asks: Sequence[Ask], by: Sequence[str], name: str) -> bool:

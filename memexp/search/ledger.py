@@ -79,7 +79,7 @@ class Ledger:
 
     def copy(self) -> None:
         """Give suggestions the results that were measured for other conditions."""
-        planning.copy(self.missing, self.store)
+        planning.copy_results(self.missing, self.store)
 
     @property
     def done(self) -> int:
@@ -131,7 +131,7 @@ def _missing(
     """What of many trajectories is not measured yet: as one forest, so that the store is looked through once."""
     conditions = [one for candidate in candidates for one in prepared.search.conditions(candidate.point)]
     forest = planning.grow(conditions, prepared.resources, prepared.sources)
-    return planning.missing(forest, store, retry_diverged)
+    return planning.find_missing(forest, store, retry_diverged)
 
 
 def _state(entry: Entry, missing: Missing, ended: set[int]) -> State:

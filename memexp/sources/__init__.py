@@ -1,4 +1,13 @@
-"""What descriptions point at: corpora become texts, models become a pinned revision or a content hash."""
+"""What descriptions point at: corpora become texts, models become a pinned revision or a content hash.
+
+- `texts`, `items`, `tables`: lists, of texts or of questions and facts, from the rows of a file or dataset.
+- `streams`, `parts`: text of any size, read where it is trained on.
+- `pinned`, `hub`: models and tokenizers, and which commit a name stands for.
+- `tokens`: tokenizers without torch. `cache`: what is slow to find again.
+
+Everything is read in the driver and travels to the trials; imports neither torch nor transformers. The plan imports it,
+and whatever takes what it found.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from memexp.errors import DataError, MemexpError, ModelError
+from memexp.errors import DataError, MemexpError, ModelError, one_line
 
 __all__ = ["hub_dataset", "hub_file", "network_error", "resolve_commit"]
 
@@ -40,12 +40,12 @@ def resolve_commit(repo: str, revision: str | None, kind: Kind) -> str | None:
         info = HfApi().model_info if kind == "model" else HfApi().dataset_info
         commit = info(repo, revision=revision, timeout=10).sha
     except HFValidationError as error:
-        raise failure(_unknown(repo, revision, kind, str(error).splitlines()[0])) from error
+        raise failure(_unknown(repo, revision, kind, one_line(error, 200))) from error
     except (network_error(), OfflineModeIsEnabled, OSError) as error:
         # No answer from the hub: what the cache calls by this revision is what from_pretrained would take as well.
         status = getattr(getattr(error, "response", None), "status_code", None)
         if cached is None or status in (401, 403, 404):
-            raise failure(_unknown(repo, revision, kind, str(error).splitlines()[0][:200])) from error
+            raise failure(_unknown(repo, revision, kind, one_line(error, 200))) from error
         return cached
     return str(commit)
 
@@ -65,7 +65,7 @@ def hub_file(repo: str, name: str, commit: str | None) -> Path | None:
     except EntryNotFoundError:
         return None
     except (network_error(), OSError) as error:
-        raise ModelError(f"model {repo!r}: {name} cannot be fetched: {str(error).splitlines()[0][:200]}") from error
+        raise ModelError(f"model {repo!r}: {name} cannot be fetched: {one_line(error, 200)}") from error
 
 
 def hub_dataset(repo: str, commit: str | None) -> tuple[str, str | None]:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memexp.errors import DataError
+from memexp.errors import DataError, one_line
 from memexp.sources.cache import file_question, recall_answer, remember_answer
 from memexp.sources.pinned import file_digest
 from memexp.sources.tables import check_file, check_text, decoded, json_row
@@ -176,8 +176,8 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"{path}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path}: not a whole Parquet file: {one_line(error)}") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a whole .gz file: {error}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memexp.errors import ModelError
+from memexp.errors import ModelError, one_line
 from memexp.identity import identity
 from memexp.sources.cache import file_question, recall_answer, remember_answer
 from memexp.sources.hub import hub_file, network_error, resolve_commit
@@ -68,6 +68,11 @@ class ResolvedModel:
     def id(self) -> str:
         """Identity of weights and tokenizer together."""
         return identity(self.key)
+
+    @property
+    def tokenizer_id(self) -> str:
+        """Identity of the tokenizer alone, as far as it is not the model's own."""
+        return identity(self.key.get("tokenizer", self.key))
 
     @property
     def folder(self) -> Path | None:
@@ -257,13 +262,13 @@ def parameters_from_headers(model: ResolvedModel) -> int | None:
         return None
     if model.folder is not None:
         files = sorted(model.folder.glob("model*.safetensors"))  # not another format's copy beside them
-        return sum(_count(_header(file)) for file in files) if files else None
+        return sum(map(_count, files)) if files else None
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import NotASafetensorsRepoError, OfflineModeIsEnabled
 
     cached = try_to_load_from_cache(model.source, "model.safetensors", revision=model.commit)
     if isinstance(cached, str):
-        return _count(_header(Path(cached)))
+        return _count(Path(cached))
     if constants.HF_HUB_OFFLINE:
         return None
     try:
@@ -273,27 +278,12 @@ def parameters_from_headers(model: ResolvedModel) -> int | None:
     return sum(counts.values())
 
 
-def _header(file: Path) -> dict[str, Any]:
+def _count(file: Path) -> int:
+    """Parameters in a safetensors file. Raises ModelError where it was cut off or is none."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            if length > file.stat().st_size:
-                raise ValueError("truncated")
-            header: dict[str, Any] = json.loads(handle.read(length))
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-            if 8 + length + max(ends, default=0) > file.stat().st_size:
-                raise ValueError("truncated")
-            return header
-    except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
-        raise ModelError(f"{file}: not a whole safetensors file: {error}") from None
-
-
-def _count(header: dict[str, Any]) -> int:
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            size = 1
-            for extent in tensor["shape"]:
-                size *= extent
-            total += size
-    return total
+        with safe_open(file, framework="np") as opened:
+            return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file}: not a whole safetensors file: {one_line(error)}") from None

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memexp.errors import DataError
+from memexp.errors import DataError, one_line
 from memexp.sources.hub import hub_dataset, resolve_commit
 from memexp.spec import HubItems, HubText
 
@@ -65,7 +65,7 @@ def file_rows(path: Path) -> tuple[str, list[NumberedRow]]:
         unit, read = _READERS[path.suffix.lower()]
         return unit, read(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -140,7 +140,7 @@ def _parquet(path: Path) -> list[NumberedRow]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"{path}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path}: not a whole Parquet file: {one_line(error)}") from None
     return list(enumerate(table.to_pylist(), start=1))
 
 
@@ -178,5 +178,5 @@ def hub_rows(source: HubText | HubItems) -> tuple[str, list[NumberedRow]]:
 
 def hub_refusal(where: str, error: Exception) -> DataError:
     """A line for what `datasets` raised: the cause says more than its wrapper."""
-    told = " ".join(str(error.__cause__ or error).split())[:500].replace("BuilderConfig", "subset")
+    told = one_line(error.__cause__ or error, 500).replace("BuilderConfig", "subset")
     return DataError(f"{where}: {told}")

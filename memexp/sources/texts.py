@@ -8,6 +8,7 @@ travels with the trials, so no worker ever needs the file.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,11 @@ class Texts:
     def count(self) -> int:
         """Number of texts."""
         return len(self.items)
+
+    @functools.cached_property
+    def repeated(self) -> int:
+        """Number of texts that have come before."""
+        return len(self.items) - len(set(self.items))
 
 
 def read_texts(corpus: object) -> Texts:

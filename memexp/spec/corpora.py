@@ -31,6 +31,11 @@ __all__ = [
 # Texts
 
 
+def _with_field(name: str, field: str | None) -> str:
+    """What the rows call a corpus of which a column was chosen: two columns of one file are two corpora."""
+    return name if field is None else f"{name}:{field}"
+
+
 @spec
 class TextFile:
     """A local file of texts: ``.jsonl`` or ``.json`` (an object a line), ``.csv``, ``.txt`` (a text a line), or
@@ -44,7 +49,7 @@ class TextFile:
     @property
     def name(self) -> str:
         """What the rows call this corpus."""
-        return self.path
+        return _with_field(self.path, self.field)
 
 
 @spec
@@ -65,7 +70,7 @@ class HubText:
     @property
     def name(self) -> str:
         """What the rows call this corpus."""
-        return "/".join(part for part in (self.dataset, self.subset, self.split) if part)
+        return _with_field("/".join(part for part in (self.dataset, self.subset, self.split) if part), self.field)
 
 
 @spec
@@ -133,7 +138,7 @@ class TextStream:
     def name(self) -> str:
         """What the rows call this corpus."""
         more = len(self.files) - 1
-        return f"{self.files[0]} and {more} more" if more else self.files[0]
+        return _with_field(f"{self.files[0]} and {more} more" if more else self.files[0], self.field)
 
 
 @spec
@@ -157,7 +162,7 @@ class HubStream:
     @property
     def name(self) -> str:
         """What the rows call this corpus."""
-        return "/".join(part for part in (self.dataset, self.subset, self.split) if part)
+        return _with_field("/".join(part for part in (self.dataset, self.subset, self.split) if part), self.field)
 
 
 def _as_corpus(value: Any) -> Any:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import os
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.fields import FieldInfo
 
 from memexp.errors import SpecError
 
@@ -46,7 +49,8 @@ def spec(cls: type[T]) -> type[T]:
     """Turn an annotated class into a frozen, validated description.
 
     Types are strict (``"3"`` is no number, ``True`` is no count). A violation raises `SpecError` with
-    one line that names the class and field; an unknown field suggests the nearest known one.
+    one line that names the class and field; an unknown field suggests the nearest known one. ``help`` shows the text
+    below each field.
     """
     made: Any = pydantic_dataclass(
         frozen=True,
@@ -62,7 +66,26 @@ def spec(cls: type[T]) -> type[T]:
             raise SpecError(_first_complaint(made, error)) from None
 
     made.__init__ = __init__
+    made.__doc__ = _with_fields(made)
     return made  # type: ignore[no-any-return] # the same class, as pydantic has rebuilt it
+
+
+def _with_fields(cls: Any) -> str:
+    """The docstring of `cls` with its fields: what stands below each in the source, where Python can find that."""
+    lines = []
+    for name, info in cls.__pydantic_fields__.items():
+        default = "" if info.is_required() else f" (default {_shown_default(info)})"
+        line = f"{name}: {' '.join((info.description or '').split())}".rstrip(": ") + default
+        lines.append(textwrap.fill(line, 100, initial_indent="    ", subsequent_indent="        "))
+    text = inspect.cleandoc(cls.__doc__ or "")
+    return "\n".join([text, "", "Fields:", *lines]) if lines else text
+
+
+def _shown_default(info: FieldInfo) -> str:
+    if info.default_factory is None:
+        return textwrap.shorten(repr(info.default), 60)
+    name = getattr(info.default_factory, "__name__", "")
+    return f"{name}()" if name.isidentifier() else "made anew"
 
 
 def _first_complaint(cls: type, error: ValidationError) -> str:

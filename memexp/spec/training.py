@@ -133,6 +133,10 @@ class Forget:
         """k, as the column ``forget_layer`` has it."""
         return self.below_layer if self.from_layer is None else self.from_layer
 
+    def exposures_after(self, study: Study) -> int:
+        """Passes over the study list after the reset."""
+        return study.exposures if self.restudy_exposures is None else self.restudy_exposures
+
 
 @spec
 class Interference:

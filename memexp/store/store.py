@@ -14,7 +14,6 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION; GOOGLE_APPLICATION_CREDENTIALS.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shlex
@@ -22,20 +21,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memexp.errors import StoreError
+from memexp.errors import StoreError, one_line
 from memexp.identity import identity
-from memexp.store.medium import TEMPORARY, Bucket, Folder, explained
+from memexp.store.columns import unified, with_columns
+from memexp.store.hidden import HiddenFiles
+from memexp.store.medium import explained
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["EXPORT", "Problem", "Store", "Verification", "default_store", "fitted", "option_for"]
+__all__ = ["EXPORT", "Problem", "Store", "Verification", "default_store", "option_for"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,13 +66,8 @@ class Verification:
     problems: tuple[Problem, ...]
 
 
-class Store:
+class Store(HiddenFiles):
     """Create-once Parquet files in one place. Making the object touches nothing; it pickles as its location."""
-
-    location: str
-    """Absolute path, or URL without a trailing slash."""
-    is_local: bool
-    """Whether it is a path of this machine, so that other nodes may not see it."""
 
     def __init__(self, location: str | os.PathLike[str]) -> None:
         """`location`: a path, ``file://``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``; else raises StoreError."""
@@ -99,11 +95,6 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.location!r})"
 
-    @functools.cached_property
-    def _place(self) -> Folder | Bucket:
-        with explained(f"open store {self.location}"):
-            return Folder(self.location) if self.is_local else Bucket(self.location)
-
     def path(self, kind: str, name: str = "*") -> str:
         """Path or URL of a file, or the glob over all files of `kind`."""
         return f"{self.location}/{_plain(kind)}/{name if name == '*' else _plain(name)}{SUFFIX}"
@@ -124,12 +115,12 @@ class Store:
         # Chunks with dictionaries of their own would show in the bytes; page checksums let verify find flipped bits.
         pq.write_table(table.combine_chunks(), sink, compression="zstd", use_dictionary=True, write_page_checksum=True)
         with explained(f"write {path}"):
-            return self._place.create(key, sink.getvalue().to_pybytes())
+            return self._medium.create(key, sink.getvalue().to_pybytes())
 
     def exists(self, kind: str, name: str) -> bool:
         """Whether the name is taken, also by a broken file: it is not missing, and `check_whole` tells."""
         with explained(f"read {self.path(kind, name)}"), suppress(FileNotFoundError):
-            self._place.size(_key(kind, name))
+            self._medium.size(_key(kind, name))
             return True
         return False
 
@@ -137,18 +128,18 @@ class Store:
         """Names that begin with `prefix`, without ``.parquet``; as with `exists`, contents are not looked at."""
         wanted = re.compile(rf"{re.escape(_plain(kind))}/({re.escape(prefix)}[^/]*){re.escape(SUFFIX)}")
         with explained(f"list {self.path(kind)}"):
-            found = [match[1] for match in map(wanted.fullmatch, self._place.walk(kind)) if match]
+            found = [match[1] for match in map(wanted.fullmatch, self._medium.walk(kind)) if match]
         return {name for name in found if not name.startswith(".")}
 
     def stamp(self, kind: str) -> str:
         """One hash over the files of `kind` as they are: another once one is added, or made anew under its old name."""
         with explained(f"list {self.path(kind)}"):
-            return identity(sorted(map(list, self._place.stamps(_plain(kind)))))
+            return identity(sorted(map(list, self._medium.stamps(_plain(kind)))))
 
     def kinds(self) -> list[str]:
         """The kinds that have at least one file, sorted."""
         with explained(f"list store {self.location}"):
-            folders = [folder for folder in self._place.folders() if _NAME.fullmatch(folder)]
+            folders = [folder for folder in self._medium.folders() if _NAME.fullmatch(folder)]
         return sorted(kind for kind in folders if self.names(kind))
 
     def read(self, kind: str, name: str) -> pa.Table:
@@ -160,12 +151,12 @@ class Store:
     def _opened(self, kind: str, name: str) -> Iterator[pq.ParquetFile]:
         path = self.path(kind, name)
         with explained(f"read {path}"):
-            data = self._place.read(_key(kind, name))
+            data = self._medium.read(_key(kind, name))
         try:
             with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
                 yield file
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"cannot read {path}: {_broken(str(error))}") from error
+            raise StoreError(f"cannot read {path}: {_broken(one_line(error, 160))}") from error
 
     def scan(self, kind: str) -> pa.Table | None:
         """All files of `kind` as one table in the order of their names, or None where there are none.
@@ -179,7 +170,7 @@ class Store:
             return None
         tables = _threaded(lambda name: self.read(kind, name), names)
         schema = self.unified(kind, (table.schema for table in tables))
-        return pa.concat_tables([fitted(table, schema) for table in tables]).combine_chunks()
+        return pa.concat_tables([with_columns(table, schema) for table in tables]).combine_chunks()
 
     def dataset(self, kind: str) -> ds.Dataset | None:
         """All files of `kind` as a lazy `pyarrow.dataset` with the columns of `scan`, or None where there are none."""
@@ -190,7 +181,7 @@ class Store:
             return None
         parquet = ds.ParquetFileFormat()
         with explained(f"read {self.path(kind)}"):
-            filesystem, base = self._place.filesystem()
+            filesystem, base = self._medium.filesystem()
             paths = [f"{base}/{_key(kind, name)}" for name in names]
             schemas = _threaded(lambda path: parquet.inspect(path, filesystem), paths)
             return ds.dataset(paths, self.unified(kind, schemas, exact=True), format=parquet, filesystem=filesystem)
@@ -200,17 +191,7 @@ class Store:
 
         Names that differ in case are one column, as to SQL, unless they are taken `exact`; it has the first spelling.
         """
-        different: list[pa.Schema] = []
-        for schema in schemas:
-            if not any(schema.equals(known) for known in different):
-                different.append(schema)
-        names: dict[str, str] = {}
-        types: dict[str, pa.DataType] = {}
-        for field in (field for schema in different for field in schema):
-            name = field.name if exact else names.setdefault(field.name.lower(), field.name)
-            with explained(f"read {self.path(kind)}: column {field.name!r}"):
-                types[name] = _wider(types.get(name, pa.null()), field.type)
-        return pa.schema(list(types.items()))
+        return unified(f"read {self.path(kind)}", schemas, exact)
 
     def check_writable(self) -> None:
         """Create the store if need be, then write and remove a probe, so that what is wrong is known before any work.
@@ -220,12 +201,12 @@ class Store:
         """
         self.check_no_export()
         with explained(f"write to store {self.location}"):
-            self._place.check()
+            self._medium.check()
 
     def check_no_export(self) -> None:
         """Raise `StoreError` if this is an export (compact.py), which has the rows but not the files of its store."""
         with explained(f"read {self.location}"), suppress(FileNotFoundError):
-            self._place.size(EXPORT)
+            self._medium.size(EXPORT)
             raise StoreError(f"{self.location} is an export, for query and verify only; name the store it was made of")
 
     def check_whole(self, kind: str, names: Iterable[str]) -> None:
@@ -234,8 +215,8 @@ class Store:
         def check(name: str) -> None:
             path, key = self.path(kind, name), _key(kind, name)
             with explained(f"read {path}"):
-                size = self._place.size(key)
-                head, tail = (self._place.read(key, at, at + 8) if size >= 12 else b"" for at in (0, size - 8))
+                size = self._medium.size(key)
+                head, tail = (self._medium.read(key, at, at + 8) if size >= 12 else b"" for at in (0, size - 8))
             if head[:4] != b"PAR1" or tail[4:] != b"PAR1" or not 0 < int.from_bytes(tail[:4], "little") <= size - 12:
                 raise StoreError(f"cannot read {path}: {_broken(f'{size} bytes, cut off or not Parquet')}")
 
@@ -257,44 +238,6 @@ class Store:
         found = _threaded(rows, [(kind, name) for kind in self.kinds() for name in sorted(self.names(kind))])
         problems = tuple(item for item in found if isinstance(item, Problem))
         return Verification(len(found), sum(item for item in found if isinstance(item, int)), problems)
-
-    def put_text(self, path: str, text: str) -> None:
-        """Write or replace a side file such as ``.running/<name>.json``; readers see the old text or the new."""
-        with explained(f"write {self.location}/{path}"):
-            self._place.replace(_side(path), text.encode())
-
-    def get_text(self, path: str) -> str | None:
-        """The text of a side file, or None where there is none."""
-        with explained(f"read {self.location}/{path}"), suppress(FileNotFoundError):
-            return self._place.read(_side(path)).decode()
-        return None
-
-    def list_text(self, prefix: str) -> list[str]:
-        """The paths of side files that begin with `prefix`, such as ``.running/``, sorted."""
-        folder = _side(f"{prefix.split('/')[0]}/any").removesuffix("/any")
-        with explained(f"list {self.location}/{prefix}"):
-            return sorted(path for path in self._place.walk(folder) if path.startswith(prefix))
-
-    @contextmanager
-    def open(self, path: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
-        """A large side file as a stream, to be read in any order or written from the beginning to the end.
-
-        While it is written it may be seen in part: another side file says afterwards that it is whole.
-        """
-        doing = "read" if mode == "rb" else "write"
-        with explained(f"{doing} {self.location}/{path}"), self._place.stream(_side(path), mode) as stream:
-            yield stream
-
-    def size(self, path: str) -> int | None:
-        """Bytes of a side file, or None where there is none."""
-        with explained(f"read {self.location}/{path}"), suppress(FileNotFoundError):
-            return self._place.size(_side(path))
-        return None
-
-    def delete(self, path: str) -> None:
-        """Remove a side file if it is there. Results are for people to remove."""
-        with explained(f"delete {self.location}/{path}"), suppress(FileNotFoundError):
-            self._place.delete(_side(path))
 
 
 def default_store() -> str:
@@ -327,46 +270,11 @@ def _key(kind: str, name: str) -> str:
     return f"{_plain(kind)}/{_plain(name)}{SUFFIX}"
 
 
-def _side(path: str) -> str:
-    parts = path.split("/")
-    if len(parts) < 2 or parts[0][:1] != "." or any(part in ("", ".", "..", TEMPORARY) for part in parts):
-        raise StoreError(f"{path!r} cannot be a side file: use a hidden folder, as in '.running/name.json'")
-    return path
-
-
 def _threaded(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Results in the order of `items`; raises what the first failing one of them raised."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, items))
 
 
-def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that both can be cast to. Raises ArrowTypeError for a list against a scalar."""
-    pair = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (one, other)]
-    numbers = [kind for kind in pair if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
-    if len(numbers) == 1 and any(map(pa.types.is_boolean, pair)):
-        return numbers[0]
-    try:
-        schemas = [pa.schema([("column", kind)]) for kind in pair]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowTypeError:
-        if any(pa.types.is_nested(kind) for kind in pair):
-            raise
-        return pa.string()
-
-
-def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`table` with the columns of `schema`."""
-    if table.schema.equals(schema):
-        return table.replace_schema_metadata(None)
-    own = {name.lower(): name for name in table.column_names}
-    found = [own.get(field.name.lower()) for field in schema]
-    columns = [
-        pa.nulls(table.num_rows, field.type) if name is None else table[name].cast(field.type, safe=False)
-        for name, field in zip(found, schema, strict=True)
-    ]
-    return pa.table(columns, schema=schema)
-
-
 def _broken(detail: str) -> str:
-    return f"broken ({' '.join(detail.split())[:160]}); delete it and start the sweep again"
+    return f"broken ({detail}); delete it and start the sweep again"

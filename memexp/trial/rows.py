@@ -19,7 +19,7 @@ import torch
 from memexp.core.train import Step
 from memexp.core.world import World
 from memexp.errors import MemexpError
-from memexp.plan import Ask, Stage, Trial
+from memexp.plan import Ask, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Row, Status, row, sentence, skipped, write
 from memexp.records import MADE_WITH, TRAINING, rows_for, versions
 from memexp.spec import Full, Resources
@@ -97,7 +97,7 @@ class Results:
             table = rows_for(items, ask.settings, ask.labels, self.notes.made_with)
             self._commit(ask.kind, ask.name, table, stage)
 
-    def trained(self, stage: Stage, steps: Sequence[Step]) -> None:
+    def trained(self, stage: TrainingStage, steps: Sequence[Step]) -> None:
         """The steps of a stage; on a line with stops those that no file has: others may have stopped elsewhere."""
         name = stage.id
         if stage.origin is not None:
@@ -125,9 +125,7 @@ def _same(first: pa.Table, second: pa.Table) -> bool:
     return bool(first.equals(second)) or repr(first.to_pydict()) == repr(second.to_pydict())
 
 
-def _training(stage: Stage, trial: Trial, steps: Sequence[Step]) -> pa.Table:
-    settings = stage.settings
-    assert settings is not None and stage.corpus is not None  # a stage that trains has both
+def _training(stage: TrainingStage, trial: Trial, steps: Sequence[Step]) -> pa.Table:
     fixed = {
         # Of interference the trajectory: where else a sweep stops on the way makes no difference to its steps.
         "stage_id": stage.trajectory,
@@ -137,7 +135,7 @@ def _training(stage: Stage, trial: Trial, steps: Sequence[Step]) -> pa.Table:
         "method": "full" if isinstance(stage.method, Full) else "lora",
         "corpus": trial.corpus(stage.corpus).name,
         "seed": stage.seed,
-        "batch_size": settings.batch_size,
+        "batch_size": stage.settings.batch_size,
     }
     return pa.Table.from_pylist([fixed | vars(step) for step in steps], schema=TRAINING)
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from memexp.core.batches import Batches, PassingBatches, RowWindows, StreamBatches, StudyBatches
 from memexp.core.data import encode
-from memexp.plan import Ask, Stage, Trial
+from memexp.plan import Ask, TrainingStage, Trial
 from memexp.sources import Stream
 from memexp.sources.streams import HubTexts
 from memexp.spec import Study
@@ -34,18 +34,16 @@ class TrialTexts:
         """The texts of every corpus of a probe, by the name of its field."""
         return {name: self.trial.texts[corpus].items for name, corpus in ask.corpora.items()}
 
-    def batches(self, stage: Stage) -> Batches:
-        """The batches of a stage that trains."""
-        settings = stage.settings
-        assert stage.corpus is not None and settings is not None  # a stage that trains has both
+    def batches(self, stage: TrainingStage) -> Batches:
+        """The batches of a stage."""
+        settings, size = stage.settings, stage.settings.block_size
+        if isinstance(settings, Study):  # of a list, never of a stream
+            rows = self._of_list(stage.corpus, self.trial.texts[stage.corpus].items, size)
+            return StudyBatches(settings, rows, stage.seed)
         corpus = self.trial.corpus(stage.corpus)
         if isinstance(corpus, Stream):
-            assert not isinstance(settings, Study)  # its corpus is a list
-            return StreamBatches(settings, self._of_stream(stage.corpus, corpus, settings.block_size), stage.seed)
-        rows = self._of_list(stage.corpus, corpus.items, settings.block_size)
-        if isinstance(settings, Study):
-            return StudyBatches(settings, rows, stage.seed)
-        return PassingBatches(settings, rows, stage.seed)
+            return StreamBatches(settings, self._of_stream(stage.corpus, corpus, size), stage.seed)
+        return PassingBatches(settings, self._of_list(stage.corpus, corpus.items, size), stage.seed)
 
     def _of_list(self, corpus: str, texts: Sequence[str], block_size: int) -> list[list[int]]:
         key = corpus, block_size

@@ -20,7 +20,7 @@ from memexp.core.session import Session
 from memexp.core.train import Diverged, Step, adamw, train
 from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
-from memexp.plan import Ask, Stage, Trial
+from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.store.snapshots import Mark, Marks
 from memexp.trial.base import WarmBase
@@ -161,13 +161,15 @@ class Walk:
 
     def _change(self, stage: Stage, loaded: tuple[Mark, Loaded] | None, began: float) -> None:
         """One stage from the model's present state, or from the middle of it."""
-        state, settings = self.state, stage.settings
-        if stage.forget is not None:
-            reset(state.lm, stage.forget, self._untaught(stage), stage.seed)
-            state.optimizer = None
+        if isinstance(stage, ForgetStage):
+            reset(self.state.lm, stage.forget, self._untaught(stage), stage.seed)
+            self.state.optimizer = None
             self.notes.add(stage, "complete", began)
-            return
-        assert settings is not None  # only a base and a reset have none
+        if isinstance(stage, TrainingStage):
+            self._train(stage, loaded, began)
+
+    def _train(self, stage: TrainingStage, loaded: tuple[Mark, Loaded] | None, began: float) -> None:
+        state, settings = self.state, stage.settings
         first, done, optimizer = stage.first_step, list[Step](), state.optimizer
         if loaded is not None:
             optimizer, done, first = loaded[1].optimizer, list(loaded[1].steps), loaded[0].step + 1

@@ -22,7 +22,7 @@ from memexp import Condition, Model, Pair, Recall, Recognition, Resources, Store
 from memexp import plan as planning
 from memexp.cluster.experiment import tune_trial
 from memexp.core.world import World
-from memexp.plan import missing
+from memexp.plan import find_missing
 from memexp.plan.attempts import Attempt
 from memexp.spec import Probe, spec
 from memexp.trial.execute import execute
@@ -188,7 +188,7 @@ def test_what_kills_its_process_costs_itself_only(tmp_path: Path, pair: Pair, ti
     stages = Store(tmp_path).scan("stages")
     assert stages is not None
     failed = [row for row in stages.to_pylist() if row["status"] == "failed"]
-    [ask] = missing(sweep.grow(), Store(tmp_path)).asks
+    [ask] = find_missing(sweep.grow(), Store(tmp_path)).asks
     assert ask.settings["lr"] == RATES[0]
     assert [(row["stage_id"], row["error"].partition(":")[0]) for row in failed] == [(ask.stage, "the trial died")]
 

@@ -16,7 +16,9 @@ from memexp.core.data import batches_of, encode, groups, key_seed, left_padded, 
 from memexp.core.load import load_tokenizer
 from memexp.core.scoring import SCORING_TOKENS
 from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS
-from memexp.sources import ResolvedTokenizer
+from memexp.sources import ResolvedTokenizer, Sources
+from memexp.sources import tokens as counting
+from memexp.spec import InlineText, Model, RandomInit, TrainedTokenizer
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "llm-memory" / "expt1"
 
@@ -205,3 +207,19 @@ def test_padding_goes_to_the_named_side() -> None:
     ids, real = left_padded(rows)
     assert ids.tolist() == [[1, 2, 3], [0, 0, 4]]
     assert real.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def trained_model() -> Model:
+    texts = InlineText("trained on", TARGETS)
+    return Model("new", tokenizer=TrainedTokenizer([texts], 300), init=RandomInit({"model_type": "gpt2"}))
+
+
+@pytest.mark.parametrize("model", [Model("tiny-s"), trained_model()], ids=["shipped", "trained"])
+def test_planning_counts_the_tokens_that_training_will_have(model: Model) -> None:
+    """Special tokens included, whatever the file says of truncation and padding."""
+    sources = Sources()
+    resolved = sources.model(model)
+    texts = sources.texts(InlineText("mixed", [*TARGETS, "a b", "Grüße aus Köln. " * 9, "word " * 40]))
+    whole = [len(row) for row in encode(load_tokenizer(resolved.tokenizer, "new"), texts.items, 10_000)]
+    for size in sorted({*whole, 2, 128}):
+        assert counting.cut(resolved, texts, size) == sum(length > size for length in whole)

@@ -28,7 +28,7 @@ from memexp.core.train import Step, adamw, train
 from memexp.core.world import World
 from memexp.driver.cleaning import discard_snapshots
 from memexp.errors import StoreError
-from memexp.plan import bundle, grow, missing
+from memexp.plan import bundle, find_missing, grow
 from memexp.plan.attempts import Attempt
 from memexp.probes import Recognition
 from memexp.spec import Condition, Forget, Full, LoRA, Pretrain, Snapshots
@@ -270,7 +270,7 @@ def attempt(
         return plain(*arguments)
 
     trial = dataclasses.replace(trial_of(conditions), snapshots=snapshots)
-    asks = {(ask.kind, ask.name) for ask in missing(_forest(trial), sink).asks}
+    asks = {(ask.kind, ask.name) for ask in find_missing(_forest(trial), sink).asks}
     trial.asks = [ask for ask in trial.asks if (ask.kind, ask.name) in asks]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memexp.core.train, "update", update)
@@ -498,5 +498,5 @@ def test_pretraining_that_another_sweep_may_count_on_stays(grid: Grid, store: St
     sign = {"sweep": "other", "host": "elsewhere", "pid": 1}
     for beat, left in ((time.time(), kept), (time.time() - 3600, [])):
         store.put_text(".running/other-1.json", json.dumps(sign | {"time": beat}))
-        discard_snapshots(forest, missing(forest, store), [], store)
+        discard_snapshots(forest, find_missing(forest, store), [], store)
         assert files(store) == left

@@ -14,8 +14,8 @@ from core.test_trial import compare as compared
 
 import memexp.core.train
 from memexp.errors import DataError, ModelError, SpecError
-from memexp.plan import grow, missing
-from memexp.plan.inspection import check_models
+from memexp.plan import find_missing, grow
+from memexp.plan.checks import check_models
 from memexp.spec import Condition, Forget, InlineText, Interference, LoRA, ShippedText, TextFile, retention_steps
 from memexp.store import Store
 
@@ -125,7 +125,7 @@ def test_a_stop_that_is_added_later_keeps_the_others(grid: Grid, tmp_path: Path)
     sink, once = Store(tmp_path / "twice"), Store(tmp_path / "once")
     assert executed(after(studied, 1, 7), sink) == []
     later = after(studied, 1, 4, 7, 8)
-    left = missing(grow(later), sink)
+    left = find_missing(grow(later), sink)
     assert {ask.settings["retention_steps"] for ask in left.asks} == {4, 8}
     assert executed(later, sink, "second") == [] and executed(later, once) == []
     for kind in ("recognition", "recall", "training"):
@@ -137,7 +137,7 @@ def test_an_interval_after_one_that_diverged_is_an_outcome_too(grid: Grid, store
     (studied,) = grid((1,))
     conditions = [studied, *after(studied, 2, 5, lr=1e30), *after(studied, 2)]
     assert len(executed(conditions, store)) == 1
-    left = missing(grow(conditions), store)
+    left = find_missing(grow(conditions), store)
     assert not left.asks and {ask.settings["retention_steps"] for ask in left.diverged} == {2, 5}
 
 
@@ -173,10 +173,12 @@ def test_a_stop_is_known_by_the_same_name_whatever_lies_before_it(grid: Grid) ->
 def test_texts_that_come_again_or_are_studied_too_are_remarked_upon(grid: Grid) -> None:
     (studied,) = grid((1,))
     forest = grow(after(studied, 3, 4))
+    cut = "3 of the 10 texts of sentences-interference[:10] are cut at block_size 64 (bpe-400)"
     assert list(forest.remarks) == [
-        "Interference: 4 steps of 4 take the 10 texts of sentences-interference[:10] 2 times"
+        "Interference: 4 steps of 4 take the 10 texts of sentences-interference[:10] 2 times",
+        cut,
     ]
-    assert not grow(after(studied, 3)).remarks
+    assert list(grow(after(studied, 3)).remarks) == [cut]
     shared = dataclasses.replace(interference(1), corpus=studied.study.corpus)
     (remark, *_) = grow([dataclasses.replace(studied, interference=shared)]).remarks
     assert "Interference: 12 texts of" in remark and "as well" in remark

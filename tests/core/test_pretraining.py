@@ -277,7 +277,7 @@ def test_a_text_that_is_none_fails_its_stage_in_a_line(grid: Grid, tmp_path: Pat
 def _unread(plan: Any, conditions: Sequence[Condition]) -> Any:
     """A plan whose driver has not looked for texts that are studied."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memexp.plan.passes, "shared_texts", lambda _, lists: [0] * len(lists))
+        patch.setattr(memexp.plan.overlaps, "shared_texts", lambda _, lists: [0] * len(lists))
         return plan(conditions)
 
 

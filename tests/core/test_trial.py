@@ -21,7 +21,7 @@ from memexp.core.session import Session
 from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World
 from memexp.errors import StoreError
-from memexp.plan import Trial, grow, missing
+from memexp.plan import Trial, find_missing, grow
 from memexp.plan.attempts import Attempt, Progress
 from memexp.probes import Recall, Recognition
 from memexp.records import STAGES
@@ -406,9 +406,9 @@ def test_a_rate_that_diverges_is_an_outcome_and_its_siblings_complete(grid: Grid
     for kind in ("recognition", "recall"):
         assert rows(store, kind, lr=3e-3) == rows(alone, kind)
         assert {row["exposures"] for row in rows(store, kind, lr=1e30)} == {0}
-    left = missing(grow(conditions), store)
+    left = find_missing(grow(conditions), store)
     assert left.asks == [] and len(left.diverged) == 4, "not tried again unless asked for"
-    assert len(missing(grow(conditions), store, retry_diverged=True).asks) == 4
+    assert len(find_missing(grow(conditions), store, retry_diverged=True).asks) == 4
 
 
 def test_a_stage_that_crashes_is_recorded_and_leaves_nothing_behind(

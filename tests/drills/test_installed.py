@@ -57,6 +57,7 @@ def outside(python: Path, folder: Path, *arguments: object) -> str:
 def test_the_package_is_not_the_checkout(installed: Path, tmp_path: Path) -> None:
     where = outside(installed, tmp_path, "-c", "import memexp; print(memexp.__file__)").strip()
     assert Path(where).is_relative_to(installed.parent.parent)
+    assert Path(where).with_name("py.typed").is_file()  # or type checkers would pass over all of it
 
 
 def test_a_sweep_over_the_shipped_models_runs_there(installed: Path, tmp_path: Path) -> None:

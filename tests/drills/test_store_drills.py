@@ -40,7 +40,7 @@ def in_place(self, key, data):  # the negative control: open, write, close
     return True
 if how == "in place":
     os.makedirs(location + "/recall", exist_ok=True)
-    type(store._place).create = in_place
+    type(store._medium).create = in_place
 for number in range(100_000):
     name = f"{{me}}-{{number}}"
     noise = pa.array([hash((name, row)) for row in range({ROWS})], pa.int64())

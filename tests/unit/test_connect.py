@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from memexp import ClusterError, Resources
@@ -86,11 +88,13 @@ def test_an_address_where_nobody_answers_is_refused_at_once() -> None:
 
 def test_a_disk_is_shared_if_its_file_system_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not connect._is_shared(tmp_path)
-    mounts = f"disk / ext4 rw 0 0\nserver:/export {tmp_path}/shared nfs4 rw 0 0\n"
-    (tmp_path / "mounts").write_text(mounts)
-    monkeypatch.setattr(connect, "MOUNTS", str(tmp_path / "mounts"))
+    mounts = [("disk", "/", "ext4"), ("server:/export", f"{tmp_path}/shared", "nfs4")]
+    found = [SimpleNamespace(device=device, mountpoint=at, fstype=kind) for device, at, kind in mounts]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
     assert connect._is_shared(tmp_path / "shared" / "results")
     assert not connect._is_shared(tmp_path / "results")
+    found.append(SimpleNamespace(device="disk", mountpoint=f"{tmp_path}/shared", fstype="xfs"))  # hides what was there
+    assert not connect._is_shared(tmp_path / "shared" / "results")
 
 
 @pytest.fixture

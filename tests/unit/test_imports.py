@@ -215,6 +215,15 @@ def test_a_plan_for_weights_with_a_header_imports_neither_torch_nor_ray(tmp_path
     assert not {"torch", "transformers", "peft", "ray", "datasets"} & set(found["modules"])
 
 
+def test_counting_tokens_imports_no_torch_either(tmp_path: Path) -> None:
+    cut = SWEEP.replace('Model("model")', 'Model("tiny-s")').replace("lr=1e-3", "lr=1e-3, block_size=16")
+    (tmp_path / "sweep.py").write_text(cut)
+    found = imported(tmp_path, "plan", "sweep.py")
+    assert found["status"] == 0 and found["children"] == 0
+    assert "tokenizers" in found["modules"]
+    assert not {"torch", "transformers", "peft", "ray", "datasets"} & set(found["modules"])
+
+
 def test_bad_data_is_found_before_ray_and_torch_are_needed(tmp_path: Path) -> None:
     (tmp_path / "sweep.py").write_text(SWEEP.replace("study = Study(pair.targets", 'study = Study("missing.jsonl"'))
     found = imported(tmp_path, "run", "sweep.py")

@@ -36,7 +36,9 @@ from memexp import (
 )
 from memexp import TrainedTokenizer as Trained
 from memexp.plan import Forest, grow
-from memexp.plan.inspection import Inspection, check_forgetting, check_models, depth, memory_per_worker, sizes
+from memexp.plan.checks import check_forgetting, check_models
+from memexp.plan.inspection import Inspection, depth, sizes
+from memexp.plan.memory import memory_per_worker
 from memexp.sources import Sources
 
 GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 128}
@@ -192,13 +194,13 @@ def test_memory_is_shared_among_workers(pair: Pair) -> None:
     model = random(pair, GPT2)
     full, lora = (forest(pair, model, method=method) for method in (Full(), LoRA(r=4)))
     stages = [next(iter(grown.stages.values())) for grown in (full, lora)]
-    assert memory_per_worker(inspection, stages[0], Resources()) == 4 * 4 * 1_000_000
-    assert memory_per_worker(inspection, stages[1], Resources()) == 4 * (1_000_000 + 4 * 4 * 10_000)
+    assert memory_per_worker(inspection, stages[0].method, Resources()) == 4 * 4 * 1_000_000
+    assert memory_per_worker(inspection, stages[1].method, Resources()) == 4 * (1_000_000 + 4 * 4 * 10_000)
     for stage in stages:
-        whole = memory_per_worker(inspection, stage, Resources())
-        assert memory_per_worker(inspection, stage, Resources(workers=2)) == whole // 2
+        whole = memory_per_worker(inspection, stage.method, Resources())
+        assert memory_per_worker(inspection, stage.method, Resources(workers=2)) == whole // 2
     unknown = Inspection(parameters=1_000_000, linear=0, context=None)
-    assert 4_000_000 < memory_per_worker(unknown, stages[1], Resources()) < 5_000_000
+    assert 4_000_000 < memory_per_worker(unknown, stages[1].method, Resources()) < 5_000_000
 
 
 # What is refused

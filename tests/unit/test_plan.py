@@ -30,7 +30,7 @@ from memexp import (
     TextFile,
     TrainedTokenizer,
 )
-from memexp.plan import Ask, Forest, Trial, bundle, grow, missing
+from memexp.plan import Ask, Forest, Trial, bundle, find_missing, grow
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.records import STAGES
 from memexp.store import Store
@@ -198,7 +198,8 @@ def test_a_linear_schedule_knows_the_horizon_of_restudy(grid: Grid) -> None:
     forest = grow([grid(exposures=3, schedule="linear", forget=Forget(from_layer=1, restudy_exposures=2))])
     again = next(stage for stage in forest.stages.values() if stage.kind == "restudy")
     assert (again.first, again.last, again.steps) == (1, 2, 2 * PER_EXPOSURE)
-    assert again.study is not None and again.study.exposures == 2  # which is what its learning rate ends with
+    assert isinstance(again.settings, Study)
+    assert again.settings.exposures == 2  # which is what its learning rate ends with
 
 
 def test_fresh_adapters_depend_on_the_seed_and_pretrained_tensors_on_the_trajectory_alone(grid: Grid) -> None:
@@ -325,14 +326,14 @@ def forest(grid: Grid, pair: Pair) -> Forest:
 
 
 def test_all_is_missing_from_an_empty_store(forest: Forest, store: Store) -> None:
-    found = missing(forest, store)
+    found = find_missing(forest, store)
     assert names(found.asks) == names(forest.asks) and not found.copies and not found.diverged
     assert not Path(store.location).exists()  # planning writes nothing
 
 
 def test_nothing_is_missing_from_a_full_store(forest: Forest, store: Store) -> None:
     answer(store, forest.asks)
-    found = missing(forest, store)
+    found = find_missing(forest, store)
     assert (found.asks, found.copies, found.diverged) == ([], [], [])
 
 
@@ -340,7 +341,7 @@ def test_a_deleted_file_is_missing_and_nothing_else(forest: Forest, store: Store
     answer(store, forest.asks)
     for ask in [ask for ask in forest.asks if ask.settings["exposures"]]:
         file(store, ask).unlink()
-        found = missing(forest, store)
+        found = find_missing(forest, store)
         assert (found.asks, found.copies) == ([ask], [])
         answer(store, [ask])
 
@@ -349,7 +350,7 @@ def test_what_was_measured_for_another_condition_is_copied(grid: Grid, store: St
     first = grow([grid(labels={"experiment": 1}), grid(exposures=0)])
     answer(store, first.asks)
     second = grow([grid(labels={"experiment": 2}), grid(exposures=0, lr=1e-2), grid(lr=1e-2)])
-    found = missing(second, store)
+    found = find_missing(second, store)
     assert [(copy.ask, copy.source) for copy in found.copies] == [
         (second.asks[0], first.asks[0].name),
         (second.asks[1], first.asks[1].name),
@@ -361,26 +362,26 @@ def test_what_was_measured_for_another_condition_is_copied(grid: Grid, store: St
 def test_another_probe_of_a_known_stage_is_measured(grid: Grid, pair: Pair, store: Store) -> None:
     answer(store, grow([grid()]).asks)
     wider = grow([grid(probes=[Recall(), Recall(block_size=16), Recognition(pair)])])
-    assert missing(wider, store).asks == wider.asks[1:]
+    assert find_missing(wider, store).asks == wider.asks[1:]
 
 
 def test_what_diverged_is_an_outcome_unless_asked_for_again(grid: Grid, store: Store) -> None:
     forest = grow(grid(exposures=n, lr=lr) for n in (0, 1, 2) for lr in (1e-3, 1.0))
     second = forest.asks[3]  # one exposure at 1.0
     note(store, second.stage, "diverged", "a")
-    found = missing(forest, store)
+    found = find_missing(forest, store)
     assert found.diverged == [forest.asks[3], forest.asks[5]]  # and what comes after it
     assert found.asks == [forest.asks[i] for i in (0, 1, 2, 4)]
-    assert missing(forest, store, retry_diverged=True).asks == forest.asks
+    assert find_missing(forest, store, retry_diverged=True).asks == forest.asks
     note(store, second.stage, "complete", "b")  # on another machine, say
-    assert missing(forest, store).asks == forest.asks
+    assert find_missing(forest, store).asks == forest.asks
 
 
 @pytest.mark.parametrize("status", ["failed", "skipped", "complete", "differs"])
 def test_what_failed_otherwise_is_tried_again(grid: Grid, store: Store, status: str) -> None:
     forest = grow([grid()])
     note(store, forest.asks[0].stage, status, "a")
-    assert missing(forest, store).asks == forest.asks
+    assert find_missing(forest, store).asks == forest.asks
 
 
 def test_a_truncated_result_is_named(forest: Forest, store: Store) -> None:
@@ -388,7 +389,7 @@ def test_a_truncated_result_is_named(forest: Forest, store: Store) -> None:
     broken = file(store, forest.asks[3])
     broken.write_bytes(broken.read_bytes()[:-20])
     with pytest.raises(StoreError) as error:
-        missing(forest, store)
+        find_missing(forest, store)
     assert str(broken) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -396,7 +397,7 @@ def test_other_sweeps_files_are_nobodys_concern(forest: Forest, store: Store) ->
     answer(store, forest.asks)
     other = Path(store.path("recall", "stray"))
     other.write_bytes(b"")
-    assert missing(forest, store).asks == []
+    assert find_missing(forest, store).asks == []
 
 
 # Bundles

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 from memexp.errors import DataError, ModelError, SpecError
-from memexp.plan import Forest, Trial, bundle, grow, whole
+from memexp.plan import Forest, TrainingStage, Trial, bundle, grow, whole
 from memexp.plan.attempts import Attempt
-from memexp.plan.inspection import check_models
+from memexp.plan.checks import check_models
 from memexp.plan.retries import execute_with_retries
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition
@@ -85,10 +85,12 @@ def test_the_stages_of_a_pretrained_condition(studied: Condition) -> None:
     kinds = ["base", "pretrain", "study", "study", "forget", "restudy", "restudy", "interference"]
     assert [stage.kind for stage in path] == kinds
     assert [stage.steps for stage in path] == [0, 5, 3, 3, 0, 3, 3, 3]
-    assert [(stage.pretrain is not None, stage.interference is not None) for stage in path] == [
+    assert [(isinstance(stage.settings, Pretrain), isinstance(stage.settings, Interference)) for stage in path] == [
         (kind == "pretrain", kind == "interference") for kind in kinds
     ]
-    assert [stage.origin is not None for stage in path] == [kind in ("pretrain", "interference") for kind in kinds]
+    assert [isinstance(stage, TrainingStage) and stage.origin is not None for stage in path] == [
+        kind in ("pretrain", "interference") for kind in kinds
+    ]
     assert path[7].start == path[6].id and path[1].start == path[0].id
 
 
@@ -180,7 +182,8 @@ def test_files_of_before_lack_the_columns_of_pretraining_and_a_few_others() -> N
 
 def test_texts_that_come_again_are_remarked_upon(studied: Condition, stream: TextStream) -> None:
     assert list(grow(after(studied, 3, 4)).remarks) == [
-        "Pretrain: 4 steps of 4 take the 10 texts of sentences-interference[:10] 2 times"
+        "Pretrain: 4 steps of 4 take the 10 texts of sentences-interference[:10] 2 times",
+        "3 of the 10 texts of sentences-interference[:10] are cut at block_size 64 (bpe-400)",
     ]
     forest = grow(after(studied, 7, corpus=stream))
     assert f"Pretrain: 7 steps of 4 take the 11 texts of {stream.name} 3 times" in forest.remarks

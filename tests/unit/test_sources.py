@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from memexp import (
     Condition,
     DataError,
+    HubStream,
     HubText,
     InlineText,
     MemexpError,
@@ -28,8 +29,10 @@ from memexp import (
     ShippedText,
     Study,
     TextFile,
+    TextStream,
     TrainedTokenizer,
 )
+from memexp.errors import one_line
 from memexp.identity import texts_identity
 from memexp.plan import grow
 from memexp.sources import ResolvedModel, Sources, parameters_from_headers, read_texts, resolve_model
@@ -233,6 +236,34 @@ def test_a_bad_text_given_in_python_is_named_by_its_place(texts: list[str], expe
     with pytest.raises(DataError) as error:
         read_texts(InlineText("mine", texts))
     assert complaint(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (TextFile("a.csv"), "a.csv"),
+        (TextFile("a.csv", field="hard"), "a.csv:hard"),
+        (HubText("someone/lists"), "someone/lists/train"),
+        (HubText("someone/lists", "one", field="hard"), "someone/lists/one/train:hard"),
+        (TextStream(["a.csv", "b.csv"]), "a.csv and 1 more"),
+        (TextStream(["a.csv", "b.csv"], field="hard"), "a.csv and 1 more:hard"),
+        (HubStream("someone/lists", field="hard"), "someone/lists/train:hard"),
+    ],
+)
+def test_a_name_says_the_field_that_was_chosen(given: Any, name: str) -> None:
+    assert given.name == name
+
+
+def test_a_field_in_the_name_is_no_part_of_an_identity(tmp_path: Path, tiny_model: Model) -> None:
+    """The same texts, in a column that is named or is the obvious one, are the same study."""
+    (tmp_path / "a.csv").write_text("sent,hard\none,two\n")
+    asked = []
+    for corpus in (TextFile(str(tmp_path / "a.csv")), TextFile(str(tmp_path / "a.csv"), field="sent")):
+        (ask,) = grow([Condition(tiny_model, Study(corpus, exposures=1, lr=1e-3), probes=[Recall(corpus)])]).asks
+        asked.append(ask)
+    assert asked[0].name == asked[1].name
+    assert [ask.settings["corpus"].removeprefix(str(tmp_path)) for ask in asked] == ["/a.csv", "/a.csv:sent"]
+    assert asked[1].settings["probe_settings"] != asked[0].settings["probe_settings"]
 
 
 def test_lists_of_one_name_are_not_confused() -> None:
@@ -513,6 +544,13 @@ def test_parameters_are_counted_from_headers(folder: Path) -> None:
     assert parameters_from_headers(resolve(Model(str(folder)))) == 18
 
 
+def test_headers_are_read_without_the_tensors(folder: Path) -> None:
+    """In formats too that only torch can hold, and by a library that does not load it."""
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [3, 4], "data_offsets": [0, 24]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(24))
+    assert parameters_from_headers(resolve(Model(str(folder)))) == 12
+
+
 def test_sharded_files_add_up(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert parameters_from_headers(resolve(Model(str(folder)))) is None
@@ -585,3 +623,8 @@ def test_a_hub_that_does_not_answer_is_one_line(
     with pytest.raises(MemexpError, match="neither a local folder nor to be found on the hub") as error:
         Sources().model(description) if isinstance(description, Model) else read_texts(description)
     assert "\n" not in str(error.value)
+
+
+def test_an_error_without_a_word_is_named_by_its_class() -> None:
+    assert one_line(TimeoutError()) == "TimeoutError"
+    assert one_line(ValueError("two\n  lines"), 7) == "two lin"

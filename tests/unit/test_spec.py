@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import math
 import pickle
+import pydoc
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -342,10 +347,11 @@ SOURCES = sorted(
     file
     for folder in (
         Path(memexp.__file__).parent,
-        *(Path(memexp.__file__).parent / name for name in ("probes", "stimuli")),
+        *(Path(memexp.__file__).parent / name for name in ("probes", "spec", "stimuli")),
     )
     for file in folder.glob("[!_]*.py")
-    if "\n@spec\n" in file.read_text(encoding="utf-8")
+    if file.name != "fields.py"  # its docstring shows how
+    and "\n@spec\n" in file.read_text(encoding="utf-8")
 )
 
 
@@ -362,3 +368,58 @@ def test_every_field_has_a_docstring(source: Path) -> None:
                 assert isinstance(text, ast.Constant) and isinstance(text.value, str), ast.unparse(statement.target)
                 checked += 1
     assert checked
+
+
+MINE = '''
+from __future__ import annotations
+from pydantic import Field
+from memexp.spec import Count, Probe, spec
+
+@spec
+class Mine(Probe):
+    """Counts {of} things."""
+
+    kind = "mine"
+    many: Count
+    """How many of them, so many that
+    the text takes two lines."""
+    few: Count = 3
+    other: tuple[str, ...] = Field(default_factory=tuple)
+    """Others."""
+    made: tuple[str, ...] = Field(default_factory=lambda: ("a",))
+    """At once."""
+'''
+
+
+def test_help_shows_the_text_of_each_field() -> None:
+    shown = pydoc.render_doc(memexp.Study, renderer=pydoc.plaintext)
+    assert "    exposures: Passes over the list; 0 measures the untrained model." in shown.replace(" |  ", "")
+    assert "batch_size: Texts per optimizer step, over all workers together. (default 16)" in shown
+    listed = re.findall(r"^ {4}(\w+):", memexp.Study.__doc__ or "", re.MULTILINE)
+    assert listed == [field.name for field in dataclasses.fields(memexp.Study)]
+
+
+def test_help_shows_the_fields_of_a_probe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_probe.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = importlib.import_module("my_probe").Mine.__doc__
+    assert text.splitlines() == [
+        "Counts {of} things.",
+        "",
+        "Fields:",
+        "    many: How many of them, so many that the text takes two lines.",
+        "    few (default 3)",
+        "    other: Others. (default tuple())",
+        "    made: At once. (default made anew)",
+    ]
+
+
+def test_a_probe_without_source_has_the_names_of_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ModuleType("typed")  # into an interpreter that keeps no source
+    monkeypatch.setitem(sys.modules, "typed", typed)
+    exec(MINE, typed.__dict__)
+    assert typed.Mine.__doc__.splitlines()[2:4] == ["Fields:", "    many"]
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(memexp.__file__).parent / "py.typed").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,8 @@ from memexp.spec import (
     Pair,
     RandomInit,
     Study,
+    TextFile,
+    counterbalanced,
 )
 from memexp.store import Store
 
@@ -60,9 +63,9 @@ def store(forest: Forest, tmp_path: Path) -> Store:
     return store
 
 
-def printed(store: Store, forest: Forest) -> str:
+def printed(store: Store, forest: Forest, width: int = 80) -> str:
     page = io.StringIO()
-    print_summary(store, "summary", forest, Console(file=page, width=80))
+    print_summary(store, "summary", forest, Console(file=page, width=width))
     return page.getvalue()
 
 
@@ -112,6 +115,42 @@ def committed(forest: Forest, store: Store, right: dict[object, int], key: str) 
         items = pa.Table.from_pylist(rows, schema=RECOGNITION)
         store.commit(ask.kind, ask.name, rows_for(items, ask.settings, ask.labels, made_with))
     return store
+
+
+def test_two_fields_of_one_file_are_rows_of_their_own(tiny_model: Model, tmp_path: Path) -> None:
+    """And the twin of each, which is labelled, is not; nor is a replication with a seed of its own."""
+    file = tmp_path / "lists.csv"
+    file.write_text("sent,easy,hard\n" + "".join(f"one {i},two {i},three {i}\n" for i in range(4)))
+    default, easy, hard = (TextFile(str(file), field=field) for field in (None, "easy", "hard"))
+    conditions = [
+        Condition(
+            tiny_model, Study(studied, exposures=1, lr=1e-3), probes=[Recognition(Pair(studied, foils))], seed=seed
+        )
+        for studied, foils in ((easy, hard), (default, hard))
+        for seed in (0, 1)
+    ]
+    forest = grow([*conditions, *map(counterbalanced, conditions[:2])])
+    right = {f"{file}:easy": 4, f"{file}:hard": 2, str(file): 1}
+    committed(forest, Store(tmp_path / "store"), right, "corpus")
+    page = printed(Store(tmp_path / "store"), forest, width=400)
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in page.splitlines() if line.startswith("│")]
+    assert cells == [[f"{file}:easy", "1.00"], [str(file), "0.25"], [f"{file}:hard", "0.50"]]
+    assert "Means are over seed" in page
+    assert all(re.search(r"SELECT corpus, exposures", line) for line in page.splitlines() if "SELECT" in line)
+    told = {json.loads(ask.settings["probe_settings"])["Recognition"]["pair"]["Pair"]["foils"] for ask in forest.asks}
+    assert told == {f"{file}:easy", f"{file}:hard"}
+
+
+def test_twins_from_two_fields_of_one_file_are_one_row(tiny_model: Model, tmp_path: Path) -> None:
+    file = tmp_path / "lists.csv"
+    file.write_text("easy,hard\n" + "".join(f"two {i},three {i}\n" for i in range(4)))
+    easy, hard = (TextFile(str(file), field=field) for field in ("easy", "hard"))
+    one = Condition(tiny_model, Study(easy, exposures=1, lr=1e-3), probes=[Recognition(Pair(easy, hard))])
+    forest = grow([one, counterbalanced(one)])
+    committed(forest, Store(tmp_path / "store"), {f"{file}:easy": 4, f"{file}:hard": 2}, "corpus")
+    page = printed(Store(tmp_path / "store"), forest)
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in page.splitlines() if line.startswith("│")]
+    assert cells == [["tiny", "0.75"]]
 
 
 def test_labels_are_rows_of_their_own_and_seeds_are_not(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:

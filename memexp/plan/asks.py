@@ -1,0 +1,127 @@
+"""From a probe to what it asks: its identity, its corpora, and the columns that say so.
+
+ask = ask_for(read, condition, probe.bind(condition), setting_columns(condition, path, read))
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from types import CodeType
+from typing import Any
+
+from memexp.errors import SpecError
+from memexp.identity import canonical, identity, texts_identity
+from memexp.plan.forest import Ask
+from memexp.plan.reader import Reader
+from memexp.records import check_items, check_labels
+from memexp.sources import is_corpus
+from memexp.spec import Condition, Corpus, Items, Pair, Probe
+
+__all__ = ["ask_for", "probe_corpora"]
+
+
+def ask_for(read: Reader, condition: Condition, probe: Probe, settings: dict[str, Any]) -> Ask:
+    """What a bound probe asks of a condition with the columns `settings`.
+
+    Raises:
+        SpecError: a label or column of the probe hides another.
+        DataError: the probe's corpora cannot be used.
+    """
+    check_labels(condition.labels, probe.schema())
+    check_items(type(probe).__name__, probe.schema())
+    names = [name for name, _ in probe_corpora(probe)]
+    if len(set(names)) < len(names):
+        raise SpecError(
+            f"{type(probe).__name__}: one Pair and corpora under other names, please; it has {', '.join(names)}"
+        )
+    corpora = {name: read.texts(corpus) for name, corpus in probe_corpora(probe)}
+    items = {name: texts.items for name, texts in corpora.items()}
+    probe.check(items, {n: t.name for n, t in corpora.items()})
+    mended = probe.numerics(condition, read.sources.model(condition.model), items)
+
+    def content(value: Any) -> Any | None:
+        if isinstance(value, Pair):  # its name is for people only
+            return [content(value.targets), content(value.foils)]
+        return read.texts(value).id if is_corpus(value) else None
+
+    def named(value: Any) -> Any | None:
+        return read.texts(value).name if is_corpus(value) else None
+
+    key = {"probe": canonical(probe.known_by(), content), **_source(probe)}
+    probe_id = identity(key | ({"numerics": dict(mended)} if mended else {}))
+    told = json.dumps(canonical(probe, named), ensure_ascii=False)
+    return Ask(
+        stage=settings["stage_id"],
+        probe=probe,
+        probe_id=probe_id,
+        condition_id=settings["condition_id"],
+        settings={**settings, "probe_id": probe_id, "probe_settings": told},
+        labels=dict(condition.labels),
+        corpora={name: texts.id for name, texts in corpora.items()},
+    )
+
+
+def _source(probe: Probe) -> dict[str, str]:
+    """The hash of the classes' sources, for probes that do not come with memexp: who edits one wants new numbers.
+
+    The class, what it inherits from, and the same of a probe within. What they call elsewhere is not seen. memexp's own
+    probes change their numbers with `NUMERICS` only.
+    """
+    sources = list(_sources(probe))
+    return {"source": texts_identity(sources)} if sources else {}
+
+
+def _sources(probe: Probe) -> Iterator[str]:
+    """The sources of a probe's classes as far as somebody else wrote them: its own first."""
+    for cls in type(probe).__mro__:
+        if cls.__module__.partition(".")[0] in ("memexp", "abc", "builtins", "typing"):
+            continue
+        try:
+            yield inspect.getsource(cls)
+        except (OSError, TypeError):  # typed into an interpreter that keeps no source
+            yield from (_code(value.__code__) for _, value in sorted(vars(cls).items()) if _is_own(value, cls))
+    for _, value in _fields(probe):
+        if isinstance(value, Probe):
+            yield from _sources(value)
+
+
+def _is_own(value: Any, cls: type) -> bool:
+    """Whether it is a method that was written in `cls`, and not made by a decorator."""
+    return inspect.isfunction(value) and value.__module__ == cls.__module__ and value.__name__ != "__init__"
+
+
+def _code(code: CodeType) -> str:
+    """What a function does, in the words of this Python's compiler: without where it stands."""
+    constants = [
+        _code(value)
+        if isinstance(value, CodeType)
+        else sorted(map(repr, value))
+        if isinstance(value, frozenset)
+        else value
+        for value in code.co_consts
+    ]
+    return repr((code.co_code, code.co_names, code.co_varnames, constants))
+
+
+def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus | Items]]:
+    """Name and description of every corpus among a probe's fields.
+
+    A `Pair` gives ``targets`` and ``foils``, a probe within the probe what it has itself.
+    """
+    for name, value in _fields(probe):
+        if isinstance(value, Pair):
+            yield "targets", value.targets
+            yield "foils", value.foils
+        elif isinstance(value, Probe):
+            yield from probe_corpora(value)
+        elif is_corpus(value):
+            yield name, value
+
+
+def _fields(probe: Probe) -> Iterator[tuple[str, Any]]:
+    """Name and value of every field."""
+    for item in fields(probe):  # type: ignore[arg-type] # Condition has checked that it is a dataclass
+        yield item.name, getattr(probe, item.name)

@@ -1,0 +1,97 @@
+"""What the rows of a condition say of it: a column for each of its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from memexp.errors import SpecError
+from memexp.identity import canonical, identity
+from memexp.plan.forest import Stage
+from memexp.plan.passes import Passing, settled
+from memexp.plan.reader import Reader
+from memexp.sources import ResolvedModel, Stream, Texts, is_corpus
+from memexp.spec import Condition, Full, Interference, LoRA, Pretrain
+
+__all__ = ["check_label_types", "setting_columns"]
+
+
+def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -> dict[str, Any]:
+    """The setting columns of a condition's rows, without the probe's."""
+    study, method, model, texts = condition.study, condition.method, path[0].model, read.texts(condition.study.corpus)
+    passing = [
+        (part, read.corpus(part.corpus)) for part in (condition.pretrain, condition.interference) if part is not None
+    ]
+    return {
+        "condition_id": identity(_key(condition, model, texts, passing)),
+        "stage_id": path[-1].id,
+        "model": model.name,
+        "model_revision": model.commit,
+        "model_id": model.id,
+        "init": "pretrained" if model.config is None else "random",
+        "init_seed": None if model.config is None else model.seed,
+        "tokenizer": model.tokenizer_name,
+        "method": type(method).__name__.lower(),
+        **_lora_columns(method),
+        "corpus": texts.name,
+        "corpus_id": texts.id,
+        **{f.name: getattr(study, f.name) for f in fields(study) if f.name != "corpus"},
+        "seed": condition.seed,
+        **_forgetting_columns(condition),
+        **{name: value for part, corpus in passing for name, value in _passing_columns(part, corpus).items()},
+    }
+
+
+def _key(
+    condition: Condition, model: ResolvedModel, texts: Texts, passing: Sequence[tuple[Passing, Texts | Stream]]
+) -> dict[str, Any]:
+    """What makes a condition another one: with its probes it gives the names of its results."""
+    key = {
+        "model": [model.name, model.key],
+        "method": canonical(condition.method),
+        "study": canonical(condition.study, lambda value: texts.id if is_corpus(value) else None),
+        "seed": condition.seed,
+        "labels": dict(condition.labels),
+    }
+    if condition.forget is not None:
+        key["forget"] = _forgetting_columns(condition)
+    return key | {type(part).__name__.lower(): settled(part, corpus) for part, corpus in passing}
+
+
+def _lora_columns(method: Full | LoRA) -> dict[str, Any]:
+    if not isinstance(method, LoRA):
+        return {}
+    targets = method.targets if isinstance(method.targets, str) else ",".join(method.targets)
+    return {f"lora_{f.name}": getattr(method, f.name) for f in fields(method)} | {"lora_targets": targets}
+
+
+def _forgetting_columns(condition: Condition) -> dict[str, Any]:
+    forget = condition.forget
+    if forget is None:
+        return {}
+    return {
+        "forget_side": forget.side,
+        "forget_layer": forget.layer,
+        "restudy_exposures": forget.exposures_after(condition.study),
+    }
+
+
+def _passing_columns(part: Passing, corpus: Texts | Stream) -> dict[str, Any]:
+    """The setting columns of pretraining or of interference."""
+    prefix = "pretrain" if isinstance(part, Pretrain) else "interference"
+    own = {f"{prefix}_{f.name}": getattr(part, f.name) for f in fields(part) if f.name != "overlap"}
+    if isinstance(part, Interference):
+        own["retention_steps"] = own.pop("interference_steps")
+    return own | {f"{prefix}_corpus": corpus.name, f"{prefix}_corpus_id": corpus.id}
+
+
+def check_label_types(condition: Condition, known: dict[str, type]) -> None:
+    """Refuse a label of another type than in the conditions `known` is of. Raises SpecError."""
+    for name, value in condition.labels.items():
+        expected = known.setdefault(name.lower(), type(value))
+        if type(value) is not expected:
+            raise SpecError(
+                f"Condition.labels: {name!r} is {expected.__name__} in one condition and "
+                f"{type(value).__name__} in another ({value!r}); a column has one type"
+            )

@@ -1,0 +1,36 @@
+"""Reads the corpora of conditions and probes into their forest.
+
+read = Reader(forest, Sources())
+read.texts(condition.study.corpus).id
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memexp.plan.forest import Forest
+from memexp.sources import Sources, Stream, Texts
+
+__all__ = ["Reader"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads corpora and remembers them in the forest."""
+
+    forest: Forest
+    sources: Sources
+
+    def texts(self, corpus: object) -> Texts:
+        """Those of a list, under its own name: the forest has one of many lists with the same texts."""
+        texts = self.sources.texts(corpus)
+        self.forest.texts.setdefault(texts.id, texts)
+        return texts
+
+    def corpus(self, corpus: object) -> Texts | Stream:
+        """A list or a stream."""
+        found = self.sources.corpus(corpus)
+        if isinstance(found, Texts):
+            return self.texts(corpus)
+        self.forest.streams.setdefault(found.id, found)
+        return found

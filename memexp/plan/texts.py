@@ -1,0 +1,63 @@
+"""What of the lists misleads, said before anything is trained: texts that are cut, come twice, or are their own foils.
+
+remark_texts(forest)         # when all its stages and asks are known
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memexp.plan.forest import Forest, TrainingStage
+from memexp.sources import ResolvedModel
+from memexp.sources.tokens import cut
+
+__all__ = ["remark_texts"]
+
+
+def remark_texts(forest: Forest) -> None:
+    """A line in `Forest.remarks` for each list, or pair of lists, that has such texts."""
+    forest.remarks |= dict.fromkeys([*_repeated(forest), *_own_foils(forest), *_cut(forest)])
+
+
+def _repeated(forest: Forest) -> Iterator[str]:
+    for texts in forest.texts.values():
+        if texts.repeated:
+            yield f"{texts.repeated} of the {texts.count} entries of {texts.name} repeat an earlier one"
+
+
+def _own_foils(forest: Forest) -> Iterator[str]:
+    pairs: dict[frozenset[str], tuple[str, str]] = {}  # one for a pair and its twin
+    for ask in forest.asks:
+        if {"targets", "foils"} <= ask.corpora.keys():
+            found = ask.corpora["targets"], ask.corpora["foils"]
+            pairs.setdefault(frozenset(found), found)
+    for pair in pairs.values():
+        targets, foils = (forest.texts[one] for one in pair)
+        same = sum(target == foil for target, foil in zip(targets.items, foils.items, strict=False))
+        if same:
+            line = f"{same} of the {targets.count} targets of {targets.name} are their own foils in {foils.name}"
+            yield f"{line}; nothing can tell them apart"
+
+
+def _cut(forest: Forest) -> Iterator[str]:
+    """Once for a list, however many train on it or measure with it."""
+    wanted: dict[tuple[str, str, int], ResolvedModel] = {}
+    for stage in forest.stages.values():
+        if isinstance(stage, TrainingStage) and stage.corpus in forest.texts:
+            wanted.setdefault((stage.corpus, stage.model.tokenizer_id, stage.settings.block_size), stage.model)
+    for ask in forest.asks:
+        size, model = getattr(ask.probe, "block_size", None), forest.stages[ask.stage].model
+        if isinstance(size, int):
+            for corpus in ask.corpora.values():
+                wanted.setdefault((corpus, model.tokenizer_id, size), model)
+    found: dict[tuple[str, int, int | None], dict[str, None]] = {}
+    for (corpus, _, size), model in wanted.items():
+        names = found.setdefault((corpus, size, cut(model, forest.texts[corpus], size)), {})
+        names[model.tokenizer_name or model.name] = None
+    for (corpus, size, count), names in found.items():
+        texts, who = forest.texts[corpus], ", ".join(names)
+        if count is None:
+            line = f"whether block_size {size} cuts texts of {texts.name} shows in training only"
+            yield f"{line}: no tokenizer.json ({who})"
+        elif count:
+            yield f"{count} of the {texts.count} texts of {texts.name} are cut at block_size {size} ({who})"

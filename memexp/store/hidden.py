@@ -1,0 +1,78 @@
+"""Files beside the results of a store, in hidden folders: heartbeats, snapshots.
+
+store.put_text(".running/sweep.json", "{}")
+with store.open(".snapshots/0123456789abcdef/1-2/data", "wb") as stream: ...
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Literal
+
+from memexp.errors import StoreError
+from memexp.store.bucket import Bucket
+from memexp.store.folder import TEMPORARY, Folder
+from memexp.store.medium import Medium, explained
+
+__all__ = ["HiddenFiles"]
+
+
+class HiddenFiles:
+    """The part of a `memexp.store.Store` that holds no results."""
+
+    location: str
+    """Absolute path, or URL without a trailing slash."""
+    is_local: bool
+    """Whether it is a path of this machine, so that other nodes may not see it."""
+
+    @functools.cached_property
+    def _medium(self) -> Medium:
+        with explained(f"open store {self.location}"):
+            return Folder(self.location) if self.is_local else Bucket(self.location)
+
+    def put_text(self, path: str, text: str) -> None:
+        """Write or replace a side file such as ``.running/<name>.json``; readers see the old text or the new."""
+        with explained(f"write {self.location}/{path}"):
+            self._medium.replace(_side(path), text.encode())
+
+    def get_text(self, path: str) -> str | None:
+        """The text of a side file, or None where there is none."""
+        with explained(f"read {self.location}/{path}"), suppress(FileNotFoundError):
+            return self._medium.read(_side(path)).decode()
+        return None
+
+    def list_text(self, prefix: str) -> list[str]:
+        """The paths of side files that begin with `prefix`, such as ``.running/``, sorted."""
+        folder = _side(f"{prefix.split('/')[0]}/any").removesuffix("/any")
+        with explained(f"list {self.location}/{prefix}"):
+            return sorted(path for path in self._medium.walk(folder) if path.startswith(prefix))
+
+    @contextmanager
+    def open(self, path: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
+        """A large side file as a stream, to be read in any order or written from the beginning to the end.
+
+        While it is written it may be seen in part: another side file says afterwards that it is whole.
+        """
+        doing = "read" if mode == "rb" else "write"
+        with explained(f"{doing} {self.location}/{path}"), self._medium.stream(_side(path), mode) as stream:
+            yield stream
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a side file, or None where there is none."""
+        with explained(f"read {self.location}/{path}"), suppress(FileNotFoundError):
+            return self._medium.size(_side(path))
+        return None
+
+    def delete(self, path: str) -> None:
+        """Remove a side file if it is there. Results are for people to remove."""
+        with explained(f"delete {self.location}/{path}"), suppress(FileNotFoundError):
+            self._medium.delete(_side(path))
+
+
+def _side(path: str) -> str:
+    parts = path.split("/")
+    if len(parts) < 2 or parts[0][:1] != "." or any(part in ("", ".", "..", TEMPORARY) for part in parts):
+        raise StoreError(f"{path!r} cannot be a side file: use a hidden folder, as in '.running/name.json'")
+    return path
