@@ -18,6 +18,8 @@ from memexp.errors import SpecError
 from memexp.identity import NUMERICS, canonical, identity, texts_identity
 from memexp.plan.forest import Ask, Forest, Stage
 from memexp.plan.passes import Overlaps, Passing, line_up, settled, stop
+from memexp.probes import BY_KIND
+from memexp.probes.checks import check_headline
 from memexp.records import check_items, check_labels
 from memexp.sources import Sources, Stream, Texts, is_corpus
 from memexp.spec import (
@@ -37,17 +39,6 @@ from memexp.spec import (
 
 __all__ = ["grow"]
 
-OWN_KINDS = {
-    "recognition": "Recognition",
-    "recall": "Recall",
-    "qa": "QA",
-    "choice": "Choice",
-    "lm_eval": "LmEval",
-    "ablation": "LayerAblation",
-    "ratios": "FactRatios",
-}
-"""The tables of memexp's own probes, which no other may write to."""
-
 
 def grow(
     conditions: Iterable[Condition],
@@ -66,7 +57,7 @@ def grow(
     label_types: dict[str, type] = {}
     asks: dict[tuple[str, str], Ask] = {}
     seen: set[str] = set()
-    kinds = dict(OWN_KINDS)
+    kinds = {kind: cls.__qualname__ for kind, cls in BY_KIND.items()}
     for condition in conditions:
         path = _path(condition, read)
         for stage in path:
@@ -260,6 +251,7 @@ def _check_label_types(condition: Condition, known: dict[str, type]) -> None:
 def _ask(read: _Reader, condition: Condition, probe: Probe, settings: dict[str, Any]) -> Ask:
     check_labels(condition.labels, probe.schema())
     check_items(type(probe).__name__, probe.schema())
+    check_headline(type(probe))
     names = [name for name, _ in probe_corpora(probe)]
     if len(set(names)) < len(names):
         raise SpecError(

@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 
 from memexp.errors import DataError, SpecError
-from memexp.records import LM_EVAL
 from memexp.spec import Condition, Count, PathText, Positive, Probe, SomeText, Text, spec
 
 if TYPE_CHECKING:
@@ -33,6 +32,28 @@ __all__ = ["LmEval"]
 
 DIVIDED = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """Metrics that the harness gives as a log-likelihood and the words or bytes it is divided by."""
+
+SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.int64()),
+        ("filter", pa.string()),
+        ("prompt", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("answer", pa.string()),
+        ("response", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("log_likelihoods", pa.list_(pa.float64())),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("weight", pa.float64()),
+    ]
+)
+"""One row per item and metric of a task of lm-evaluation-harness. ``prompt``: of the item's first request;
+``response``: what was generated, after the task's filter; ``choices`` and ``log_likelihoods``: the continuations scored
+and their sums over tokens, in nats; ``value``: the metric of this item, with ``weight`` its words or bytes where the
+harness divides by them (perplexities). ``value`` is NULL where the prompt does not fit the context or the metric is no
+number."""
 
 
 @spec
@@ -62,8 +83,8 @@ class LmEval(Probe):
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.LM_EVAL`."""
-        return LM_EVAL
+        """See `SCHEMA`."""
+        return SCHEMA
 
     def bind(self, condition: Condition) -> LmEval:
         """With the version of the harness and the hash of the task files; the path for workers, who are elsewhere."""
@@ -92,7 +113,7 @@ class LmEval(Probe):
         tasks = self._loaded()
         samples = evaluate(model, tasks, self.limit)
         rows = [row for name in tasks for sample in samples[name] for row in _rows(name, sample, model)]
-        return pa.Table.from_pylist(rows, schema=LM_EVAL)
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _loaded(self) -> dict[str, Any]:
         """The harness's tasks by name, those of groups included."""

@@ -18,13 +18,32 @@ import pyarrow as pa
 
 from memexp.errors import DataError, SpecError
 from memexp.probes.questions import question
-from memexp.records import RATIOS
 from memexp.spec import Items, Positive, Probe, Text, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
 
 __all__ = ["FactRatios"]
+
+SCHEMA = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("head", pa.string()),
+        ("relation", pa.string()),
+        ("tail", pa.string()),
+        ("prompt", pa.string()),
+        ("log_likelihood", pa.float64()),
+        ("wrong_tails", pa.list_(pa.string())),
+        ("wrong_log_likelihoods", pa.list_(pa.float64())),
+        ("negated_prompt", pa.string()),
+        ("negated_log_likelihood", pa.float64()),
+        ("log_comparison_ratio", pa.float64()),
+        ("log_negation_ratio", pa.float64()),
+    ]
+)
+"""One row per fact. Log-likelihoods are summed over the tail's tokens, in nats, NULL where they do not fit the context;
+``log_comparison_ratio``: log of p(tail) over the mean p of the wrong tails, both after the prompt (NULL where the
+relation has no other tail); ``log_negation_ratio``: log of p(tail) after the prompt over p(tail) after its negation."""
 
 
 @spec
@@ -54,8 +73,8 @@ class FactRatios(Probe):
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.RATIOS`."""
-        return RATIOS
+        """See `SCHEMA`."""
+        return SCHEMA
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """Facts only."""
@@ -89,7 +108,7 @@ class FactRatios(Probe):
                     "log_negation_ratio": _minus(right, denied_right),
                 }
             )
-        return pa.Table.from_pylist(rows, schema=RATIOS)
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _wrong(self, facts: Sequence[Mapping[str, Any]], at: int) -> list[str]:
         """The next different tails of the relation after fact `at`, beginning again at the list's end."""

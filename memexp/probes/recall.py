@@ -13,13 +13,30 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from memexp.records import RECALL, ROUGES
-from memexp.spec import Condition, Corpus, Positive, Probe, spec
+from memexp.spec import Condition, Corpus, Headline, Positive, Probe, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
 
 __all__ = ["Recall"]
+
+ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+SCHEMA = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("cue", pa.string()),
+        ("target", pa.string()),
+        ("completion", pa.string()),
+        ("tokens", pa.int64()),
+        ("cue_tokens", pa.int64()),
+        ("exact", pa.bool_()),
+        *((f"sentence_{name}", pa.float64()) for name in ROUGES),
+        *((f"completion_{name}", pa.float64()) for name in ROUGES),
+    ]
+)
+"""One row per studied text. ``exact``: every completed token equals the text's; ``sentence_*``: ROUGE F-measure of cue
+and completion against the whole text, as published; ``completion_*``: of the completion against the text's rest."""
 
 
 @spec
@@ -27,6 +44,11 @@ class Recall(Probe):
     """Greedy completion of every text from its first half."""
 
     kind: ClassVar[str] = "recall"
+    headline: ClassVar[Headline] = Headline(
+        "mean ROUGE-2 of the completion",
+        "completion_rouge2",
+        why_null="texts of one token have nothing to measure, nor has a model whose outputs are no numbers",
+    )
 
     corpus: Corpus | None = None
     """Texts to recall; by default the study list."""
@@ -35,8 +57,8 @@ class Recall(Probe):
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.RECALL`."""
-        return RECALL
+        """See `SCHEMA`."""
+        return SCHEMA
 
     def bind(self, condition: Condition) -> Recall:
         """With the study list and its block size where none are given."""
@@ -76,7 +98,7 @@ class Recall(Probe):
             **_rouge("sentence", targets, whole, known),
             **_rouge("completion", session.decode(rests), texts_new, known),
         }
-        return pa.table(columns, schema=RECALL)
+        return pa.table(columns, schema=SCHEMA)
 
 
 def _rouge(

@@ -24,6 +24,7 @@ from memexp.spec.corpora import (
     TextStream,
 )
 from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
+from memexp.spec.headline import Headline
 from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
 from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
@@ -36,6 +37,7 @@ __all__ = [
     "Count",
     "Forget",
     "Full",
+    "Headline",
     "HubItems",
     "HubStream",
     "HubText",

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from memexp.errors import SpecError
 from memexp.spec.corpora import Pair
 from memexp.spec.fields import LARGEST, NAME, Count, NonNegative, Positive, Rate, as_tuple, finite, spec
+from memexp.spec.headline import Headline
 from memexp.spec.models import Full, LoRA, Model
 from memexp.spec.training import Forget, Interference, Pretrain, Study
 
@@ -49,6 +50,8 @@ class Probe(ABC):
 
     kind: ClassVar[str]
     """Folder in the store and table name in queries."""
+    headline: ClassVar[Headline | None] = None
+    """What the table at the end of a sweep shows of its rows; None where no single mean says something."""
 
     @classmethod
     @abstractmethod

@@ -36,7 +36,7 @@ from memexp.errors import MemexpError, StoreError
 from memexp.identity import NUMERICS
 from memexp.plan import Ask, Stage, Trial
 from memexp.plan.attempts import Attempt, Progress, stage_row
-from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
+from memexp.records import MADE_WITH, STAGES, TRAINING, described, rows_for
 from memexp.sources import Stream
 from memexp.sources.streams import HubTexts
 from memexp.spec import Full, Study
@@ -408,7 +408,7 @@ class _Walk:
             if self.world.leads:
                 for ask in asks:
                     table = rows_for(items, ask.settings, ask.labels, self.made_with)
-                    self._commit(ask.kind, ask.name, table, stage)
+                    self._commit(ask.kind, ask.name, described(table, ask.kind, probe.headline), stage)
             if self.trial.stoppable:
                 self._commit_rows(stage)
             self.tell(Progress(answered=tuple(map(_file, asks))))

@@ -21,8 +21,9 @@ from memexp.core.session import Session
 from memexp.core.train import adamw, study_exposures
 from memexp.errors import DataError
 from memexp.probes import Recall, Recognition
-from memexp.probes.recall import _rouge
-from memexp.records import RECALL, RECOGNITION, ROUGES
+from memexp.probes.recall import ROUGES, _rouge
+from memexp.probes.recall import SCHEMA as RECALL
+from memexp.probes.recognition import SCHEMA as RECOGNITION
 from memexp.spec import Condition, Model, Pair, ShippedText, Study
 
 PAIR = Pair(ShippedText("sentences-targets", first=64), ShippedText("sentences-foils", first=64))

@@ -44,7 +44,8 @@ from memexp.cluster.connect import Cluster
 from memexp.cluster.searches import Going, Line, _Desk, _Referee, _Suggester
 from memexp.plan import Ask
 from memexp.plan.attempts import Attempt, stage_row
-from memexp.records import MADE_WITH, RECOGNITION, STAGES, rows_for
+from memexp.probes.recognition import SCHEMA as RECOGNITION
+from memexp.records import MADE_WITH, STAGES, rows_for
 from memexp.report.status import print_status
 from memexp.report.terminal import print_searches
 from memexp.search.samplers import SPREAD

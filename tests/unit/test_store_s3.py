@@ -29,8 +29,8 @@ from moto.server import ThreadedMotoServer
 from memexp.errors import StoreError
 from memexp.exchange.compact import compact
 from memexp.records import SWEEPS
+from memexp.report.answer import print_query
 from memexp.store import Store
-from memexp.store.query import print_query
 
 TABLE = pa.table({"item": [0, 1, 2], "nll": [0.5, None, 2.0], "text": ["a", "b", None]})
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
