@@ -262,9 +262,12 @@ class Told:
 
 
 def told(schema: pa.Schema) -> Told | None:
-    """What `described` has written; None for files of memexp 0.1."""
+    """What `described` has written, as far as this version knows it; None for files of memexp 0.1."""
     text = (schema.metadata or {}).get(METADATA)
     if text is None:
         return None
     found = json.loads(text)
-    return Told(found["kind"], None if found["headline"] is None else Headline(**found["headline"]))
+    if found["headline"] is None:
+        return Told(found["kind"], None)
+    known = {field.name for field in dataclasses.fields(Headline)}
+    return Told(found["kind"], Headline(**{name: value for name, value in found["headline"].items() if name in known}))

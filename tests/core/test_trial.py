@@ -23,8 +23,22 @@ from memexp.errors import StoreError
 from memexp.plan import Trial, grow, missing
 from memexp.plan.attempts import Attempt, Progress
 from memexp.probes import Recall, Recognition
-from memexp.records import STAGES
-from memexp.spec import Condition, Corpus, Forget, Full, LoRA, Model, Pair, Probe, Resources, Study, TextFile, spec
+from memexp.records import STAGES, told
+from memexp.spec import (
+    Condition,
+    Corpus,
+    Forget,
+    Full,
+    Headline,
+    LoRA,
+    Model,
+    Pair,
+    Probe,
+    Resources,
+    Study,
+    TextFile,
+    spec,
+)
 from memexp.store import Store
 from memexp.trial.execute import execute
 
@@ -557,6 +571,7 @@ class Surprise(Probe):
     """The largest token NLL of every text above a threshold."""
 
     kind: ClassVar[str] = "surprise"
+    headline: ClassVar[Headline | None] = Headline("mean surprise, in nats", "most")
     calls: ClassVar[list[int]] = []
 
     corpus: Corpus
@@ -588,6 +603,8 @@ def test_a_probe_of_a_users_own_works_like_any_other(grid: Grid, store: Store) -
     one, two = ([{k: v for k, v in row.items() if k not in settings} for row in found if row["x"] == x] for x in (1, 2))
     assert len(one) == len(two) and all(row in two for row in one)
     assert {row["exposures"] for row in found} == {0, 1}
+    said = [told(store.schema("surprise", name)) for name in store.names("surprise")]
+    assert all(one is not None and (one.kind, one.headline) == ("surprise", Surprise.headline) for one in said)
 
 
 def test_what_a_text_of_one_token_would_recall_is_null(tiny_model: Model, tmp_path: Path, store: Store) -> None:
