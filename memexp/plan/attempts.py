@@ -35,6 +35,8 @@ class Progress:
     """Optimizer steps made."""
     suggestions: int = 0
     """Suggestions of a search that are through."""
+    said: tuple[str, ...] = ()
+    """Lines that a user's own probe printed, each with its name in front."""
 
 
 def stage_row(

@@ -55,6 +55,11 @@ class _Shown:
     ) -> None:
         self.bars.stop()
 
+    def _pass_on(self, said: Sequence[str]) -> None:
+        """What probes print, above the bars."""
+        for line in said:
+            self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
     def _say(self, line: str) -> None:
         if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_EVERY:
             self.last = time.monotonic()
@@ -81,6 +86,7 @@ class Display(_Shown):
 
     def __call__(self, progress: Progress) -> None:
         """Count what a trial reports; a file that a restarted trial reports again counts once."""
+        self._pass_on(progress.said)
         for file in progress.answered:
             condition = self.waiting.pop(file, None)
             if condition is not None:
@@ -114,6 +120,7 @@ class SearchDisplay(_Shown):
 
     def __call__(self, progress: Progress) -> None:
         """Count what a trial reports."""
+        self._pass_on(progress.said)
         self.through += progress.suggestions
         self.made += progress.steps
         self.bars.update(self.row, completed=self.through, left=f"{self.made} steps")

@@ -36,11 +36,13 @@ from memexp.errors import MemexpError, StoreError
 from memexp.identity import NUMERICS
 from memexp.plan import Ask, Stage, Trial
 from memexp.plan.attempts import Attempt, Progress, stage_row
+from memexp.probes.checks import checked, raised_at
 from memexp.records import MADE_WITH, STAGES, TRAINING, described, rows_for
 from memexp.sources import Stream
 from memexp.sources.streams import HubTexts
-from memexp.spec import Full, Study
+from memexp.spec import Full, Study, written_by_user
 from memexp.store.snapshots import Mark, Marks, Place, discard, find
+from memexp.trial.heard import Heard
 from memexp.trial.watch import watched
 
 __all__ = ["Report", "Sink", "execute"]
@@ -394,24 +396,33 @@ class _Walk:
             began = time.monotonic()
             probe = asks[0].probe
             texts = {name: self.trial.texts[corpus].items for name, corpus in asks[0].corpora.items()}
+            heard = Heard(probe)
             try:
                 untaught = self._untaught(stage)
                 self.doing = stage, asks[0], began
-                with torch.random.fork_rng(devices=_cuda(self.world)):
+                with torch.random.fork_rng(devices=_cuda(self.world)), heard:
                     items = probe.measure(Session(self.lm, untaught), texts)
-                items = items.select(probe.schema().names).cast(probe.schema())
+                items = checked(probe, items)
             except StoreError:
                 raise  # as in `_reach`
             except Exception as error:  # a user's own code may raise anything
+                said = heard.written(self.sink, self._log(asks[0]))
                 self._fail(stage, error, began, asks[0])
+                self.tell(Progress(said=said))
                 continue
+            said = heard.written(self.sink, self._log(asks[0]))
             if self.world.leads:
                 for ask in asks:
                     table = rows_for(items, ask.settings, ask.labels, self.made_with)
                     self._commit(ask.kind, ask.name, described(table, ask.kind, probe.headline), stage)
             if self.trial.stoppable:
                 self._commit_rows(stage)
-            self.tell(Progress(answered=tuple(map(_file, asks))))
+            self.tell(Progress(answered=tuple(map(_file, asks)), said=said))
+
+    def _log(self, ask: Ask) -> str:
+        """Where in the store it is kept what a probe prints: a file for each measurement, attempt and worker."""
+        rank = "" if self.world.leads else f"-rank{self.world.rank}"
+        return f".logs/{self.attempt.sweep}/{ask.kind}-{ask.measurement[0]}-{ask.probe_id}-{self.attempt.id}{rank}.txt"
 
     def _commit(self, kind: str, name: str, table: pa.Table, stage: Stage) -> None:
         """Hand over one file. The first commit wins; numbers that differ from it are reported, never merged."""
@@ -425,7 +436,7 @@ class _Walk:
         if error is self.raised or self.world.blames_peer(error):
             raise error
         status = "diverged" if isinstance(error, Diverged) else "failed"
-        self._record(stage, status, str(error) if isinstance(error, MemexpError) else _told(error), began, ask)
+        self._record(stage, status, str(error) if isinstance(error, MemexpError) else _told(error, ask), began, ask)
         if self.world.size > 1 and status == "failed":
             self._commit_rows(stage)
             self.raised = error
@@ -547,11 +558,12 @@ def _same(first: pa.Table, second: pa.Table) -> bool:
     return bool(first.equals(second)) or repr(first.to_pydict()) == repr(second.to_pydict())
 
 
-def _told(error: Exception) -> str:
-    """A line with what happened and where, then the traceback."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
+def _told(error: Exception, ask: Ask | None) -> str:
+    """A line with what happened and where, of a user's own probe in its file; then the traceback."""
+    where = raised_at(error, ask.probe) if ask else traceback.extract_tb(error.__traceback__)[-1]
     first = (str(error).splitlines() or [""])[0]
-    line = f"{type(error).__name__}: {first} ({Path(where.filename).name}, line {where.lineno})"
+    cls = f"{type(ask.probe).__name__}, " if ask and written_by_user(type(ask.probe)) else ""
+    line = f"{type(error).__name__}: {first} ({cls}{Path(where.filename).name}, line {where.lineno})"
     return f"{line}\n{''.join(traceback.format_exception(error))}"
 
 

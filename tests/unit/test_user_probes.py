@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,13 @@ from rich.console import Console
 from memexp.errors import SpecError
 from memexp.exchange.compact import compact
 from memexp.plan import Ask, Forest, answered, grow
+from memexp.plan.attempts import Progress
 from memexp.probes import BY_KIND, Recall
 from memexp.probes.checks import check_headline
 from memexp.records import MADE_WITH, described, rows_for, told
+from memexp.report.progress import Display, SearchDisplay
 from memexp.report.terminal import print_summary
-from memexp.spec import Condition, Headline, Model, Pair, Probe, Study, spec
+from memexp.spec import Condition, Headline, Model, Pair, Probe, Study, located, spec
 from memexp.store import Store
 
 
@@ -159,3 +162,52 @@ def test_no_other_probe_may_write_to_the_table_of_memexps_own(tiny_model: Model,
         other = spec(type("Other", (Ease,), {"kind": kind.upper(), "__module__": __name__}))
         with pytest.raises(SpecError, match=rf"Other\.kind: '{kind.upper()}' is the table of {probe.__name__}"):
             planned(tiny_model, pair, other())
+
+
+BARE = """
+import pyarrow as pa
+from memexp import Recall
+from memexp.spec import Probe
+
+class Bare(Probe):
+    kind = "bare"
+    corpus: str = "a"
+
+    @classmethod
+    def schema(cls):
+        return pa.schema([("item", pa.int64())])
+
+    def measure(self, session, texts):
+        return None
+
+class Longer(Recall):
+    kind = "longer"
+    beams: int = 4
+"""
+
+
+@pytest.mark.parametrize(("cls", "line"), [("Bare", 6), ("Longer", 17)])
+def test_a_probe_without_spec_is_refused_with_its_line(
+    tiny_model: Model, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cls: str, line: int
+) -> None:
+    (tmp_path / "bare_probes.py").write_text(BARE)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = getattr(importlib.import_module("bare_probes"), cls)
+    expected = rf"{cls} \(bare_probes\.py, line {line}\) is a probe without @spec; put @spec of memexp\.spec above it"
+    with pytest.raises(SpecError, match=f"^{expected}$"):
+        planned(tiny_model, pair, made())
+    if cls == "Bare":
+        with pytest.raises(SpecError, match=f"^{expected}$"):
+            made(corpus="b")  # Python would say that it takes no arguments
+
+
+def test_a_class_that_travels_without_its_file_is_found_by_its_methods() -> None:
+    names: dict[str, Any] = {}
+    exec(compile(BARE, "/elsewhere/sweep.py", "exec"), names)
+    assert located(names["Bare"]) == "Bare (sweep.py, line 14)"
+
+
+def test_what_probes_print_is_shown_with_their_name() -> None:
+    for display in (Display([], 1, console := Console(file=io.StringIO())), SearchDisplay(1, console)):
+        display(Progress(said=("Ease: [item] 1", "Ease: 2")))
+    assert str(console.file.getvalue()).splitlines() == ["Ease: [item] 1", "Ease: 2"] * 2  # type: ignore[attr-defined]
