@@ -14,6 +14,7 @@ import difflib
 import functools
 import hashlib
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -77,7 +78,7 @@ class LmEval(Probe):
     that a task names without a folder are looked for in it. Without it, the tasks that come with the harness are known,
     and finding them takes some ten seconds a process. Its path is no part of an identity."""
     shots_seed: Count = 1234
-    """Seed of the draw of examples."""
+    """Seed of the draw of examples, and of what a task's own functions draw."""
     content: Text | None = None
     """What of the harness and of `include_path` the numbers depend on. Filled in by memexp."""
 
@@ -110,8 +111,9 @@ class LmEval(Probe):
         from memexp.core.harness import HarnessModel, evaluate
 
         model = HarnessModel(session)
-        tasks = self._loaded()
-        samples = evaluate(model, tasks, self.limit)
+        with _seeded(self.shots_seed):
+            tasks = self._loaded()
+            samples = evaluate(model, tasks, self.limit)
         rows = [row for name in tasks for sample in samples[name] for row in _rows(name, sample, model)]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -140,6 +142,24 @@ class LmEval(Probe):
 
     def _index(self) -> Any:
         return _manager(self.include_path, self.content or _content(self.include_path))
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """While the context lasts, what a task's functions may draw from begins at `seed`, so that every stage is asked the
+    same; afterwards each generator goes on where it was."""
+    import torch
+
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)  # what is drawn on a GPU is no business of a task's
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
 
 
 @functools.lru_cache(maxsize=8)
