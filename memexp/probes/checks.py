@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import traceback
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from memexp.errors import SpecError
 from memexp.spec import Headline, Probe, located, written_by_user
+from memexp.spec.located import codes
 from memexp.store.query import Metric
 
 __all__ = ["check_headline", "checked", "raised_at"]
@@ -54,11 +54,5 @@ def checked(probe: Probe, items: Any) -> pa.Table:
 def raised_at(error: Exception, probe: Probe) -> traceback.FrameSummary:
     """The last line of the user's own on the way to `error`, or else the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = {
-        value.__code__.co_filename
-        for cls in type(probe).__mro__
-        if written_by_user(cls)
-        for value in vars(cls).values()
-        if inspect.isfunction(value)
-    }
+    own = {code.co_filename for cls in type(probe).__mro__ if written_by_user(cls) for code in codes(cls)}
     return next((frame for frame in reversed(frames) if frame.filename in own), frames[-1])

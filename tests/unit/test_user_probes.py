@@ -6,8 +6,10 @@ import dataclasses
 import importlib
 import io
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import duckdb
@@ -201,10 +203,14 @@ def test_a_probe_without_spec_is_refused_with_its_line(
             made(corpus="b")  # Python would say that it takes no arguments
 
 
-def test_a_class_that_travels_without_its_file_is_found_by_its_methods() -> None:
-    names: dict[str, Any] = {}
-    exec(compile(BARE, "/elsewhere/sweep.py", "exec"), names)
-    assert located(names["Bare"]) == "Bare (sweep.py, line 14)"
+def test_a_class_that_travels_without_its_file_is_found_by_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ModuleType("elsewhere")
+    with monkeypatch.context() as sender:
+        sender.setitem(sys.modules, "elsewhere", there)
+        exec(compile(BARE, "/elsewhere/sweep.py", "exec"), vars(there))
+        made = spec(there.Bare)
+    for cls in (there.Bare, made):  # @spec adds methods that nobody wrote
+        assert located(cls) == "Bare (sweep.py, line 14)"
 
 
 def test_what_probes_print_is_shown_with_their_name() -> None:
