@@ -342,10 +342,10 @@ SOURCES = sorted(
     file
     for folder in (
         Path(memexp.__file__).parent,
-        *(Path(memexp.__file__).parent / name for name in ("probes", "stimuli")),
+        *(Path(memexp.__file__).parent / name for name in ("probes", "spec", "stimuli")),
     )
     for file in folder.glob("[!_]*.py")
-    if "\n@spec\n" in file.read_text(encoding="utf-8")
+    if "\n\n\n@spec\nclass " in file.read_text(encoding="utf-8")
 )
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from memexp.errors import SpecError
+from memexp.errors import SpecError, StoreError
 from memexp.exchange.compact import compact
 from memexp.plan import Ask, Forest, answered, grow
 from memexp.plan.attempts import Progress
@@ -29,6 +29,7 @@ from memexp.report.progress import Display, SearchDisplay
 from memexp.report.terminal import print_summary
 from memexp.spec import Condition, Headline, Model, Pair, Probe, Study, located, spec
 from memexp.store import Store
+from memexp.store.query import totals
 
 
 @spec
@@ -84,6 +85,15 @@ def test_it_gets_a_final_table_from_what_its_files_say(
     assert "2 of 6 items are NULL: it is too hard." in lines
     query = next(line for line in lines if line.startswith("  SELECT"))
     assert duckdb.sql(query).fetchall() == [("tiny", 0, 0.25), ("tiny", 1, 0.5)]
+
+
+def test_what_a_file_declares_reaches_nothing_beyond_the_store(store: Store, forest: Forest) -> None:
+    """The SQL of a headline came with the rows, from whoever wrote them."""
+    names = [ask.name for ask in forest.asks]
+    assert len(totals(store, "ease-of-use", names, ["ease"])) == 2
+    for sql in ("(SELECT size FROM read_text('/etc/passwd'))", "1) FROM files; COPY (SELECT 1) TO '/tmp/x'; SELECT (1"):
+        with pytest.raises(StoreError):
+            totals(store, "ease-of-use", names, [sql])
 
 
 def test_without_a_headline_its_rows_are_named(tiny_model: Model, pair: Pair, store: Store, forest: Forest) -> None:
