@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from memexp.records import MADE_WITH, ROUGES
+from memexp.probes.recall import ROUGES
+from memexp.records import MADE_WITH
 from memexp.store import Store
 
 __all__ = ["CELL", "Unequal", "compare", "compare_stores", "largest"]

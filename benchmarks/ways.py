@@ -26,7 +26,7 @@ from memexp.core.session import Session
 from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World
 from memexp.probes import Recall, Recognition
-from memexp.records import ROUGES
+from memexp.probes.recall import ROUGES
 from memexp.sources import Sources
 from memexp.spec import Full, Model, Pair, ShippedText, Study
 

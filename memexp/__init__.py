@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Condition,
         Forget,
         Full,
+        Headline,
         HubItems,
         HubStream,
         HubText,
@@ -64,6 +65,7 @@ __all__ = [
     "FactWorld",
     "Forget",
     "Full",
+    "Headline",
     "HubItems",
     "HubStream",
     "HubText",
@@ -105,9 +107,7 @@ __all__ = [
     "run_options",
 ]
 
-_PROBES = ("QA", "Choice", "FactRatios", "LayerAblation", "LmEval", "Recall", "Recognition")
 _HOMES = {
-    **dict.fromkeys(_PROBES, "probes"),
     **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
     "Store": "store",
     "depth": "plan.inspection",
@@ -123,4 +123,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'memexp' has no attribute {name!r}")
     home = _HOMES.get(name, "errors" if name.endswith("Error") else "spec")
-    return getattr(importlib.import_module(f"memexp.{home}"), name)
+    module = importlib.import_module(f"memexp.{home}")
+    if not hasattr(module, name):
+        module = importlib.import_module("memexp.probes")
+    return getattr(module, name)

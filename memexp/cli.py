@@ -179,20 +179,15 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> int:
-    from memexp.store.query import print_query
+    from memexp.report.answer import print_query
 
     return print_query(_store(options), options.sql, options.csv, options.sweep)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from memexp.records import complaint
+    from memexp.report.verify import print_verification
 
-    store = _store(options)
-    found = store.verify(complaint)
-    for problem in found.problems:
-        print(f"{store.path(problem.kind, problem.name)}: {problem.message}")
-    print(f"{found.files} files, {found.rows} rows, {len(found.problems)} broken")
-    return 1 if found.problems else 0
+    return print_verification(_store(options))
 
 
 def _compact(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The Arrow schema of every kind of file in the store.
+"""What all files of the store have in common: the columns beside a probe's own, and the tables that hold no results.
 
 A probe's rows are its item columns plus the settings of the condition, its labels, and what the numbers were made
 with. All setting columns exist from the first version on, NULL where the part is absent, so that files of different
@@ -10,7 +10,10 @@ ages read together:
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -19,23 +22,30 @@ import pyarrow as pa
 from memexp import __version__
 from memexp.errors import SpecError
 from memexp.identity import NUMERICS
+from memexp.spec import Headline
 
 __all__ = [
+    "BARE",
     "MADE_WITH",
-    "RECALL",
-    "RECOGNITION",
-    "ROUGES",
+    "METADATA",
     "SEARCHES",
     "SETTINGS",
+    "SINCE",
+    "SINCE_STAGES",
     "STAGES",
     "SWEEPS",
     "TRAINING",
+    "MeasuredBy",
     "check_items",
     "check_labels",
-    "complaint",
+    "measured_by",
     "rows_for",
     "versions",
+    "with_source",
 ]
+
+METADATA = b"memexp"
+"""Key in the metadata of a Parquet file's schema under which results say what measured them, as JSON."""
 
 SETTINGS = pa.schema(
     [
@@ -116,137 +126,13 @@ MADE_WITH = pa.schema(
         ("workers", pa.int64()),
     ]
 )
-"""What equality bit for bit depends on besides the settings (DESIGN.md section 4, rule 7)."""
+"""What equality bit for bit depends on besides the settings (see ARCHITECTURE.md, "Equality")."""
 
 
 def versions() -> dict[str, Any]:
     """The columns of `MADE_WITH` that are known wherever memexp is installed. Imports none of what they are about."""
     return {"numerics": NUMERICS, "memexp": __version__, **{name: version(name) for name in ("torch", "transformers")}}
 
-
-RECOGNITION = pa.schema(
-    [
-        ("item", pa.int64()),
-        ("target", pa.string()),
-        ("foil", pa.string()),
-        ("target_nll", pa.float64()),
-        ("foil_nll", pa.float64()),
-        ("target_tokens", pa.int64()),
-        ("foil_tokens", pa.int64()),
-    ]
-)
-"""One row per pair. ``*_nll``: mean negative log-likelihood per predicted token, in nats, NULL where it is no number or
-no token is predicted; ``*_tokens``: length of the truncated text in tokens, the first (never predicted) included."""
-
-ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-
-RECALL = pa.schema(
-    [
-        ("item", pa.int64()),
-        ("cue", pa.string()),
-        ("target", pa.string()),
-        ("completion", pa.string()),
-        ("tokens", pa.int64()),
-        ("cue_tokens", pa.int64()),
-        ("exact", pa.bool_()),
-        *((f"sentence_{name}", pa.float64()) for name in ROUGES),
-        *((f"completion_{name}", pa.float64()) for name in ROUGES),
-    ]
-)
-"""One row per studied text. ``exact``: every completed token equals the text's; ``sentence_*``: ROUGE F-measure of cue
-and completion against the whole text, as published; ``completion_*``: of the completion against the text's rest."""
-
-QA = pa.schema(
-    [
-        ("task", pa.string()),
-        ("item", pa.int64()),
-        ("prompt", pa.string()),
-        ("prompt_tokens", pa.int64()),
-        ("answer", pa.string()),
-        ("prediction", pa.string()),
-        ("exact", pa.bool_()),
-        ("f1", pa.float64()),
-    ]
-)
-"""One row per open question. ``prompt``: all that the model was given, shots included; ``prediction``: its greedy
-completion up to the end of the line; ``exact`` and ``f1`` (0 to 1) as in SQuAD 1.1. The last three are NULL where the
-prompt does not fit the model's context."""
-
-CHOICE = pa.schema(
-    [
-        ("task", pa.string()),
-        ("item", pa.int64()),
-        ("prompt", pa.string()),
-        ("prompt_tokens", pa.int64()),
-        ("choices", pa.list_(pa.string())),
-        ("log_likelihoods", pa.list_(pa.float64())),
-        ("answer", pa.int64()),
-        ("picked", pa.int64()),
-        ("correct", pa.bool_()),
-    ]
-)
-"""One row per multiple-choice question. ``choices``: the texts offered; ``log_likelihoods``: of each (of its letter,
-where letters were asked for) after ``prompt``, summed over its tokens, in nats; ``answer`` and ``picked``: indices of
-the right and of the likeliest choice. What was measured is NULL where the prompt does not fit the model's context, or
-the model's outputs are no numbers."""
-
-LM_EVAL = pa.schema(
-    [
-        ("task", pa.string()),
-        ("item", pa.int64()),
-        ("filter", pa.string()),
-        ("prompt", pa.string()),
-        ("prompt_tokens", pa.int64()),
-        ("answer", pa.string()),
-        ("response", pa.string()),
-        ("choices", pa.list_(pa.string())),
-        ("log_likelihoods", pa.list_(pa.float64())),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("weight", pa.float64()),
-    ]
-)
-"""One row per item and metric of a task of lm-evaluation-harness. ``prompt``: of the item's first request;
-``response``: what was generated, after the task's filter; ``choices`` and ``log_likelihoods``: the continuations scored
-and their sums over tokens, in nats; ``value``: the metric of this item, with ``weight`` its words or bytes where the
-harness divides by them (perplexities). ``value`` is NULL where the prompt does not fit the context or the metric is no
-number."""
-
-ABLATION = pa.schema(
-    [
-        ("task", pa.string()),
-        ("item", pa.int64()),
-        ("ablated_side", pa.string()),
-        ("ablated_layer", pa.int64()),
-        ("answer", pa.string()),
-        ("prediction", pa.string()),
-        ("correct", pa.bool_()),
-        ("f1", pa.float64()),
-    ]
-)
-"""One row per question and ablation. ``ablated_side``: none, upper (what the blocks >= ``ablated_layer`` learned is
-taken away) or lower (what the blocks below it learned, and all outside of the blocks); ``prediction``: the completion,
-or the text of the choice picked; ``f1``: NULL for choices. Not measured: NULL, as in qa and choice."""
-
-RATIOS = pa.schema(
-    [
-        ("item", pa.int64()),
-        ("head", pa.string()),
-        ("relation", pa.string()),
-        ("tail", pa.string()),
-        ("prompt", pa.string()),
-        ("log_likelihood", pa.float64()),
-        ("wrong_tails", pa.list_(pa.string())),
-        ("wrong_log_likelihoods", pa.list_(pa.float64())),
-        ("negated_prompt", pa.string()),
-        ("negated_log_likelihood", pa.float64()),
-        ("log_comparison_ratio", pa.float64()),
-        ("log_negation_ratio", pa.float64()),
-    ]
-)
-"""One row per fact. Log-likelihoods are summed over the tail's tokens, in nats, NULL where they do not fit the context;
-``log_comparison_ratio``: log of p(tail) over the mean p of the wrong tails, both after the prompt (NULL where the
-relation has no other tail); ``log_negation_ratio``: log of p(tail) after the prompt over p(tail) after its negation."""
 
 TRAINING = pa.schema(
     [
@@ -300,8 +186,7 @@ STAGES = pa.schema(
 """One row per attempt at a stage, or where ``probe_id`` is not NULL at measuring it. ``status``: complete, failed,
 diverged (the loss was not finite), skipped (a stage before it failed), stopped (not reached, since the rule of a search
 ended its trajectory before), differs (a second attempt measured other numbers than the stored ones), or unsaved (a
-snapshot could not be written, and training went on). ``attempt`` to ``rank``: who tried (see `memexp.plan.attempts`);
-``search_id`` and ``suggestion``: what a rule stopped."""
+snapshot could not be written, and training went on)."""
 
 SWEEPS = pa.schema(
     [
@@ -339,28 +224,16 @@ SEARCHES = pa.schema(
 last one's ``metric`` is the suggestion's value; ``results``: the files that answer, as ``kind/name``; ``trials``: how
 many suggestions the search asked for when this one was made."""
 
-_KNOWN = {
-    "recognition": RECOGNITION,
-    "recall": RECALL,
-    "qa": QA,
-    "choice": CHOICE,
-    "lm_eval": LM_EVAL,
-    "ablation": ABLATION,
-    "ratios": RATIOS,
-    "training": TRAINING,
-    "stages": STAGES,
-    "sweeps": SWEEPS,
-    "searches": SEARCHES,
-}
-_BARE = ("training", "stages", "sweeps", "searches")
-_SINCE = {
+BARE = {"training": TRAINING, "stages": STAGES, "sweeps": SWEEPS, "searches": SEARCHES}
+"""The kinds that hold no results, with all their columns."""
+SINCE = {
     "probe_settings",
-    *("attempt", "part", "phase", "trial", "start", "rank"),  # of stages, as the next two
-    *("search_id", "suggestion"),
     *(name for name in SETTINGS.names if name.startswith("pretrain_")),
     *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")),
 }
-"""Columns that files of memexp 0.1 do not have; where they are missing they read as NULL."""
+"""Columns that results of memexp 0.1 do not have; where they are missing they read as NULL."""
+SINCE_STAGES = {"attempt", "part", "phase", "trial", "start", "rank", "search_id", "suggestion"}
+"""The same of ``stages/``."""
 
 
 def check_items(probe: str, items: pa.Schema) -> None:
@@ -395,17 +268,28 @@ def rows_for(
     return pa.table(columns | {name: items.column(name) for name in items.column_names})
 
 
-def complaint(kind: str, schema: pa.Schema) -> str | None:
-    """What is wrong with the columns of a file, or None. Files of a user's own probes need the settings only."""
-    expected = list(_KNOWN.get(kind, pa.schema([])))
-    if kind not in _BARE:
-        expected = [*SETTINGS, *MADE_WITH, *expected]
-    for field in expected:
-        if field.name not in schema.names:
-            if field.name in _SINCE:
-                continue
-            return f"column {field.name!r} is missing"
-        found = schema.field(field.name).type
-        if found != field.type:
-            return f"column {field.name!r} is {found} instead of {field.type}"
-    return None
+def with_source(rows: pa.Table, kind: str, headline: Headline | None) -> pa.Table:
+    """`rows` of a probe with what a reader needs to know of it, without having its code; see `MeasuredBy`."""
+    source = {"kind": kind, "headline": None if headline is None else dataclasses.asdict(headline)}
+    return rows.replace_schema_metadata({METADATA: json.dumps(source, sort_keys=True)})
+
+
+@dataclass(frozen=True)
+class MeasuredBy:
+    """What a file of results says of the probe that measured it."""
+
+    kind: str
+    headline: Headline | None
+
+
+def measured_by(schema: pa.Schema) -> MeasuredBy | None:
+    """What `with_source` has written, as far as this version knows it; None for files of memexp 0.1."""
+    text = (schema.metadata or {}).get(METADATA)
+    if text is None:
+        return None
+    found = json.loads(text)
+    if found["headline"] is None:
+        return MeasuredBy(found["kind"], None)
+    known = {field.name for field in dataclasses.fields(Headline)}
+    headline = Headline(**{name: value for name, value in found["headline"].items() if name in known})
+    return MeasuredBy(found["kind"], headline)

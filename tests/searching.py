@@ -16,7 +16,8 @@ from memexp import (
 from memexp.cluster.active_search import ActiveSearch, RunningSuggestion
 from memexp.plan import Ask
 from memexp.plan.attempts import Attempt
-from memexp.records import MADE_WITH, RECOGNITION, rows_for
+from memexp.probes.recognition import SCHEMA as RECOGNITION
+from memexp.records import MADE_WITH, rows_for
 from memexp.search.candidates import Prepared, prepare
 from memexp.search.ledger import Entry, Ledger
 from memexp.sources import Sources

@@ -184,18 +184,20 @@ class _Reporter:
     def __init__(self, at_once: bool) -> None:
         self.at_once = at_once
         self.answered: list[str] = []
+        self.said: list[str] = []
         self.steps = 0
         self.last = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         self.answered += progress.answered
+        self.said += progress.said
         self.steps += progress.steps
         if (self.at_once and self.answered) or time.monotonic() - self.last > REPORT_EVERY:
             self.flush([])
 
     def flush(self, failures: list[str]) -> None:
-        tune.report({"answered": self.answered, "steps": self.steps, "failures": failures})
-        self.answered, self.steps, self.last = [], 0, time.monotonic()
+        tune.report({"answered": self.answered, "steps": self.steps, "said": self.said, "failures": failures})
+        self.answered, self.said, self.steps, self.last = [], [], 0, time.monotonic()
 
 
 class Listener(tune.Callback):  # type: ignore[misc] # untyped
@@ -216,7 +218,8 @@ class Listener(tune.Callback):  # type: ignore[misc] # untyped
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         self.failures += result.get("failures", [])
-        self.on_progress(Progress(tuple(result.get("answered", ())), result.get("steps", 0)))
+        answered, said = tuple(result.get("answered", ())), tuple(result.get("said", ()))
+        self.on_progress(Progress(answered, result.get("steps", 0), said=said))
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
         for trial in trials:  # in an order of Tune's: one that was started again has gone to the end

@@ -137,7 +137,7 @@ def _work(config: dict[str, Any]) -> list[str]:
 
     def report(progress: Progress) -> None:
         # Every rank must report equally often; only the first one's figures arrive.
-        ray.train.report({"answered": list(progress.answered), "steps": progress.steps})
+        ray.train.report({"answered": list(progress.answered), "steps": progress.steps, "said": list(progress.said)})
 
     world = World.current(trial.resources.gpus)
     return execute(trial, config["store"], world, config["attempt"], report)

@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 from memexp import __version__
 from memexp.errors import StoreError
 from memexp.identity import identity
+from memexp.records import METADATA
 from memexp.report.progress import counted
 from memexp.store import EXPORT, Store
 from memexp.store.columns import with_columns
@@ -208,15 +209,18 @@ def _write_kind(store: Store, kind: str, names: Sequence[str], folder: Path, mad
     and rank in the order, and for its rows."""
     schemas: list[pa.Schema] = []
     order: list[tuple[list[tuple[int, Any]], str]] = []
+    told: dict[bytes, bytes] = {}
     for name, table in zip(names, counted(_read(store, kind, names), f"of {kind} looked at", len(names)), strict=True):
         if not any(table.schema.equals(known) for known in schemas):
             schemas.append(table.schema)
+        if METADATA in (table.schema.metadata or {}):
+            told = {METADATA: table.schema.metadata[METADATA]}
         order.append((_rank(table), name))
     schema = store.unified(kind, schemas)
     ordered = [name for _, name in sorted(order)]
     tables = counted(_read(store, kind, ordered), f"of {kind} exported", len(names))
     # A name of its own for each content: a reader that meets two exports never mixes them.
-    writer = _Writer(folder / kind, f"{kind}-{identity(made['stamps'])}", schema)
+    writer = _Writer(folder / kind, f"{kind}-{identity(made['stamps'])}", schema.with_metadata(told or None))
     for group in _groups(with_columns(table, schema) for table in tables):
         writer.write(group)
         made["rows"] += group.num_rows

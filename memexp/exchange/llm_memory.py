@@ -34,13 +34,14 @@ from numpy.typing import NDArray
 
 from memexp.errors import DataError, one_line
 from memexp.identity import identity
-from memexp.records import RECOGNITION, rows_for
+from memexp.probes import Recognition
+from memexp.records import rows_for, with_source
 from memexp.report.progress import counted
 from memexp.store import Store
 
 __all__ = ["Imported", "import_results"]
 
-KIND = "recognition"
+KIND = Recognition.kind
 MODELS = {
     "gpt2": "gpt2",
     "gpt2_medium": "gpt2-medium",
@@ -135,8 +136,10 @@ class _Result:
             "target_nll": pa.array(self.seen, pa.float64(), from_pandas=True),  # NaN becomes NULL
             "foil_nll": pa.array(self.unseen, pa.float64(), from_pandas=True),
         }
-        columns = [items.get(field.name, pa.nulls(len(self.seen), field.type)) for field in RECOGNITION]
-        return rows_for(pa.table(columns, schema=RECOGNITION), self.settings, self.labels, {})
+        schema = Recognition.schema()
+        columns = [items.get(field.name, pa.nulls(len(self.seen), field.type)) for field in schema]
+        rows = rows_for(pa.table(columns, schema=schema), self.settings, self.labels, {})
+        return with_source(rows, KIND, Recognition.headline)
 
 
 def import_results(folder: str, store: Store) -> Imported:

@@ -16,6 +16,7 @@ from memexp.errors import SpecError
 from memexp.identity import canonical, identity, texts_identity
 from memexp.plan.forest import Ask
 from memexp.plan.reader import Reader
+from memexp.probes.checks import check_headline
 from memexp.records import check_items, check_labels
 from memexp.sources import is_corpus
 from memexp.spec import Condition, Corpus, Items, Pair, Probe
@@ -32,6 +33,7 @@ def ask_for(read: Reader, condition: Condition, probe: Probe, settings: dict[str
     """
     check_labels(condition.labels, probe.schema())
     check_items(type(probe).__name__, probe.schema())
+    check_headline(type(probe))
     names = [name for name, _ in probe_corpora(probe)]
     if len(set(names)) < len(names):
         raise SpecError(

@@ -102,6 +102,8 @@ class Progress:
     """Optimizer steps made."""
     suggestions: int = 0
     """Suggestions of a search that are through."""
+    said: tuple[str, ...] = ()
+    """Lines that a user's own probe printed, each with its name in front."""
 
 
 def commit_of_code() -> str | None:

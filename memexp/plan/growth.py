@@ -19,21 +19,11 @@ from memexp.plan.overlaps import Overlaps
 from memexp.plan.passes import line_up, stop
 from memexp.plan.reader import Reader
 from memexp.plan.texts import remark_texts
+from memexp.probes import BY_KIND
 from memexp.sources import Sources, Texts, is_corpus
 from memexp.spec import Condition, Forget, Resources, ResourcesFor, Study
 
 __all__ = ["grow"]
-
-OWN_KINDS = {
-    "recognition": "Recognition",
-    "recall": "Recall",
-    "qa": "QA",
-    "choice": "Choice",
-    "lm_eval": "LmEval",
-    "ablation": "LayerAblation",
-    "ratios": "FactRatios",
-}
-"""The tables of memexp's own probes, which no other may write to."""
 
 
 def grow(
@@ -53,7 +43,7 @@ def grow(
     label_types: dict[str, type] = {}
     asks: dict[str, Ask] = {}
     seen: set[str] = set()
-    kinds = dict(OWN_KINDS)
+    kinds = {kind: cls.__qualname__ for kind, cls in BY_KIND.items()}
     for condition in conditions:
         path = _path(condition, read)
         for stage in path:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from memexp.plan.attempts import Log
 from memexp.plan.forest import Ask, Forest
-from memexp.records import MADE_WITH, rows_for
+from memexp.records import MADE_WITH, rows_for, with_source
 from memexp.store import Store
 
 __all__ = ["Copy", "Missing", "answered", "copy_results", "find_missing"]
@@ -103,4 +103,4 @@ def answered(ask: Ask, rows: pa.Table) -> pa.Table:
     """Rows that were measured for another condition, as those of the one that asks now."""
     items = rows.select(ask.probe.schema().names)
     made_with, *_ = rows.select(MADE_WITH.names).slice(0, 1).to_pylist() or [{}]  # a probe may find no items
-    return rows_for(items, ask.settings, ask.labels, made_with)
+    return with_source(rows_for(items, ask.settings, ask.labels, made_with), ask.kind, ask.probe.headline)

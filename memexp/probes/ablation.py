@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from memexp.probes.choice import Choice
 from memexp.probes.qa import QA
-from memexp.records import ABLATION
 from memexp.spec import Condition, Forget, Probe, spec
 
 if TYPE_CHECKING:
@@ -26,6 +25,22 @@ if TYPE_CHECKING:
     from memexp.sources import ResolvedModel
 
 __all__ = ["LayerAblation"]
+
+SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.int64()),
+        ("ablated_side", pa.string()),
+        ("ablated_layer", pa.int64()),
+        ("answer", pa.string()),
+        ("prediction", pa.string()),
+        ("correct", pa.bool_()),
+        ("f1", pa.float64()),
+    ]
+)
+"""One row per question and ablation. ``ablated_side``: none, upper (what the blocks >= ``ablated_layer`` learned is
+taken away) or lower (what the blocks below it learned, and all outside of the blocks); ``prediction``: the completion,
+or the text of the choice picked; ``f1``: NULL for choices. Not measured: NULL, as in qa and choice."""
 
 
 @spec
@@ -39,8 +54,8 @@ class LayerAblation(Probe):
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.ABLATION`."""
-        return ABLATION
+        """See `SCHEMA`."""
+        return SCHEMA
 
     def bind(self, condition: Condition) -> LayerAblation:
         """With the test bound."""
@@ -65,7 +80,7 @@ class LayerAblation(Probe):
             rows = [
                 {**_told(row), "ablated_side": side.side, "ablated_layer": side.layer} for row in answers.to_pylist()
             ]
-            tables.append(pa.Table.from_pylist(rows, schema=ABLATION))
+            tables.append(pa.Table.from_pylist(rows, schema=SCHEMA))
         return pa.concat_tables(tables)
 
 

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from memexp.probes.questions import Questions, Sample, ShotsFrom, asked, check_questions
-from memexp.records import CHOICE
-from memexp.spec import Count, spec
+from memexp.probes.questions import TOO_LONG, Questions, Sample, ShotsFrom, asked, check_questions
+from memexp.spec import Count, Headline, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
@@ -27,12 +26,33 @@ __all__ = ["Choice"]
 
 TASKS = {"letters": "facts_multiple_choice", "cloze": "facts_cloze"}
 
+SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.int64()),
+        ("prompt", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("choices", pa.list_(pa.string())),
+        ("log_likelihoods", pa.list_(pa.float64())),
+        ("answer", pa.int64()),
+        ("picked", pa.int64()),
+        ("correct", pa.bool_()),
+    ]
+)
+"""One row per multiple-choice question. ``choices``: the texts offered; ``log_likelihoods``: of each (of its letter,
+where letters were asked for) after ``prompt``, summed over its tokens, in nats; ``answer`` and ``picked``: indices of
+the right and of the likeliest choice. What was measured is NULL where the prompt does not fit the model's context, or
+the model's outputs are no numbers."""
+
 
 @spec
 class Choice(Questions):
     """The likeliest option of every multiple-choice question of a test."""
 
     kind: ClassVar[str] = "choice"
+    headline: ClassVar[Headline] = Headline(
+        "share of questions answered with the right choice", "correct::int", "1 / len(choices)", TOO_LONG
+    )
 
     formulation: Literal["letters", "cloze"] = "letters"
     """What is compared: the options' letters, as published, or the options' texts."""
@@ -45,8 +65,8 @@ class Choice(Questions):
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.CHOICE`."""
-        return CHOICE
+        """See `SCHEMA`."""
+        return SCHEMA
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """Questions with choices, and enough of them for the shots."""
@@ -70,7 +90,7 @@ class Choice(Questions):
                 "picked": picked,
                 "correct": [p if p is None else p == answer for p, answer in zip(picked, answers, strict=True)],
             },
-            schema=CHOICE,
+            schema=SCHEMA,
         )
 
 

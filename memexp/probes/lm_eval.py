@@ -14,6 +14,7 @@ import difflib
 import functools
 import hashlib
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 
 from memexp.errors import DataError, SpecError
-from memexp.records import LM_EVAL
 from memexp.spec import Condition, Count, PathText, Positive, Probe, SomeText, Text, spec
 
 if TYPE_CHECKING:
@@ -33,6 +33,28 @@ __all__ = ["LmEval"]
 
 DIVIDED = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """Metrics that the harness gives as a log-likelihood and the words or bytes it is divided by."""
+
+SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.int64()),
+        ("filter", pa.string()),
+        ("prompt", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("answer", pa.string()),
+        ("response", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("log_likelihoods", pa.list_(pa.float64())),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("weight", pa.float64()),
+    ]
+)
+"""One row per item and metric of a task of lm-evaluation-harness. ``prompt``: of the item's first request;
+``response``: what was generated, after the task's filter; ``choices`` and ``log_likelihoods``: the continuations scored
+and their sums over tokens, in nats; ``value``: the metric of this item, with ``weight`` its words or bytes where the
+harness divides by them (perplexities). ``value`` is NULL where the prompt does not fit the context or the metric is no
+number."""
 
 
 @spec
@@ -56,14 +78,14 @@ class LmEval(Probe):
     that a task names without a folder are looked for in it. Without it, the tasks that come with the harness are known,
     and finding them takes some ten seconds a process. Its path is no part of an identity."""
     shots_seed: Count = 1234
-    """Seed of the draw of examples."""
+    """Seed of the draw of examples, and of what a task's own functions draw."""
     content: Text | None = None
     """What of the harness and of `include_path` the numbers depend on. Filled in by memexp."""
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.LM_EVAL`."""
-        return LM_EVAL
+        """See `SCHEMA`."""
+        return SCHEMA
 
     def bind(self, condition: Condition) -> LmEval:
         """With the version of the harness and the hash of the task files; the path for workers, who are elsewhere."""
@@ -89,10 +111,11 @@ class LmEval(Probe):
         from memexp.core.harness import HarnessModel, evaluate
 
         model = HarnessModel(session)
-        tasks = self._loaded()
-        samples = evaluate(model, tasks, self.limit)
+        with _seeded(self.shots_seed):
+            tasks = self._loaded()
+            samples = evaluate(model, tasks, self.limit)
         rows = [row for name in tasks for sample in samples[name] for row in _rows(name, sample, model)]
-        return pa.Table.from_pylist(rows, schema=LM_EVAL)
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _loaded(self) -> dict[str, Any]:
         """The harness's tasks by name, those of groups included."""
@@ -119,6 +142,24 @@ class LmEval(Probe):
 
     def _index(self) -> Any:
         return _manager(self.include_path, self.content or _content(self.include_path))
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """While the context lasts, what a task's functions may draw from begins at `seed`, so that every stage is asked the
+    same; afterwards each generator goes on where it was."""
+    import torch
+
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)  # what is drawn on a GPU is no business of a task's
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
 
 
 @functools.lru_cache(maxsize=8)

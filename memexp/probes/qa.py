@@ -14,14 +14,29 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from memexp.probes.questions import Questions, ShotsFrom, asked, check_questions
-from memexp.records import QA as SCHEMA
-from memexp.spec import Count, spec
+from memexp.probes.questions import TOO_LONG, Questions, ShotsFrom, asked, check_questions
+from memexp.spec import Count, Headline, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
 
 __all__ = ["QA"]
+
+SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.int64()),
+        ("prompt", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("answer", pa.string()),
+        ("prediction", pa.string()),
+        ("exact", pa.bool_()),
+        ("f1", pa.float64()),
+    ]
+)
+"""One row per open question. ``prompt``: all that the model was given, shots included; ``prediction``: its greedy
+completion up to the end of the line; ``exact`` and ``f1`` (0 to 1) as in SQuAD 1.1. The last three are NULL where the
+prompt does not fit the model's context."""
 
 
 @spec
@@ -29,6 +44,7 @@ class QA(Questions):
     """The greedy answer to every question of a test."""
 
     kind: ClassVar[str] = "qa"
+    headline: ClassVar[Headline] = Headline("share of answers that match exactly", "exact::int", why_null=TOO_LONG)
 
     shots: Count = 0
     """Answered questions of the same test that precede each question, never the one asked. Published: 5."""
@@ -40,7 +56,7 @@ class QA(Questions):
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.QA`."""
+        """See `SCHEMA`."""
         return SCHEMA
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:

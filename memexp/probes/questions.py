@@ -20,7 +20,10 @@ from memexp.spec import Condition, HubItems, InlineItems, ItemFile, Items, Probe
 if TYPE_CHECKING:
     from memexp.core.session import Session
 
-__all__ = ["Questions", "Sample", "ShotsFrom", "asked", "check_questions", "question"]
+__all__ = ["TOO_LONG", "Questions", "Sample", "ShotsFrom", "asked", "check_questions", "question"]
+
+TOO_LONG = "prompts that do not fit the model's context are not asked"
+"""Why an item is NULL."""
 
 ShotsFrom = Literal["all", "other facts"]
 

@@ -18,13 +18,33 @@ import pyarrow as pa
 
 from memexp.errors import DataError, SpecError
 from memexp.probes.questions import question
-from memexp.records import RATIOS
-from memexp.spec import Items, Positive, Probe, Text, spec
+from memexp.spec import Condition, Items, Positive, Probe, Text, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
+    from memexp.sources import ResolvedModel
 
 __all__ = ["FactRatios"]
+
+SCHEMA = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("head", pa.string()),
+        ("relation", pa.string()),
+        ("tail", pa.string()),
+        ("prompt", pa.string()),
+        ("log_likelihood", pa.float64()),
+        ("wrong_tails", pa.list_(pa.string())),
+        ("wrong_log_likelihoods", pa.list_(pa.float64())),
+        ("negated_prompt", pa.string()),
+        ("negated_log_likelihood", pa.float64()),
+        ("log_comparison_ratio", pa.float64()),
+        ("log_negation_ratio", pa.float64()),
+    ]
+)
+"""One row per fact. Log-likelihoods are summed over the tail's tokens, in nats, NULL where they do not fit the context;
+``log_comparison_ratio``: log of p(tail) over the mean p of the wrong tails, both after the prompt (NULL where the
+relation has no other tail); ``log_negation_ratio``: log of p(tail) after the prompt over p(tail) after its negation."""
 
 
 @spec
@@ -40,7 +60,8 @@ class FactRatios(Probe):
     negation: Text = "The {relation} of {head} is not"
     """The same, denied."""
     wrong_tails: Positive = 10
-    """How many tails of other facts of the relation to compare with: those that come next in the list, each once."""
+    """How many tails of other facts of the relation to compare with: those that come next in the list, each once, and
+    that no fact gives for the same head."""
 
     def __post_init__(self) -> None:
         for name in ("statement", "negation"):
@@ -54,8 +75,18 @@ class FactRatios(Probe):
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.RATIOS`."""
-        return RATIOS
+        """See `SCHEMA`."""
+        return SCHEMA
+
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """``right_tails``: where a head has several tails of one relation, the others were taken for wrong ones."""
+        mended = {}
+        facts = [question(text) for text in texts["items"]]
+        if len({(*_asked(fact), fact["tail"]) for fact in facts}) > len({_asked(fact) for fact in facts}):
+            mended["right_tails"] = 1
+        return mended
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """Facts only."""
@@ -89,13 +120,20 @@ class FactRatios(Probe):
                     "log_negation_ratio": _minus(right, denied_right),
                 }
             )
-        return pa.Table.from_pylist(rows, schema=RATIOS)
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _wrong(self, facts: Sequence[Mapping[str, Any]], at: int) -> list[str]:
-        """The next different tails of the relation after fact `at`, beginning again at the list's end."""
+        """The next different tails of the relation after fact `at`, beginning again at the list's end; none of them is
+        right for its head by another fact."""
         turned = [*facts[at:], *facts[:at]]
         tails = dict.fromkeys(fact["tail"] for fact in turned if fact["relation"] == facts[at]["relation"])
-        return [tail for tail in tails if tail != facts[at]["tail"]][: self.wrong_tails]
+        right = {fact["tail"] for fact in facts if _asked(fact) == _asked(facts[at])}
+        return [tail for tail in tails if tail not in right][: self.wrong_tails]
+
+
+def _asked(fact: Mapping[str, Any]) -> tuple[str, str]:
+    """What a tail answers."""
+    return fact["head"], fact["relation"]
 
 
 def _parts(template: str) -> list[tuple[str, str | None, str | None, str | None]]:

@@ -2,24 +2,46 @@
 
 Orhan 2023 (arXiv 2303.17557), section 2: the cue is the first ``tokens // 2`` tokens, completed greedily to exactly the
 text's length with the end-of-text token banned. ROUGE over the whole text, as published, includes the cue and so has a
-floor near one half; over the completion alone it has not.
+floor near one half; over the completion alone it has not. Its words are rouge_score's (of a to z and 0 to 9) for texts
+in Latin letters, and those of any script (`memexp.probes.words`) for others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from memexp.records import RECALL, ROUGES
-from memexp.spec import Condition, Corpus, Positive, Probe, spec
+from memexp.probes.words import Words, in_other_letters
+from memexp.spec import Condition, Corpus, Headline, Positive, Probe, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
+    from memexp.sources import ResolvedModel
 
 __all__ = ["Recall"]
+
+ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+SCHEMA = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("cue", pa.string()),
+        ("target", pa.string()),
+        ("completion", pa.string()),
+        ("tokens", pa.int64()),
+        ("cue_tokens", pa.int64()),
+        ("exact", pa.bool_()),
+        *((f"sentence_{name}", pa.float64()) for name in ROUGES),
+        *((f"completion_{name}", pa.float64()) for name in ROUGES),
+    ]
+)
+"""One row per studied text. ``exact``: every completed token equals the text's; ``sentence_*``: ROUGE F-measure of cue
+and completion against the whole text, as published; ``completion_*``: of the completion against the text's rest. ROUGE
+is NULL of texts without a word, and of texts in other than Latin letters whose rest has none."""
 
 
 @spec
@@ -27,6 +49,11 @@ class Recall(Probe):
     """Greedy completion of every text from its first half."""
 
     kind: ClassVar[str] = "recall"
+    headline: ClassVar[Headline] = Headline(
+        "mean ROUGE-2 of the completion",
+        "completion_rouge2",
+        why_null="texts of one token have nothing to measure, nor has a model whose outputs are no numbers",
+    )
 
     corpus: Corpus | None = None
     """Texts to recall; by default the study list."""
@@ -35,8 +62,8 @@ class Recall(Probe):
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.RECALL`."""
-        return RECALL
+        """See `SCHEMA`."""
+        return SCHEMA
 
     def bind(self, condition: Condition) -> Recall:
         """With the study list and its block size where none are given."""
@@ -45,6 +72,15 @@ class Recall(Probe):
             corpus=self.corpus or condition.study.corpus,
             block_size=self.block_size or condition.study.block_size,
         )
+
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """``rouge``: of texts in other than Latin letters it was that of their Latin words, or 0."""
+        mended = {}
+        if any(map(_is_other, texts["corpus"])):
+            mended["rouge"] = 1
+        return mended
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per text, in the order of the list. What a text of one token would recall is NULL."""
@@ -63,6 +99,7 @@ class Recall(Probe):
         rests = [row[len(cue) :] for row, cue in zip(rows, cues, strict=True)]
         targets = session.decode(rows)
         known = [completion is not None for completion in completions]
+        others = [_is_other(text) for text in texts["corpus"]]
         whole = session.decode([cue + (completion or []) for cue, completion in zip(cues, completions, strict=True)])
         texts_new = session.decode([completion or [] for completion in completions])
         columns = {
@@ -73,25 +110,39 @@ class Recall(Probe):
             "tokens": [len(row) for row in rows],
             "cue_tokens": [len(cue) for cue in cues],
             "exact": [c == rest if c is not None else None for c, rest in zip(completions, rests, strict=True)],
-            **_rouge("sentence", targets, whole, known),
-            **_rouge("completion", session.decode(rests), texts_new, known),
+            **_rouge("sentence", targets, whole, known, others),
+            **_rouge("completion", session.decode(rests), texts_new, known, others),
         }
-        return pa.table(columns, schema=RECALL)
+        return pa.table(columns, schema=SCHEMA)
+
+
+def _is_other(text: str) -> bool:
+    """Whether `rouge_score`'s own tokenizer fails a text: it has letters that are not Latin, or no a to z or 0 to 9.
+
+    The text that is to be recalled decides. Of a Latin one a completion is compared as it always was, whatever letters
+    it has, so that the numbers of old stores stay what they are.
+    """
+    return in_other_letters(text) or not re.search("[a-z0-9]", text.lower())
 
 
 def _rouge(
-    prefix: str, targets: Sequence[str], predictions: Sequence[str], known: Sequence[bool]
+    prefix: str, targets: Sequence[str], predictions: Sequence[str], known: Sequence[bool], others: Sequence[bool]
 ) -> dict[str, list[float | None]]:
-    """ROUGE F-measures without stemming, one column each; None where nothing was predicted."""
+    """ROUGE F-measures without stemming, one column each; None where nothing was predicted, or of `others` (see
+    `_is_other`) where the target has no word."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    lines = RougeScorer(list(ROUGES), use_stemmer=False)
-    line = RougeScorer([name for name in ROUGES if name != "rougeLsum"], use_stemmer=False)
+    words, fewer = Words(), [name for name in ROUGES if name != "rougeLsum"]
+    # Between two texts of one line each ROUGE-Lsum is ROUGE-L, and half of the work.
+    scorers = {
+        (lines, other): RougeScorer(list(ROUGES) if lines else fewer, tokenizer=words if other else None)
+        for lines in (False, True)
+        for other in (False, True)
+    }
     columns: dict[str, list[float | None]] = {f"{prefix}_{name}": [] for name in ROUGES}
-    for target, prediction, k in zip(targets, predictions, known, strict=True):
-        # Between two texts of one line each ROUGE-Lsum is ROUGE-L, and half of the work.
-        scorer = lines if "\n" in target + prediction else line
-        scores = scorer.score(target, prediction) if k else {}
+    for target, prediction, k, other in zip(targets, predictions, known, others, strict=True):
+        able = k and not (other and not words.tokenize(target))
+        scores = scorers["\n" in target + prediction, other].score(target, prediction) if able else {}
         for name in ROUGES:
             found = scores.get(name, scores.get("rougeL"))
             columns[f"{prefix}_{name}"].append(found.fmeasure if found else None)

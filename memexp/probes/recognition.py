@@ -16,13 +16,26 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from memexp.errors import DataError
-from memexp.records import RECOGNITION
-from memexp.spec import Condition, Pair, Positive, Probe, spec
+from memexp.spec import Condition, Headline, Pair, Positive, Probe, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
 
 __all__ = ["Recognition"]
+
+SCHEMA = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("target", pa.string()),
+        ("foil", pa.string()),
+        ("target_nll", pa.float64()),
+        ("foil_nll", pa.float64()),
+        ("target_tokens", pa.int64()),
+        ("foil_tokens", pa.int64()),
+    ]
+)
+"""One row per pair. ``*_nll``: mean negative log-likelihood per predicted token, in nats, NULL where it is no number or
+no token is predicted; ``*_tokens``: length of the truncated text in tokens, the first (never predicted) included."""
 
 
 @spec
@@ -30,6 +43,12 @@ class Recognition(Probe):
     """Mean token NLL of every target and of its foil."""
 
     kind: ClassVar[str] = "recognition"
+    headline: ClassVar[Headline] = Headline(
+        "share of pairs told apart",
+        "(target_nll < foil_nll)::int",
+        chance=0.5,
+        why_null="texts of one token have nothing to measure, nor has a model whose outputs are no numbers",
+    )
 
     pair: Pair
     """Targets and foils, matched by index."""
@@ -38,8 +57,8 @@ class Recognition(Probe):
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """See `memexp.records.RECOGNITION`."""
-        return RECOGNITION
+        """See `SCHEMA`."""
+        return SCHEMA
 
     def bind(self, condition: Condition) -> Recognition:
         """With the study's block size where none is given."""
@@ -72,5 +91,5 @@ class Recognition(Probe):
                 "target_tokens": [len(row) for row in targets],
                 "foil_tokens": [len(row) for row in foils],
             },
-            schema=RECOGNITION,
+            schema=SCHEMA,
         )

@@ -35,7 +35,7 @@ class _Shown:
 
     def __init__(self, console: Console, plain: bool) -> None:
         self.console = console
-        self.plain = plain or not console.is_terminal
+        self.here, self.plain = plain, plain or not console.is_terminal
         self.last = time.monotonic()
         self.bars = Bars(
             TextColumn("{task.description}"),
@@ -55,6 +55,11 @@ class _Shown:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.bars.stop()
+
+    def _pass_on(self, said: Sequence[str]) -> None:
+        """What probes print in other processes, above the bars; here it is on the terminal already."""
+        for line in said if not self.here else ():
+            self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def _say(self, line: str) -> None:
         if self.plain and time.monotonic() - self.last > PLAIN_EVERY:
@@ -115,6 +120,7 @@ class SearchDisplay(_Shown):
 
     def __call__(self, progress: Progress) -> None:
         """Count what a trial reports."""
+        self._pass_on(progress.said)
         self.over += progress.suggestions
         self.made += progress.steps
         self.bars.update(self.row, completed=self.over, left=f"{self.made} steps")

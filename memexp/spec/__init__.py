@@ -24,6 +24,8 @@ from memexp.spec.corpora import (
     TextStream,
 )
 from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
+from memexp.spec.headline import Headline
+from memexp.spec.located import located, written_by_user
 from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
 from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
@@ -36,6 +38,7 @@ __all__ = [
     "Count",
     "Forget",
     "Full",
+    "Headline",
     "HubItems",
     "HubStream",
     "HubText",
@@ -72,6 +75,8 @@ __all__ = [
     "Training",
     "Uniform",
     "counterbalanced",
+    "located",
     "retention_steps",
     "spec",
+    "written_by_user",
 ]

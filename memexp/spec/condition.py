@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from memexp.errors import SpecError
 from memexp.spec.corpora import Pair
 from memexp.spec.fields import LARGEST, NAME, Count, NonNegative, Positive, Rate, as_tuple, finite, spec
+from memexp.spec.headline import Headline
+from memexp.spec.located import located
 from memexp.spec.models import Full, LoRA, Model
 from memexp.spec.training import Forget, Interference, Pretrain, Study
 
@@ -49,6 +51,12 @@ class Probe(ABC):
 
     kind: ClassVar[str]
     """Folder in the store and table name in queries."""
+    headline: ClassVar[Headline | None] = None
+    """What the table at the end of a sweep shows of its rows; None where no single mean says something."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        """Reached by a class without `@spec` only, which would know nothing of its fields. Raises SpecError."""
+        raise SpecError(f"{located(type(self))} is a probe without @spec; put @spec of memexp.spec above it")
 
     @classmethod
     @abstractmethod
@@ -123,9 +131,10 @@ class Condition:
         if self.pretrain is not None and isinstance(self.method, LoRA):
             raise SpecError("Condition.pretrain needs method=Full(): of LoRA nothing but the adapter would learn")
         for probe in self.probes:
-            if not isinstance(probe, Probe) or not dataclasses.is_dataclass(probe):
-                hint = "its class needs @spec" if isinstance(probe, Probe) else "give probes such as Recall()"
-                raise SpecError(f"Condition.probes: {probe!r} is no probe; {hint}")
+            if not isinstance(probe, Probe):
+                raise SpecError(f"Condition.probes: {probe!r} is no probe; give probes such as Recall()")
+            if "__dataclass_fields__" not in vars(type(probe)):  # a parent's would leave out its own fields
+                raise SpecError(f"{located(type(probe))} is a probe without @spec; put @spec of memexp.spec above it")
             kind = getattr(probe, "kind", "")
             if not NAME.fullmatch(kind) or kind.lower() in ("training", "stages", "sweeps", "searches"):
                 raise SpecError(f"{type(probe).__name__}.kind: {kind!r} cannot name a table of results")

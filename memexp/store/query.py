@@ -1,7 +1,7 @@
 """SQL over the store: one SELECT, in a DuckDB that can read the store's files and nothing else.
 
-    memexp query "SELECT model, avg((target_nll < foil_nll)::int) FROM recognition GROUP BY ALL"
-    memexp query --sweep quickstart "FROM recall"
+    names, rows = answer(store, "SELECT model, avg((target_nll < foil_nll)::int) FROM recognition GROUP BY ALL")
+    names, rows = answer(store, "FROM recall", sweep="quickstart")
 
 With a sweep named, tables of results hold the rows that belong to it as it was last started, `sweeps` says which those
 are, and `stages` what it attempted. `training` is shared by sweeps and is no table then.
@@ -9,31 +9,23 @@ are, and `stages` what it attempted. `training` is shared by sweeps and is no ta
 
 from __future__ import annotations
 
-import csv
 import math
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
 
 from memexp.errors import SpecError, StoreError
 from memexp.store import Store
 from memexp.store.manifests import latest_manifests
 
-__all__ = ["Metric", "distinct", "print_query"]
-
-NARROWEST, WIDEST = 16, 40
-"""A terminal without that many characters for each longer column shows part of an answer; that many of a value."""
+__all__ = ["Metric", "answer", "distinct", "quoted", "rows_of", "source", "totals"]
 
 
-def print_query(store: Store, sql: str, as_csv: bool, sweep: str | None = None) -> int:
-    """Print the answer to one SELECT over tables named by kind.
+def answer(store: Store, sql: str, sweep: str | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Names of the columns and the rows that one SELECT over tables named by kind gives.
 
     Raises StoreError with DuckDB's complaint, or where the store has no such sweep.
     """
@@ -43,20 +35,32 @@ def print_query(store: Store, sql: str, as_csv: bool, sweep: str | None = None) 
         try:
             _open_to(connection, store, sweep)
             result = connection.execute(_select(connection, sql))
-            names = [column[0] for column in result.description or []]
-            rows = result.fetchall()
+            return [column[0] for column in result.description or []], result.fetchall()
         except duckdb.Error as error:
             tables = ", ".join(_tables(store, sweep)) or "none, the store is empty"
             raise StoreError(f"{str(error).splitlines()[0]} (tables: {tables})") from error
-    if as_csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(names)
-        writer.writerows(rows)
-    elif rows:
-        _print_table(names, [[_shown(value) for value in row] for row in rows])
-    else:
-        print("no rows")
-    return 0
+
+
+def totals(store: Store, kind: str, names: Iterable[str], expressions: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Condition, probe, number of rows, then sum and count of each of `expressions`, over the files of these names.
+
+    Raises StoreError with DuckDB's complaint.
+    """
+    sums = "".join(f", sum({expression}), count({expression})" for expression in expressions)
+    with duckdb.connect() as connection:
+        if store.is_local:
+            files = ", ".join(quoted(store.path(kind, name)) for name in sorted(names))
+            connection.execute(f"CREATE VIEW files AS FROM read_parquet([{files}], union_by_name=true)")
+            connection.execute("SET allowed_directories = ?", [[store.location]])
+        else:
+            tables = [store.read(kind, name) for name in sorted(names)]
+            connection.register("files", pa.concat_tables(tables, promote_options="permissive"))
+        _lock(connection)
+        try:
+            sql = f"SELECT condition_id, probe_id, count(*){sums} FROM files GROUP BY ALL"
+            return connection.execute(_select(connection, sql)).fetchall()
+        except duckdb.Error as error:
+            raise StoreError(f"{kind}: {str(error).splitlines()[0]}") from error
 
 
 class Metric:
@@ -65,30 +69,31 @@ class Metric:
     Metric("SELECT avg(exact::int) FROM qa").of({"qa": rows})
     """
 
-    def __init__(self, sql: str) -> None:
-        self.sql = sql
+    def __init__(self, sql: str, field: str = "Search.metric") -> None:
+        """`field`: what errors call it."""
+        self.sql, self.field = sql, field
 
     def check(self, tables: Mapping[str, pa.Table]) -> None:
         """Try it on tables without rows. Raises SpecError unless it gives one number, or NULL, for any rows."""
         try:
             columns, rows = self._asked(tables)
-        except duckdb.Error as error:
+        except (duckdb.Error, StoreError) as error:
             line = str(error).splitlines()[0]
-            raise SpecError(f"Search.metric: {line} (tables: {', '.join(sorted(tables))})") from error
+            raise SpecError(f"{self.field}: {line} (tables: {', '.join(sorted(tables))})") from error
         if len(columns) != 1 or len(rows) != 1:
             raise SpecError(
-                f"Search.metric must give one number, an aggregate over all rows; it gives {len(columns)} columns "
+                f"{self.field} must give one number, an aggregate over all rows; it gives {len(columns)} columns "
                 f"and, of no rows, {len(rows)} rows"
             )
         if not re.fullmatch(NUMBER, columns[0]):
-            raise SpecError(f"Search.metric must give a number, not {columns[0]}")
+            raise SpecError(f"{self.field} must give a number, not {columns[0]}")
 
     def of(self, tables: Mapping[str, pa.Table]) -> float | None:
         """Its value, or None where that is NULL or not finite. Raises SpecError with DuckDB's complaint."""
         try:
             _, [(value,)] = self._asked(tables)
         except (duckdb.Error, ValueError) as error:
-            raise SpecError(f"Search.metric: {str(error).splitlines()[0]}") from error
+            raise SpecError(f"{self.field}: {str(error).splitlines()[0]}") from error
         return float(value) if value is not None and math.isfinite(value) else None
 
     def _asked(self, tables: Mapping[str, pa.Table]) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -125,53 +130,6 @@ def _select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement
     return statements[0]
 
 
-def _shown(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print all in a pipe or file, which have room for every column, and on a terminal as much as it has room for."""
-    console = Console(emoji=False, width=None if sys.stdout.isatty() else 100_000)
-    longest = [max(map(cell_len, column)) for column in zip(names, *rows, strict=True)]
-    shown = list(range(len(names)))
-    whole = not sys.stdout.isatty() or _line(min(width, NARROWEST) for width in longest) <= console.width
-    if not whole:
-        same = [at for at in shown if len({row[at] for row in rows}) == 1]
-        _print_same({names[at]: rows[0][at] for at in same})
-        shown = [at for at in shown if at not in same]
-        while len(shown) > 1 and _line(min(longest[at], WIDEST) for at in shown) > console.width:
-            shown.remove(max(shown, key=lambda at: (min(longest[at], WIDEST), at)))  # most columns stay so
-    table = Table()
-    for at in shown:
-        if whole:
-            table.add_column(names[at], overflow="fold")
-        else:
-            table.add_column(names[at], no_wrap=True, max_width=WIDEST)
-    for row in rows:
-        table.add_row(*(row[at] if whole else row[at].replace("\n", "\\n") for at in shown))
-    if shown:
-        console.print(table, markup=False)
-    if not whole:
-        left_out = [names[at] for at in range(len(names)) if at not in {*shown, *same}]
-        print(f"rows: {len(rows)}, columns: {len(names)}")
-        if left_out:
-            print(f"no room for {', '.join(left_out)}")
-
-
-def _print_same(values: Mapping[str, str]) -> None:
-    """What is the same in all rows, as most settings are, is said once."""
-    for name, value in values.items():
-        if value:
-            print(f"{name} = {value}")
-    if nothing := [name for name, value in values.items() if not value]:
-        print(f"NULL or empty: {', '.join(nothing)}")
-
-
-def _line(widths: Iterable[int]) -> int:
-    """Characters of a line of a table."""
-    return sum(width + 3 for width in widths) + 1
-
-
 def _check_sweep(store: Store, sweep: str) -> None:
     known = latest_manifests(store)
     if sweep not in known:
@@ -179,21 +137,20 @@ def _check_sweep(store: Store, sweep: str) -> None:
 
 
 def _tables(store: Store, sweep: str | None) -> list[str]:
-    """The kinds that can be asked about, `sweeps` first."""
+    """The kinds that can be asked about; of a sweep that which says what belongs to it first."""
     kinds = [kind for kind in store.kinds() if sweep is None or kind != "training"]
     return sorted(kinds, key=lambda kind: (kind != "sweeps", kind)) if sweep is not None else kinds
 
 
 def _open_to(connection: duckdb.DuckDBPyConnection, store: Store, sweep: str | None = None) -> None:
     """Give `connection` a view for every kind, and lock it so that SQL cannot reach beyond the store."""
+    sources = {kind: source(store, kind) if store.is_local else f'"{kind}/*"' for kind in store.kinds()}
+    if not store.is_local:
+        for kind in sources:
+            connection.register(f"{kind}/*", store.dataset(kind))  # no kind can be called so
     for kind in _tables(store, sweep):
-        if store.is_local:
-            source = f"read_parquet({_quoted(store.path(kind))}, union_by_name=true)"
-        else:
-            source = f'"{kind}/*"'  # no kind can be called so
-            connection.register(f"{kind}/*", store.dataset(kind))
-        rows = "" if sweep is None else _rows_of(sweep, kind, source)
-        connection.execute(f'CREATE VIEW "{kind}" AS SELECT * FROM {source}{rows}')
+        rows = "" if sweep is None else rows_of(sweep, kind, sources["sweeps"])
+        connection.execute(f'CREATE VIEW "{kind}" AS SELECT * FROM {sources[kind]}{rows}')
     if store.is_local:
         connection.execute("SET allowed_directories = ?", [[store.location]])
     _lock(connection)
@@ -205,16 +162,26 @@ def _lock(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET lock_configuration = true")
 
 
-def _rows_of(sweep: str, kind: str, source: str) -> str:
-    """Which rows of a kind belong to a sweep, as SQL; of results those that its view of ``sweeps`` lists."""
-    its = f" WHERE sweep = {_quoted(sweep)}"
+def source(store: Store, kind: str) -> str:
+    """All files of a kind, as SQL that any DuckDB understands."""
+    return f"read_parquet({quoted(store.path(kind))}, union_by_name=true)"
+
+
+def rows_of(sweep: str, kind: str, manifests: str) -> str:
+    """Which rows of a kind belong to a sweep, as a WHERE; of results those that it listed when it was last started.
+
+    `manifests` is what all files of ``sweeps`` are called in SQL.
+    """
+    its = f" WHERE sweep = {quoted(sweep)}"
+    latest = f"{its} AND started = (SELECT max(started) FROM {manifests}{its})"
     if kind in ("stages", "searches"):
         return its
     if kind == "sweeps":
-        return f"{its} AND started = (SELECT max(started) FROM {source}{its})"
+        return latest
     ids = "stage_id, probe_id, condition_id"
-    return f" WHERE ({ids}) IN (SELECT ({ids}) FROM sweeps WHERE kind = {_quoted(kind)})"
+    return f" WHERE ({ids}) IN (SELECT ({ids}) FROM {manifests}{latest} AND kind = {quoted(kind)})"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A string of SQL."""
     return "'" + text.replace("'", "''") + "'"

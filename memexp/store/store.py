@@ -147,6 +147,15 @@ class Store(HiddenFiles):
         with self._opened(kind, name) as file:
             return file.read(use_threads=False)
 
+    def schema(self, kind: str, name: str) -> pa.Schema:
+        """Columns and metadata of one file; of a local one only its end is read. Raises `StoreError` as `read` does."""
+        if not self.is_local:
+            with self._opened(kind, name) as file:
+                return file.schema_arrow
+        path = self.path(kind, name)
+        with explained(f"read {path}"):
+            return pq.read_schema(path)
+
     @contextmanager
     def _opened(self, kind: str, name: str) -> Iterator[pq.ParquetFile]:
         path = self.path(kind, name)

@@ -21,8 +21,9 @@ from memexp.core.world import World
 from memexp.errors import MemexpError
 from memexp.plan import Ask, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Row, Status, row, sentence, skipped, write
-from memexp.records import MADE_WITH, TRAINING, rows_for, versions
-from memexp.spec import Full, Resources
+from memexp.probes.checks import raised_at
+from memexp.records import MADE_WITH, TRAINING, rows_for, versions, with_source
+from memexp.spec import Full, Resources, written_by_user
 from memexp.store.snapshots import Place
 
 __all__ = ["Notes", "Results", "Sink", "made_with"]
@@ -78,6 +79,10 @@ class Notes:
         """Numbers that are not those of the file that was first."""
         self.rows.append(row(stage, self.attempt, "differs", self.made_with, f"{file} was first"))
 
+    def log(self, ask: Ask) -> str:
+        """Where in the store it is kept what a probe prints: a file for each measurement, attempt and worker."""
+        return f".logs/{self.attempt.sweep}/{ask.kind}-{ask.measurement[0]}-{ask.probe_id}-{self.attempt.name}.txt"
+
     def commit(self) -> None:
         """Write what there is, on the rank that leads or on one whose error the others do not know."""
         if self.world.leads or any(one["status"] == "failed" for one in self.rows):
@@ -95,7 +100,7 @@ class Results:
         """The rows of one measurement, for all who ask."""
         for ask in asks:
             table = rows_for(items, ask.settings, ask.labels, self.notes.made_with)
-            self._commit(ask.kind, ask.name, table, stage)
+            self._commit(ask.kind, ask.name, with_source(table, ask.kind, ask.probe.headline), stage)
 
     def trained(self, stage: TrainingStage, steps: Sequence[Step]) -> None:
         """The steps of a stage; on a line with stops those that no file has: others may have stopped elsewhere."""
@@ -140,11 +145,15 @@ def _training(stage: TrainingStage, trial: Trial, steps: Sequence[Step]) -> pa.T
     return pa.Table.from_pylist([fixed | vars(step) for step in steps], schema=TRAINING)
 
 
-def described(error: Exception) -> str:
-    """What happened, for ``stages/``: the message of an error on purpose, else a line with where, and the traceback."""
+def described(error: Exception, ask: Ask | None = None) -> str:
+    """What happened, for ``stages/``: the message of an error on purpose, else a line with where, and the traceback.
+
+    With `ask`, where is the last line of the user's own probe on the way there.
+    """
     if isinstance(error, MemexpError):
         return str(error)
-    where = traceback.extract_tb(error.__traceback__)[-1]
+    where = raised_at(error, ask.probe) if ask else traceback.extract_tb(error.__traceback__)[-1]
     first = (str(error).splitlines() or [""])[0]
-    line = f"{type(error).__name__}: {first} ({Path(where.filename).name}, line {where.lineno})"
+    cls = f"{type(ask.probe).__name__}, " if ask and written_by_user(type(ask.probe)) else ""
+    line = f"{type(error).__name__}: {first} ({cls}{Path(where.filename).name}, line {where.lineno})"
     return f"{line}\n{''.join(traceback.format_exception(error))}"

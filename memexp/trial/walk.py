@@ -22,8 +22,10 @@ from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
 from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress
+from memexp.probes.checks import checked
 from memexp.store.snapshots import Mark, Marks
 from memexp.trial.base import WarmBase
+from memexp.trial.heard import Heard
 from memexp.trial.rows import Notes, Results, Sink, described, made_with
 from memexp.trial.saving import Saver
 from memexp.trial.state import State
@@ -208,22 +210,26 @@ class Walk:
                 by_probe.setdefault((ask.kind, ask.probe_id), []).append(ask)
         for asks in by_probe.values():
             began, probe, texts = time.monotonic(), asks[0].probe, self.texts.of_probe(asks[0])
+            heard = Heard(probe)
             try:
                 untaught = self._untaught(stage)
                 began = self.activity.turn_to(stage, asks[0])
-                with torch.random.fork_rng(devices=_cuda(self.world)):
+                with torch.random.fork_rng(devices=_cuda(self.world)), heard:
                     items = probe.measure(Session(self.state.lm, untaught), texts)
-                items = items.select(probe.schema().names).cast(probe.schema())
+                items = checked(probe, items)
             except StoreError:
                 raise  # as in `_reach`
             except Exception as error:  # a user's own code may raise anything
+                said = heard.written(self.sink, self.notes.log(asks[0]))
                 self._fail(stage, error, began, asks[0])
+                self._tell(Progress(said=said))
                 continue
+            said = heard.written(self.sink, self.notes.log(asks[0]))
             if self.world.leads:
                 self.results.answer(stage, asks, items)
             if self.trial.stoppable:
                 self.notes.commit()
-            self._tell(Progress(answered=tuple(ask.file for ask in asks)))
+            self._tell(Progress(answered=tuple(ask.file for ask in asks), said=said))
 
     # What is said of it
 
@@ -237,7 +243,7 @@ class Walk:
         if error is self.raised or self.world.blames_peer(error):
             raise error
         diverged = isinstance(error, Diverged)
-        self.notes.fail(stage, "diverged" if diverged else "failed", described(error), began, ask)
+        self.notes.fail(stage, "diverged" if diverged else "failed", described(error, ask), began, ask)
         if self.world.size > 1 and not diverged:
             self.notes.commit()
             self.raised = error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -629,6 +630,19 @@ def test_wrong_tails_are_other_tails_of_the_relation_each_once(session: Session)
     ]
 
 
+def test_another_right_tail_of_the_same_head_is_not_wrong(session: Session) -> None:
+    pairs = [("France", "Spain"), ("Italy", "Austria"), ("France", "Italy"), ("Spain", "Portugal")]
+    rows = [{"head": head, "relation": "neighbour", "tail": tail} for head, tail in pairs]
+    found = ask(FactRatios, session, [*rows, {"head": "France", "relation": "capital", "tail": "Paris"}])
+    assert [row["wrong_tails"] for row in found] == [
+        ["Austria", "Portugal"],
+        ["Italy", "Portugal", "Spain"],
+        ["Portugal", "Austria"],
+        ["Spain", "Austria", "Italy"],
+        [],
+    ]
+
+
 def test_templates_are_filled_with_head_and_relation(session: Session) -> None:
     (row, _) = ask(FactRatios, session, FACTS[:2], statement="In {head} the {relation} is", negation="Not in {head} is")
     assert row["prompt"] == "In FarDril the capital is"
@@ -649,7 +663,7 @@ def test_the_comparison_ratio_rises_with_what_is_taught(session: Session, taught
 
 def test_a_tail_that_does_not_fit_is_left_out(session: Session) -> None:
     long = "fox " * 300
-    rows = [*FACTS[:3], {"head": "FarDril", "relation": "capital", "tail": long.strip()}]
+    rows = [*FACTS[:3], {"head": "NobOdy", "relation": "capital", "tail": long.strip()}]
     *found, last = ask(FactRatios, session, rows)
     assert [last[name] for name in ("log_likelihood", "log_comparison_ratio", "log_negation_ratio")] == [None] * 3
     assert None not in last["wrong_log_likelihoods"]
@@ -773,6 +787,32 @@ def test_shots_follow_their_seed(session: Session, folder: Path) -> None:
     )
     assert first == again != other
     assert all(prompt.count("Question:") == 3 for prompt in first)
+
+
+DRAWING = {
+    "random": "random.sample(range(16), 6)",
+    "numpy": "np.random.permutation(16)[:6].tolist()",
+    "torch": "torch.randperm(16)[:6].tolist()",
+}
+
+
+@pytest.mark.parametrize("library", DRAWING)
+def test_what_a_task_draws_follows_the_seed_and_nothing_else(session: Session, tmp_path: Path, library: str) -> None:
+    made = task_folder(tmp_path / "t", generation=f"{OPEN_TASK}process_docs: !function drawn_{library}.drawn\n")
+    (made / f"drawn_{library}.py").write_text(
+        "import random\nimport numpy as np\nimport torch\n"
+        f"def drawn(rows):\n    return rows.select({DRAWING[library]})\n"
+    )
+    prompts, after = [], []
+    for state, seed in ((1, 1234), (2, 1234), (1, 5)):
+        random.seed(state), np.random.seed(state), torch.manual_seed(state)
+        prompts.append([row["prompt"] for row in lm_eval(session, made, ["capitals_open"], shots_seed=seed)])
+        after.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert len(set(prompts[0])) == 6
+    assert prompts[0] == prompts[1] != prompts[2]
+    assert after[0] != after[1] and after[0] == after[2], "the generators go on where they were"
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    assert after[0] == (random.random(), np.random.rand(), torch.rand(()).item())
 
 
 @pytest.mark.parametrize(("fixed", "shots", "shown"), [(None, None, 0), (1, None, 1), (1, 2, 2), (0, 2, 0)])

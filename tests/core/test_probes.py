@@ -21,8 +21,9 @@ from memexp.core.session import Session
 from memexp.core.train import adamw, study_exposures
 from memexp.errors import DataError
 from memexp.probes import Recall, Recognition
-from memexp.probes.recall import _rouge
-from memexp.records import RECALL, RECOGNITION, ROUGES
+from memexp.probes.recall import ROUGES, _rouge
+from memexp.probes.recall import SCHEMA as RECALL
+from memexp.probes.recognition import SCHEMA as RECOGNITION
 from memexp.spec import Condition, Model, Pair, ShippedText, Study
 
 PAIR = Pair(ShippedText("sentences-targets", first=64), ShippedText("sentences-foils", first=64))
@@ -179,9 +180,42 @@ def test_every_rouge_is_that_of_rouge_score_with_and_without_lines(separator: st
     expected = [scorer.score(*texts) for texts in zip(targets, predictions, strict=True)]
     if separator == "\n":  # the case that must not be taken for the other
         assert any(scores["rougeL"].fmeasure != scores["rougeLsum"].fmeasure for scores in expected)
-    found = _rouge("x", targets, predictions, [True] * len(targets))
+    found = _rouge("x", targets, predictions, [True] * len(targets), [False] * len(targets))
     assert found == {f"x_{name}": [scores[name].fmeasure for scores in expected] for name in ROUGES}
-    assert _rouge("x", ["fox"], ["fox"], [False]) == {f"x_{name}": [None] for name in ROUGES}
+    assert _rouge("x", ["fox"], ["fox"], [False], [False]) == {f"x_{name}": [None] for name in ROUGES}
+
+
+OTHER_SCRIPTS = ["Лиса перешла замёрзший пруд.", "狐狸在黎明穿过了结冰的池塘。", "The café on the quay is shut."]
+
+
+@pytest.mark.parametrize("text", OTHER_SCRIPTS)
+def test_perfect_recall_in_any_script_is_one(session: Session, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (ids,) = session.encode([text], 200)
+    half = len(ids) // 2
+    monkeypatch.setattr(session, "complete", lambda *_: [ids[half:]])
+    (row,) = recall(session, [text], size=200)
+    assert row["exact"] and row["target"].strip() == text
+    assert [row[f"{part}_{name}"] for part in ("sentence", "completion") for name in ROUGES] == [1.0] * 8
+    monkeypatch.setattr(session, "complete", lambda *_: [session.encode(["no"], 8)[0]])
+    (row,) = recall(session, [text], size=200)
+    assert row["completion_rouge1"] == 0.0 < row["sentence_rouge1"] < 1.0
+
+
+def test_letters_count_and_the_target_says_whose() -> None:
+    def f1(target: str, prediction: str, other: bool) -> float | None:
+        return _rouge("x", [target], [prediction], [True], [other])["x_rouge1"][0]
+
+    assert f1("der süße Kern", "der saure Kern", True) == pytest.approx(2 / 3)
+    assert f1("狐狸\n池塘", "狐狸\n池水", True) == pytest.approx(3 / 4)
+    assert f1("naive fox", "naïve fox", False) == pytest.approx(2 / 5), "as it always was: na, ve and fox"
+    assert f1("。", "。", True) is None and f1(".", ".", False) == 0.0
+
+
+def test_a_text_without_a_word_has_no_rouge(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ids,) = session.encode(["... !"], 24)
+    monkeypatch.setattr(session, "complete", lambda *_: [ids[len(ids) // 2 :]])
+    (row,) = recall(session, ["... !"])
+    assert row["exact"] and {row[f"{part}_{name}"] for part in ("sentence", "completion") for name in ROUGES} == {None}
 
 
 def test_rouge_compares_words_and_not_their_stems(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +26,22 @@ from memexp.errors import StoreError
 from memexp.plan import Trial, find_missing, grow
 from memexp.plan.attempts import Attempt, Progress
 from memexp.probes import Recall, Recognition
-from memexp.records import STAGES
-from memexp.spec import Condition, Corpus, Forget, Full, LoRA, Model, Pair, Probe, Resources, Study, TextFile, spec
+from memexp.records import STAGES, measured_by
+from memexp.spec import (
+    Condition,
+    Corpus,
+    Forget,
+    Full,
+    Headline,
+    LoRA,
+    Model,
+    Pair,
+    Probe,
+    Resources,
+    Study,
+    TextFile,
+    spec,
+)
 from memexp.store import Store
 from memexp.trial.base import WarmBase
 from memexp.trial.execute import execute
@@ -368,15 +384,31 @@ class Broken(Probe):
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         if self.fault == "columns":
             return pa.table({"number": [1]})
+        if self.fault == "more":
+            return pa.table({"item": [1], "number": [1]})
         if self.fault == "types":
             return pa.table({"item": ["one"]})
         if self.fault == "nothing":
             return None  # type: ignore[return-value]
+        if self.fault == "within":
+            session.encode(None, 8)  # type: ignore[arg-type] # raises in memexp's own code
         session.lm.train()
         raise RuntimeError("no such\nthing")
 
 
-@pytest.mark.parametrize("fault", ["raises", "columns", "types", "nothing"])
+_CLASS = r"Broken \(test_trial\.py, line \d+\): measure\(\)"
+WHERE_BROKEN = {
+    "raises": r"RuntimeError: no such \(Broken, test_trial\.py, line \d+\)",
+    "within": r"TypeError: .* \(Broken, test_trial\.py, line \d+\)",
+    "columns": rf"{_CLASS} must return the column 'item' of schema\(\) once; it returned number",
+    "more": rf"{_CLASS} returned 'number', which is no column of schema\(\): item",
+    "types": rf"{_CLASS} returned a column 'item' that is no int64: Failed to parse string: 'one' .*",
+    "nothing": rf"{_CLASS} must return a pyarrow\.Table with the columns of schema\(\), not NoneType",
+}
+"""What is said of each fault, in one line with the probe's class, its file and the line."""
+
+
+@pytest.mark.parametrize("fault", WHERE_BROKEN)
 def test_a_probe_that_fails_costs_its_own_rows_only(grid: Grid, tmp_path: Path, fault: str) -> None:
     broken, whole = Store(tmp_path / "broken"), Store(tmp_path / "whole")
     probes = [Broken(fault), Recognition(grid.pair), Recall()]
@@ -385,8 +417,8 @@ def test_a_probe_that_fails_costs_its_own_rows_only(grid: Grid, tmp_path: Path, 
     assert all("\n" not in line and line.startswith("tiny, ") and "broken: " in line for line in failures)
     failed = rows(broken, "stages", status="failed")
     assert len(failed) == 3 and all(row["error"].startswith("broken: ") for row in failed)
-    if fault == "raises":
-        assert failed[0]["error"].startswith("broken: RuntimeError: no such")
+    line = failed[0]["error"].splitlines()[0]
+    assert re.fullmatch(rf"broken: {WHERE_BROKEN[fault]}", line), line
     assert broken.names("broken") == set()
     assert executed(grid((0, 1, 2)), whole) == []
     for kind in ("recognition", "recall", "training"):
@@ -553,6 +585,7 @@ class Surprise(Probe):
     """The largest token NLL of every text above a threshold."""
 
     kind: ClassVar[str] = "surprise"
+    headline: ClassVar[Headline | None] = Headline("mean surprise, in nats", "most")
     calls: ClassVar[list[int]] = []
 
     corpus: Corpus
@@ -584,6 +617,63 @@ def test_a_probe_of_a_users_own_works_like_any_other(grid: Grid, store: Store) -
     one, two = ([{k: v for k, v in row.items() if k not in settings} for row in found if row["x"] == x] for x in (1, 2))
     assert len(one) == len(two) and all(row in two for row in one)
     assert {row["exposures"] for row in found} == {0, 1}
+    said = [measured_by(store.schema("surprise", name)) for name in store.names("surprise")]
+    assert all(one is not None and (one.kind, one.headline) == ("surprise", Surprise.headline) for one in said)
+
+
+@spec
+class Talker(Probe):
+    """A probe that prints."""
+
+    kind: ClassVar[str] = "talker"
+
+    lines: int = 2
+    fails: bool = False
+
+    @classmethod
+    def schema(cls) -> pa.Schema:
+        return pa.schema([("item", pa.int64())])
+
+    def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
+        print("half of\rthe item")
+        for number in range(1, self.lines):
+            print("item", number, file=sys.stderr if number % 2 else sys.stdout, end="" if self.fails else "\n")
+        if self.fails:
+            raise RuntimeError("no such thing")
+        return pa.table({"item": [0]})
+
+
+def talked(conditions: Iterable[Condition], store: Store) -> tuple[list[str], dict[str, str]]:
+    """What trials report as printed, and the logs in the store."""
+    said: list[str] = []
+    world, attempt = World.current(), Attempt("test", "first")
+    execute(trial_of(conditions), store, world, attempt, lambda progress: said.extend(progress.said))
+    return said, {path: store.get_text(path) or "" for path in store.list_text(".logs/")}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_users_probe_prints_is_reported_and_logged(
+    grid: Grid, store: Store, capsys: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    said, logs = talked(grid((0,), probes=[Recognition(grid.pair), Talker(fails=fails)]), store)
+    assert said == ["Talker: the item", "Talker: item 1"]
+    ((path, text),) = logs.items()
+    assert path.startswith(".logs/test/talker-") and text == "the item\nitem 1\n"
+    printed = capsys.readouterr()
+    assert "the item\n" in printed.out and "item 1" in printed.err, "it is printed as ever, too"
+
+
+def test_who_prints_much_is_cut_short_and_the_log_has_it_all(grid: Grid, store: Store) -> None:
+    said, logs = talked(grid((0,), probes=[Talker(lines=1200)]), store)
+    ((path, text),) = logs.items()
+    assert len(said) == 1001 and said[-1] == f"Talker: ... and 200 more lines in {path}"
+    assert text.count("\n") == 1200
+
+
+def test_what_memexps_own_probes_print_is_nobodys(grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = Session.decode
+    monkeypatch.setattr(Session, "decode", lambda *given: print("decoding") or decode(*given))
+    assert talked(grid((0,), probes=[Recall()]), store) == ([], {})
 
 
 def test_what_a_text_of_one_token_would_recall_is_null(tiny_model: Model, tmp_path: Path, store: Store) -> None:

@@ -21,7 +21,8 @@ import pytest
 from memexp import Condition, Model, Pair, Recognition, Study, Sweep
 from memexp.cli import main
 from memexp.plan import Ask
-from memexp.records import MADE_WITH, RECOGNITION, SEARCHES, SETTINGS, STAGES, SWEEPS, rows_for
+from memexp.probes.recognition import SCHEMA as RECOGNITION
+from memexp.records import MADE_WITH, SEARCHES, SETTINGS, STAGES, SWEEPS, rows_for
 from memexp.store import Store
 from memexp.store.manifests import Manifest, write_manifest
 

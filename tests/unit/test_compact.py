@@ -20,7 +20,9 @@ from memexp.cli import main
 from memexp.errors import StoreError
 from memexp.exchange import compact as compacting
 from memexp.exchange.compact import Export, compact
-from memexp.records import RECOGNITION, SWEEPS, complaint, rows_for
+from memexp.probes.recognition import SCHEMA as RECOGNITION
+from memexp.records import SWEEPS, rows_for
+from memexp.report.verify import complaint
 from memexp.store import EXPORT, Store
 
 Said = Callable[..., tuple[int, str, str]]

@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN.md section 3): no arrow runs up, torch and ray stay where they belong."""
+"""Who may import whom (ARCHITECTURE.md): no arrow runs up, torch and ray stay where they belong."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import memexp
+from memexp.probes import Recall
+from memexp.records import rows_for, with_source
+from memexp.store import Store
 
 PACKAGE = Path(memexp.__file__).parent
 
@@ -182,7 +187,7 @@ sweep = Sweep(name="local", conditions=[Condition(Model("model"), study, probes=
 """
 
 
-def imported(folder: Path, *arguments: str) -> dict[str, object]:
+def imported(folder: Path, *arguments: str) -> dict[str, Any]:
     """What a command imports and starts."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
@@ -193,7 +198,7 @@ def imported(folder: Path, *arguments: str) -> dict[str, object]:
         check=True,
         timeout=60,
     )
-    found: dict[str, object] = json.loads(done.stderr.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
     return found
 
 
@@ -229,3 +234,34 @@ def test_bad_data_is_found_before_ray_and_torch_are_needed(tmp_path: Path) -> No
     found = imported(tmp_path, "run", "sweep.py")
     assert found["status"] == 2 and found["children"] == 0
     assert not {"torch", "transformers", "ray"} & set(found["modules"])
+
+
+READERS = sorted(
+    f"memexp.{file.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}".removesuffix(".__init__")
+    for room in ("probes", "search", "report")
+    for file in (PACKAGE / room).glob("*.py")
+)
+HEAVY = {"torch", "transformers", "peft", "accelerate", "lm_eval", "ray"}
+
+
+def test_what_reads_results_imports_neither_torch_nor_ray() -> None:
+    """One process for all: what one of them would import is named with it."""
+    program = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        f"    found = sorted({HEAVY!r} & set(sys.modules))\n"
+        "    if found: sys.exit(f'{name} imports {found}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *READERS], capture_output=True, text=True, check=False)
+    assert len(READERS) > 15 and (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", [["status"], ["query", "FROM recall"], ["verify"]], ids=lambda words: words[0])
+def test_questions_to_a_store_import_neither_torch_nor_ray(tmp_path: Path, command: list[str]) -> None:
+    store = Store(tmp_path / "results")
+    items = pa.Table.from_pylist([{"item": 0}], schema=Recall.schema())
+    store.commit("recall", "one", with_source(rows_for(items, {}, {}, {}), "recall", Recall.headline))
+    found = imported(tmp_path, *command)
+    assert found["status"] == 0 and found["children"] == 0
+    assert "memexp" in found["modules"] and not HEAVY & set(found["modules"])

@@ -15,7 +15,8 @@ import pytest
 from memexp.cli import main
 from memexp.exchange import llm_memory
 from memexp.exchange.llm_memory import INTERFERENCE, MODELS, STUDY, Imported, import_results
-from memexp.records import MADE_WITH, complaint
+from memexp.records import MADE_WITH
+from memexp.report.verify import complaint
 from memexp.store import Store
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "llm-memory-results"

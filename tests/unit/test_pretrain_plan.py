@@ -20,7 +20,9 @@ from memexp.plan.checks import check_models
 from memexp.plan.retries import execute_with_retries
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition
-from memexp.records import MADE_WITH, RECALL, SETTINGS, complaint
+from memexp.probes.recall import SCHEMA as RECALL
+from memexp.records import MADE_WITH, SETTINGS
+from memexp.report.verify import complaint
 from memexp.sources.streams import HubTexts
 from memexp.spec import (
     Condition,

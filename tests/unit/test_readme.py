@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 from memexp import Pair, Probe, Store, Sweep, TextFile
-from memexp.records import MADE_WITH, RECALL, RECOGNITION, SETTINGS, rows_for
+from memexp.probes.recall import SCHEMA as RECALL
+from memexp.probes.recognition import SCHEMA as RECOGNITION
+from memexp.records import MADE_WITH, SETTINGS, rows_for
 from memexp.sources import Sources
 
 ROOT = Path(__file__).parents[2]

@@ -28,9 +28,11 @@ from moto.server import ThreadedMotoServer
 
 from memexp.errors import StoreError
 from memexp.exchange.compact import compact
-from memexp.records import SWEEPS
+from memexp.records import SWEEPS, measured_by, with_source
+from memexp.report.answer import print_query
+from memexp.spec import Headline
 from memexp.store import Store
-from memexp.store.query import print_query
+from memexp.store.query import totals
 
 TABLE = pa.table({"item": [0, 1, 2], "nll": [0.5, None, 2.0], "text": ["a", "b", None]})
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
@@ -179,14 +181,26 @@ def test_a_query_reads_a_bucket_and_of_one_sweep_only_its_rows(
         store.commit("sweeps", sweep, pa.Table.from_pylist([manifest], schema=SWEEPS))
         store.commit("mine", f"s-p-{sweep}", pa.Table.from_pylist([ids | {"item": n} for n in range(3)]))
 
-    def told(sweep: str | None) -> list[str]:
+    def rows(sweep: str | None) -> list[str]:
         assert print_query(store, "SELECT condition_id, count(*) FROM mine GROUP BY ALL ORDER BY 1", True, sweep) == 0
         return capsys.readouterr().out.split()[1:]
 
-    assert told(None) == ["mine,3", "other,3"]
-    assert told("other") == ["other,3"]
+    assert rows(None) == ["mine,3", "other,3"]
+    assert rows("other") == ["other,3"]
     with pytest.raises(StoreError, match="disabled by configuration"):
         print_query(store, "SELECT * FROM read_csv('/etc/passwd')", True)
+
+
+def test_what_a_final_table_needs_is_read_from_a_bucket(store: Store) -> None:
+    headline = Headline("mean x", "x")
+    for name, x in (("a", [1, 2]), ("b", [3, None]), ("c", [9, 9])):
+        rows = pa.table({"condition_id": [name] * 2, "probe_id": ["p"] * 2, "x": x})
+        store.commit("mine", name, with_source(rows, "mine", headline))
+    found = measured_by(store.schema("mine", "b"))
+    assert found is not None and (found.kind, found.headline) == ("mine", headline)
+    assert sorted(totals(store, "mine", ["a", "b"], ["x"])) == [("a", "p", 2, 3, 2), ("b", "p", 2, 3, 1)]
+    with pytest.raises(StoreError, match="disabled by configuration"):
+        totals(store, "mine", ["a"], ["(SELECT size FROM read_text('/etc/passwd'))"])
 
 
 @pytest.mark.parametrize("keep", [0, 4, 40, -1])

@@ -17,7 +17,10 @@ from rich.console import Console
 
 from memexp.plan import Forest, grow
 from memexp.probes import QA, FactRatios, Recall, Recognition
-from memexp.records import MADE_WITH, RATIOS, RECALL, RECOGNITION, SWEEPS, rows_for
+from memexp.probes.ratios import SCHEMA as RATIOS
+from memexp.probes.recall import SCHEMA as RECALL
+from memexp.probes.recognition import SCHEMA as RECOGNITION
+from memexp.records import MADE_WITH, SWEEPS, rows_for
 from memexp.report.terminal import print_summary
 from memexp.spec import (
     Condition,

@@ -1,0 +1,59 @@
+"""Words of texts in any script, for ROUGE: rouge_score's own tokenizer keeps a to z and 0 to 9 and nothing else.
+
+RougeScorer(["rouge2"], tokenizer=Words())
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+
+__all__ = ["Words", "in_other_letters"]
+
+_UNSPACED = re.compile(r"CJK |IDEOGRAPHIC |HIRAGANA |(HALFWIDTH )?KATAKANA[ -]|THAI |LAO |KHMER |MYANMAR ")
+"""Beginnings of the names of characters of scripts that put no space between words."""
+
+
+class Words:
+    """A tokenizer of `rouge_score`: lower-cased runs of letters and digits, in scripts without spaces each by itself.
+
+    A text in ASCII has the tokens that `rouge_score` gives it by default, without stemming.
+    """
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of `text`, in order; a mark (an accent, a vowel sign) belongs to the letter before it."""
+        words: list[str] = []
+        before = "space"
+        for character in text.lower():
+            kind = _kind(character)
+            if kind == "mark" and before != "space":
+                words[-1] += character
+                continue
+            if kind == "letter" and before == "letter":
+                words[-1] += character
+            elif kind in ("letter", "word"):
+                words.append(character)
+            before = "space" if kind == "mark" else kind
+        return words
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _kind(character: str) -> str:
+    """letter (or digit), word (a letter that is a token by itself), mark or space (all the rest)."""
+    if character.isalnum():
+        unspaced = not character.isascii() and _UNSPACED.match(unicodedata.name(character, ""))
+        return "word" if unspaced else "letter"
+    return "mark" if unicodedata.category(character).startswith("M") else "space"
+
+
+def in_other_letters(text: str) -> bool:
+    """Whether there are letters in `text` that are not Latin, accents and ligatures included."""
+    return not text.isascii() and any(map(_is_other, text))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _is_other(character: str) -> bool:
+    # Before U+0250 all is Latin, or an indicator or a unit in Latin texts, as modifier letters (Lm) may be.
+    letter = ord(character) >= 0x250 and unicodedata.category(character) in ("Lu", "Ll", "Lt", "Lo")
+    return letter and not unicodedata.name(character, "").startswith("LATIN ")

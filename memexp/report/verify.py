@@ -1,0 +1,41 @@
+"""Whether every file of a store is whole and has the columns it should have.
+
+memexp verify --store results
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from memexp.probes import BY_KIND
+from memexp.records import BARE, MADE_WITH, SETTINGS, SINCE, SINCE_STAGES
+from memexp.store import Store
+
+__all__ = ["complaint", "print_verification"]
+
+
+def print_verification(store: Store) -> int:
+    """Print a line for every broken file and one for all; returns the exit status."""
+    found = store.verify(complaint)
+    for problem in found.problems:
+        print(f"{store.path(problem.kind, problem.name)}: {problem.message}")
+    print(f"{found.files} files, {found.rows} rows, {len(found.problems)} broken")
+    return 1 if found.problems else 0
+
+
+def complaint(kind: str, schema: pa.Schema) -> str | None:
+    """What is wrong with the columns of a file, or None. Files of a user's own probes need the settings only."""
+    younger = SINCE_STAGES if kind == "stages" else SINCE
+    if kind in BARE:
+        expected = list(BARE[kind])
+    else:
+        expected = [*SETTINGS, *MADE_WITH, *(BY_KIND[kind].schema() if kind in BY_KIND else ())]
+    for field in expected:
+        if field.name not in schema.names:
+            if field.name in younger:
+                continue
+            return f"column {field.name!r} is missing"
+        found = schema.field(field.name).type
+        if found != field.type:
+            return f"column {field.name!r} is {found} instead of {field.type}"
+    return None
