@@ -87,6 +87,7 @@ class Display(_Shown):
 
     def __call__(self, progress: Progress) -> None:
         """Count what a trial reports; a file that a restarted trial reports again counts once."""
+        self._pass_on(progress.said)
         for file in progress.answered:
             condition = self.waiting.pop(file, None)
             if condition is not None:
