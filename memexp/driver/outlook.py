@@ -49,7 +49,8 @@ class Plan:
     """For each search: name, identity, trials, those of them that are through, and optimizer steps that the others
     come to at most."""
     remarks: tuple[str, ...] = ()
-    """What to know before anything is trained: texts that interference shares with study, or takes again."""
+    """What to know before anything is trained: texts that interference shares with study or takes again, texts that are
+    cut, come twice, or are their own foils."""
 
     def json(self) -> str:
         """One JSON object with these fields as keys."""
