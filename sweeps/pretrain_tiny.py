@@ -42,8 +42,9 @@ from transformers import (
 
 from memexp import Condition, Model, Pair, Recall, Recognition, Resources, ShippedText, Study
 from memexp.core.model import LanguageModel
+from memexp.core.optimizer import adamw
 from memexp.core.scoring import token_nlls
-from memexp.core.train import adamw, update
+from memexp.core.train import update
 from memexp.core.world import World
 from memexp.plan import Trial, grow
 from memexp.plan.attempts import Attempt

@@ -29,8 +29,9 @@ from memexp.core.forget import reset
 from memexp.core.fork import Fork
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
+from memexp.core.optimizer import adamw
 from memexp.core.session import Session
-from memexp.core.train import Diverged, Step, adamw, train
+from memexp.core.train import Diverged, Step, train
 from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
 from memexp.identity import NUMERICS
@@ -39,14 +40,14 @@ from memexp.plan.attempts import Attempt, Progress, stage_row
 from memexp.records import MADE_WITH, STAGES, TRAINING, rows_for
 from memexp.sources import Stream
 from memexp.sources.streams import HubTexts
-from memexp.spec import Full, Study
-from memexp.store.snapshots import Mark, Marks, Place, discard, find
+from memexp.spec import Full, Resources, Study
+from memexp.store.snapshots import Mark, Marks, SideFiles, discard, find
 from memexp.trial.watch import watched
 
 __all__ = ["Report", "Sink", "execute"]
 
 
-class Sink(Place, Protocol):
+class Sink(SideFiles, Protocol):
     """Where records go, and snapshots; `memexp.store.Store` is one."""
 
     def commit(self, kind: str, name: str, table: pa.Table) -> bool:
@@ -110,13 +111,13 @@ class _Warm:
 _warm: _Warm | None = None
 
 
-def _base(stage: Stage, world: World) -> _Warm:
+def _base(stage: Stage, world: World, resources: Resources) -> _Warm:
     """The base model with its weights as loaded: from this process's memory where it can be."""
     global _warm  # a reused Tune actor gets trial after trial on the same base
     key = (stage.id, world)
     if _warm is None or _warm.key != key:
         _warm = None  # let go of the old one before the new one needs the memory
-        lm = load(stage.model, stage.method, stage.dtype, world)
+        lm = load(stage.model, stage.method, stage.dtype, world, resources)
         _warm = _Warm(key, lm, fork.take(lm, None))
     else:
         fork.restore(_warm.lm, _warm.loaded, None)
@@ -234,7 +235,7 @@ class _Walk:
         self.doing = base, None, began
         try:
             with self._waits() if base.model.commit is not None else contextlib.nullcontext():
-                warm = _base(base, self.world)
+                warm = _base(base, self.world, self.trial.resources)
         except Exception as error:  # recorded, never swallowed: `_fail` writes it to stages/ and to the outcome
             self._fail(base, error, began)
             self._skip(base)

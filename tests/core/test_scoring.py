@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 from memexp.core.data import encode
-from memexp.core.kv_cache import with_room
+from memexp.core.generate import complete_greedily, end_tokens
+from memexp.core.kv_cache import preallocate
 from memexp.core.model import LanguageModel
-from memexp.core.scoring import complete_greedily, end_tokens, token_nlls
+from memexp.core.scoring import token_nlls
 from memexp.core.session import Session
 
 NEAR = 1e-5
@@ -280,7 +281,7 @@ def test_a_model_that_cannot_be_padded_on_the_left_completes_equally_long_cues_t
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_a_cache_with_room_holds_what_the_plain_one_holds(grouped: bool) -> None:
+def test_a_cache_preallocate_holds_what_the_plain_one_holds(grouped: bool) -> None:
     lm = language_model("llama", num_key_value_heads=1 if grouped else 2, num_attention_heads=2).lm
     ids = torch.randint(3, 60, (3, 9), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -288,7 +289,7 @@ def test_a_cache_with_room_holds_what_the_plain_one_holds(grouped: bool) -> None
         assert type(plain) is DynamicCache
         for layer in roomy.layers:
             vars(layer).pop("dtype", None)  # of which transformers 5.24 keeps none
-        roomy = with_room(roomy, 5)
+        roomy = preallocate(roomy, 5)
         for at in range(4, 9):
             held = [layer.keys.data_ptr() for layer in roomy.layers]
             first, second = (
@@ -309,5 +310,5 @@ def test_another_kind_of_cache_stays_as_it_is() -> None:
     sliding.layers = [DynamicSlidingWindowLayer(sliding_window=4)]
     for past in (None, (1, 2), DynamicCache(), sliding):
         before = list(past.layers) if isinstance(past, DynamicCache) else None
-        assert with_room(past, 3) is past
+        assert preallocate(past, 3) is past
         assert before is None or past.layers == before
