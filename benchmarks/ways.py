@@ -127,7 +127,7 @@ NOWHERE = ShippedText("sentences-targets")
 class _Listening(Session):
     """A session that keeps the token ids of completions, of which a probe's rows show the text."""
 
-    def complete(self, cues: Sequence[Sequence[int]], counts: Sequence[int]) -> list[list[int]]:
+    def complete(self, cues: Sequence[Sequence[int]], counts: Sequence[int]) -> list[list[int] | None]:
         self.told = super().complete(cues, counts)
         return self.told
 

@@ -17,10 +17,10 @@ from memexp.core.kv_cache import can_drop, drop, preallocate
 from memexp.core.model import LanguageModel
 from memexp.core.ranks import deal_to_ranks
 
-__all__ = ["answer_greedily", "complete_greedily", "end_tokens"]
+__all__ = ["answer_greedily", "complete_greedily"]
 
 
-def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:
+def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
     """Greedy continuation of each cue by exactly as many tokens as asked; the end-of-text token is banned throughout.
 
     Args:
@@ -29,19 +29,22 @@ def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[i
         counts: how many tokens to add to each.
 
     Returns:
-        The new token ids for each cue, on every rank.
+        The new token ids for each cue, on every rank; None where the model's logits were not finite numbers.
     """
     batches = _batches(lm, cues, counts, RECALL_ROWS[lm.world.device.type])
 
-    def complete(batch: list[int], steps: int) -> list[list[int]]:
+    def complete(batch: list[int], steps: int) -> list[list[int] | None]:
         needed = max(counts[i] for i in batch)
-        new = _greedy_batch(lm, [cues[i] for i in batch], needed)
+        new, sound = _greedy_batch(lm, [cues[i] for i in batch], needed)
         for _ in range(steps - needed):  # passes that the other ranks of this round still need
             nothing = torch.zeros((1, 1), dtype=torch.long, device=lm.world.device)
             lm.next(nothing, None, nothing)
-        return [row[: counts[i]] for row, i in zip(new, batch, strict=True)]
+        return [
+            row[: counts[i]] if all(flags[: counts[i]]) else None
+            for row, flags, i in zip(new, sound, batch, strict=True)
+        ]
 
-    found: list[list[int]] = [[] for _ in cues]
+    found: list[list[int] | None] = [[] for _ in cues]
     with lm.evaluating():
         longest = [max(counts[i] for i in batch) for batch in batches]
         for i, new in deal_to_ranks(lm.world, batches, complete, longest):
@@ -77,35 +80,44 @@ def _batches(
     return batches
 
 
-def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> list[list[int]]:
-    """`steps` greedy tokens after every cue, with a key-value cache over left-padded cues."""
+def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> tuple[list[list[int]], list[list[bool]]]:
+    """`steps` greedy tokens after every cue, with a key-value cache over left-padded cues.
+
+    With each token, whether its logit was a finite number.
+    """
     device = lm.world.device
     padded, real = left_padded(cues)
     ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(real).to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     is_padded = not real.all()
-    banned = end_tokens(lm)
+    banned = lm.end_tokens
     past = None
     new: list[torch.Tensor] = []
+    sound: list[torch.Tensor] = []
     for step in range(steps):
         logits, past = lm.next(ids, mask if is_padded else None, positions, past)
         # Some configs keep an id beyond a vocabulary that was made smaller.
         logits[:, [i for i in banned if 0 <= i < logits.shape[1]]] = -torch.inf
         chosen = logits.argmax(-1)
         new.append(chosen)
+        sound.append(_sound(logits, chosen))
         if step == 0:
             past = preallocate(past, steps)
         if step + 1 < steps:
             ids = chosen[:, None]
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = positions[:, -1:] + 1
-    rows: list[list[int]] = torch.stack(new, dim=1).tolist()
-    return rows
+    return torch.stack(new, dim=1).tolist(), torch.stack(sound, dim=1).tolist()
+
+
+def _sound(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Whether the largest logit of each row is a finite number: among others a NaN counts as the largest."""
+    return logits.gather(1, chosen[:, None])[:, 0].isfinite()
 
 
 def answer_greedily(
     lm: LanguageModel, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]
-) -> list[str]:
+) -> list[str | None]:
     """Greedy continuation of each cue until it is over: by the end-of-text token, a stop string or its limit.
 
     Args:
@@ -115,12 +127,12 @@ def answer_greedily(
         stops: the texts that end each; the answer is what stands before the first of them.
 
     Returns:
-        The text of each continuation, on every rank.
+        The text of each continuation, on every rank; None where the model's logits were not finite numbers.
     """
     room = sys.maxsize if lm.context is None else lm.context
     batches = _batches(lm, cues, limits, ANSWER_ROWS[lm.world.device.type], room)
 
-    def answer(batch: list[int], _: int) -> list[str]:
+    def answer(batch: list[int], _: int) -> list[str | None]:
         return _answer_batch(lm, [cues[i] for i in batch], [limits[i] for i in batch], [stops[i] for i in batch])
 
     with lm.evaluating():
@@ -130,9 +142,11 @@ def answer_greedily(
 
 def _answer_batch(
     lm: LanguageModel, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]
-) -> list[str]:
+) -> list[str | None]:
     """The answers of one batch; ranks go on together until the last of all their batches is done."""
-    device, ends = lm.world.device, set(end_tokens(lm))
+    device, ends = lm.world.device, set(lm.end_tokens)
+    shown = [_special_stops(lm, stop) for stop in stops]
+    broken: set[int] = set()
     padded, real = left_padded(cues)
     ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(real).to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -151,10 +165,12 @@ def _answer_batch(
             past_now = preallocate(past_now, max(limits))
         past = past_now
         chosen = logits.argmax(-1)
-        for row, token in zip(rows, chosen.tolist(), strict=True):
+        for row, token, sound in zip(rows, chosen.tolist(), _sound(logits, chosen).tolist(), strict=True):
             if row in going:
                 new[row].append(token)
-                if token in ends or len(new[row]) >= limits[row] or _stopped(lm, new[row], stops[row]):
+                broken |= set() if sound else {row}
+                over = token in ends or len(new[row]) >= limits[row] or not sound
+                if over or _stopped(lm, new[row], stops[row], shown[row]):
                     going.discard(row)
         if 0 < 2 * len(going) <= len(rows) and can_drop(past):
             kept = torch.tensor([at for at, row in enumerate(rows) if row in going], device=device)
@@ -164,29 +180,47 @@ def _answer_batch(
         ids = chosen[:, None]
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
         positions = positions[:, -1:] + 1
-    return [_before(_text(lm, tokens), stop) for tokens, stop in zip(new, stops, strict=True)]
+    return [None if row in broken else _before(lm, tokens, stops[row], shown[row]) for row, tokens in enumerate(new)]
 
 
-def _text(lm: LanguageModel, tokens: Row) -> str:
-    return str(lm.tokenizer.decode(list(tokens), skip_special_tokens=True))
+def _text(lm: LanguageModel, tokens: Row, special: bool = False) -> str:
+    """With `special`, special tokens are spelt out."""
+    return str(lm.tokenizer.decode(list(tokens), skip_special_tokens=not special))
 
 
-def _stopped(lm: LanguageModel, tokens: Row, stops: Sequence[str]) -> bool:
-    """Whether a stop string is in the text. Looked for near the end first, which is cheap."""
-    tail = _text(lm, tokens[-max(map(len, stops), default=0) - 2 :])  # a token has at least a byte, nearly always more
+def _special_texts(lm: LanguageModel) -> set[str]:
+    """How the special tokens are spelt."""
+    added = lm.tokenizer.added_tokens_decoder.values()
+    return {*map(str, lm.tokenizer.all_special_tokens), *(token.content for token in added if token.special)}
+
+
+def _special_stops(lm: LanguageModel, stops: Sequence[str]) -> list[str]:
+    """The stop strings with a special token in them, but for the end tokens themselves, which need no looking for."""
+    ends = {_text(lm, [token], special=True) for token in lm.end_tokens}
+    special = _special_texts(lm) - {""}
+    return [stop for stop in stops if stop not in ends and any(text in stop for text in special)]
+
+
+def _stopped(lm: LanguageModel, tokens: Row, stops: Sequence[str], shown: Sequence[str]) -> bool:
+    """Whether a stop string is in the text; `shown` are those that a text without special tokens cannot hold."""
+    # Looked for near the end first, which is cheap: a token has at least a byte, nearly always more.
+    near = tokens[-max(map(len, stops), default=0) - 2 :]
+    if shown and (tail := _text(lm, near, special=True)) and any(stop in tail for stop in shown):
+        return True
+    tail = _text(lm, near)
     return any(stop in tail for stop in stops) and any(stop in _text(lm, tokens) for stop in stops)
 
 
-def _before(text: str, stops: Sequence[str]) -> str:
+def _before(lm: LanguageModel, tokens: Row, stops: Sequence[str], shown: Sequence[str]) -> str:
+    """What stands before the first stop string, without special tokens."""
+    text = _text(lm, tokens)
+    spelt = _text(lm, tokens, special=True) if shown else ""
+    if any(stop in spelt for stop in shown):
+        for stop in shown:
+            spelt = spelt.partition(stop)[0]
+        for special in _special_texts(lm):
+            spelt = spelt.replace(special, "")
+        text = spelt
     for stop in stops:
         text = text.partition(stop)[0]
     return text
-
-
-def end_tokens(lm: LanguageModel) -> list[int]:
-    """The ids that would end a text: the generation config's, else the model's, else the tokenizer's."""
-    for source in (lm.lm.generation_config, lm.lm.config, lm.tokenizer):
-        ends = getattr(source, "eos_token_id", None)
-        if ends is not None:
-            return [int(i) for i in (ends if isinstance(ends, list | tuple) else [ends])]
-    return []

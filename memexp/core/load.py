@@ -68,7 +68,7 @@ def load(
     _refuse_two_way_attention(lm, model.name)
     if world.size == 1:
         lm.to(device=world.device)  # type: ignore[call-arg] # the decorator around it loses the keyword
-    wrapped = LanguageModel(lm, tokenizer, world, dtype)
+    wrapped = LanguageModel(lm, tokenizer, world, dtype, own_tokenizer=model.tokenizer_name is None)
     if world.size > 1:
         shard(wrapped)
     return wrapped

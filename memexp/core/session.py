@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from memexp.core.data import Row, encode
 from memexp.core.forget import ablated
 from memexp.core.fork import Fork
-from memexp.core.generate import answer_greedily, complete_greedily, end_tokens
+from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.model import LanguageModel, blocks
 from memexp.core.scoring import Likelihood, continuations, token_nlls
 from memexp.errors import SpecError
@@ -36,7 +36,7 @@ class Session:
     @property
     def end_tokens(self) -> list[int]:
         """The ids that end a text, which `complete` never gives."""
-        return end_tokens(self.lm)
+        return self.lm.end_tokens
 
     @property
     def context(self) -> int | None:
@@ -60,7 +60,7 @@ class Session:
         """See `memexp.core.scoring.token_nlls`."""
         return token_nlls(self.lm, rows)
 
-    def complete(self, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:
+    def complete(self, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
         """See `memexp.core.generate.complete_greedily`."""
         return complete_greedily(self.lm, cues, counts)
 
@@ -68,7 +68,7 @@ class Session:
         """See `memexp.core.scoring.continuations`."""
         return continuations(self.lm, pairs)
 
-    def answer(self, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]) -> list[str]:
+    def answer(self, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]) -> list[str | None]:
         """See `memexp.core.generate.answer_greedily`."""
         return answer_greedily(self.lm, cues, limits, stops)
 

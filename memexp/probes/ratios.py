@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from memexp.errors import DataError, SpecError
+from memexp.probes.mended import float32_head
 from memexp.probes.questions import question
 from memexp.records import RATIOS
-from memexp.spec import Items, Positive, Probe, Text, spec
+from memexp.spec import Condition, Items, Positive, Probe, Text, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
+    from memexp.sources import ResolvedModel
 
 __all__ = ["FactRatios"]
 
@@ -62,6 +64,12 @@ class FactRatios(Probe):
         for number, text in enumerate(texts["items"], start=1):
             if "head" not in question(text):
                 raise DataError(f"FactRatios: item {number} of {names['items']} is a question, not a fact")
+
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """The head in bfloat16."""
+        return float32_head(condition)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per fact, in order."""

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
+from memexp.probes.mended import foreign_end_tokens
 from memexp.records import RECALL, ROUGES
 from memexp.spec import Condition, Corpus, Positive, Probe, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
+    from memexp.sources import ResolvedModel
 
 __all__ = ["Recall"]
 
@@ -45,6 +47,12 @@ class Recall(Probe):
             corpus=self.corpus or condition.study.corpus,
             block_size=self.block_size or condition.study.block_size,
         )
+
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """End tokens."""
+        return foreign_end_tokens(model)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per text, in the order of the list. What a text of one token would recall is NULL."""

@@ -115,7 +115,7 @@ class Found:
     proportional: dict[float | None, list[float]]
 
 
-def completed(lm: LanguageModel) -> list[list[int]]:
+def completed(lm: LanguageModel) -> list[list[int] | None]:
     """In an odd number of batches: in the last round one rank is left without."""
     with mock.patch.dict(RECALL_ROWS, cpu=10):
         return complete_greedily(lm, *cues(lm))
