@@ -89,8 +89,8 @@ def timed(model: LM, task: ConfigurableTask) -> tuple[float, float, list[dict[st
     wall, cpu = time.perf_counter(), time.process_time()
     samples = _samples(model, task)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    if too_long := getattr(model, "too_long", None):
-        raise ValueError(f"{len(too_long)} prompts do not fit the model's context")
+    if unanswered := getattr(model, "unanswered", None):
+        raise ValueError(f"{len(unanswered)} prompts do not fit the model's context or have no answer")
     return cpu, wall, _answers(samples)
 
 

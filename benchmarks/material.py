@@ -112,7 +112,7 @@ def _sentences(count: int, draw: random.Random) -> list[str]:
 def _save_model(folder: Path, model: Mapping[str, Any], vocabulary: int, seed: int) -> None:
     from transformers import GPT2Config
 
-    from memexp.core.load import load_tokenizer
+    from memexp.core.tokenizer import load_tokenizer
     from memexp.sources import ResolvedTokenizer
 
     texts = tuple(text for name in shipped_lists() for text in load_list(name))

@@ -20,10 +20,12 @@ from benchmarks.material import Material
 from benchmarks.published import recall as published_recall
 from benchmarks.published import recognition as published_recognition
 from benchmarks.published import study as published_study
+from memexp.core.batches import StudyBatches
 from memexp.core.data import encode
 from memexp.core.load import load
+from memexp.core.optimizer import adamw
 from memexp.core.session import Session
-from memexp.core.train import adamw, study_exposures
+from memexp.core.train import train
 from memexp.core.world import World
 from memexp.probes import Recall, Recognition
 from memexp.probes.recall import ROUGES
@@ -96,7 +98,8 @@ class Memexp(Way):
         """In memexp's own order, which is where the others' comes from."""
         study = Study(NOWHERE, exposures=1, lr=lr, batch_size=BATCH)
         rows = encode(self.lm.tokenizer, texts, study.block_size)
-        steps = study_exposures(self.lm, adamw(self.lm, study), study, rows, seed=0, first=1, last=1)
+        batches = StudyBatches(study, rows, seed=0)
+        steps = train(self.lm, adamw(self.lm, study), study, batches, first=1, last=batches.per_exposure)
         return [step.loss for step in steps if step.loss is not None]
 
     def recognition(self, targets: Sequence[str], foils: Sequence[str]) -> list[float]:
@@ -124,7 +127,7 @@ NOWHERE = ShippedText("sentences-targets")
 class _Listening(Session):
     """A session that keeps the token ids of completions, of which a probe's rows show the text."""
 
-    def complete(self, cues: Sequence[Sequence[int]], counts: Sequence[int]) -> list[list[int]]:
+    def complete(self, cues: Sequence[Sequence[int]], counts: Sequence[int]) -> list[list[int] | None]:
         self.told = super().complete(cues, counts)
         return self.told
 

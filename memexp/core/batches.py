@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memexp.core.data import Row, order
+from memexp.core.schedule import learning_rate
 from memexp.errors import DataError
 from memexp.sources import WINDOW, Stream, Windows
 from memexp.spec import Interference, Pretrain, Study
 
-__all__ = ["Batch", "Batches", "PassingBatches", "RowWindows", "StreamBatches", "StudyBatches", "learning_rate"]
+__all__ = ["Batch", "Batches", "PassingBatches", "RowWindows", "StreamBatches", "StudyBatches"]
 
 
 @dataclass(frozen=True)
@@ -184,15 +185,3 @@ def _word(settings: Pretrain | Interference) -> str:
 def _passing(settings: Pretrain | Interference, rows: Sequence[Row], turn: int, step: int, seed: int) -> Batch:
     lr = learning_rate(settings, step, settings.steps) if isinstance(settings, Pretrain) else settings.lr
     return Batch(rows, exposure=turn, lr=lr, draws=(seed, _word(settings), step, "dropout"))
-
-
-def learning_rate(settings: Study | Pretrain, step: int, total: int) -> float:
-    """Learning rate of the `step`-th of `total` steps, from 1, as transformers' schedules of these names give it."""
-    ratio = settings.warmup_ratio if isinstance(settings, Study) else 0.0
-    warmup = math.ceil(ratio * total) if ratio else settings.warmup_steps
-    before = step - 1
-    if before < warmup:
-        return settings.lr * before / warmup
-    if settings.schedule == "linear":
-        return settings.lr * max(0.0, (total - before) / max(1, total - warmup))
-    return settings.lr

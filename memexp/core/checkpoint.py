@@ -1,11 +1,11 @@
-"""A trajectory put down on disk or in object storage in the middle of a stage, and taken up again exactly.
+"""Snapshots: a trajectory saved to disk or object storage in the middle of a stage, and loaded again exactly.
 
 Kept are what has been learned, the optimizer, the draws still to come, and the losses of the stage's steps so far; what
 a step trains on is a function of its number (batches.py). The files of a snapshot, written by all ranks through
 torch.distributed.checkpoint, count for nothing until a last small file, the mark, lists them:
 
-    mark = save_snapshot(place, "0123456789abcdef", 400, lm, optimizer, steps)
-    taken = load_snapshot(place, mark, lm, study)
+    mark = save_snapshot(store, "0123456789abcdef", 400, lm, optimizer, steps)
+    loaded = load_snapshot(store, mark, lm, study)
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ from torch.optim import AdamW
 
 from memexp.core.data import key_seed
 from memexp.core.model import LanguageModel, local
-from memexp.core.train import Step, adamw
+from memexp.core.optimizer import adamw
+from memexp.core.train import Step
 from memexp.core.world import World
 from memexp.errors import StoreError
 from memexp.spec import Training
-from memexp.store.snapshots import FOLDER, Mark, Place
+from memexp.store.snapshots import FOLDER, Mark, SideFiles
 
 __all__ = ["Loaded", "load_snapshot", "save_snapshot"]
 
@@ -53,12 +54,12 @@ _LEARNED = StateDictOptions(ignore_frozen_params=True)
 
 
 def save_snapshot(
-    place: Place, trajectory: str, step: int, lm: LanguageModel, optimizer: AdamW, steps: Sequence[Step]
+    store: SideFiles, trajectory: str, step: int, lm: LanguageModel, optimizer: AdamW, steps: Sequence[Step]
 ) -> Mark:
-    """Put a trajectory down after its `step`-th step; an older snapshot of it is removed. All ranks call.
+    """Save a trajectory after its `step`-th step; an older snapshot of it is removed. All ranks call.
 
     Args:
-        place: where to.
+        store: where to.
         trajectory: its identity.
         step: steps of it that have been made.
         lm: the model.
@@ -70,46 +71,46 @@ def save_snapshot(
     """
     world, mark = lm.world, Mark(trajectory, step)
     folder = world.broadcast(f"{FOLDER}/{trajectory}/{step:09d}-{uuid.uuid4().hex}")
-    state, written = _state(lm, optimizer, drawn=True, begun=bool(optimizer.state)), _Files(place)
+    state, written = _state(lm, optimizer, drawn=True, begun=bool(optimizer.state)), _Files(store)
     try:
         with _explained("write", folder), _unwarned():
             state_dict_saver.save(state, storage_writer=_writer(written, folder), no_dist=world.size == 1)
     except StoreError:  # on all ranks, when all have ended
-        _forget(place, folder, world)
+        _forget(store, folder, world)
         raise
     sums = {path: sum_ for each in world.gather(written.sums) for path, sum_ in each.items()}
     failure = None
     if world.leads:
         try:
-            files = {path: [place.size(path), sums[path]] for path in place.list_text(f"{folder}/")}
+            files = {path: [store.size(path), sums[path]] for path in store.list_text(f"{folder}/")}
             text = {"workers": world.size, "files": files, "steps": [dataclasses.astuple(each) for each in steps]}
             begun = "optimizer" in state
-            place.put_text(mark.path, json.dumps({"folder": folder, "begun": begun, **text}))
-            _forget_older(place, mark, folder)
+            store.put_text(mark.path, json.dumps({"folder": folder, "begun": begun, **text}))
+            _forget_older(store, mark, folder)
         except StoreError as error:
             failure = error
     if failure := world.broadcast(failure):  # as one, or the others would train on while rank 0 does not
-        _forget(place, folder, world)
+        _forget(store, folder, world)
         raise failure
     return mark
 
 
-def _forget(place: Place, folder: str, world: World) -> None:
+def _forget(store: SideFiles, folder: str, world: World) -> None:
     """Remove what became no snapshot: on a full disk it would take the room of results."""
     if world.leads:
         with contextlib.suppress(StoreError):
-            for path in place.list_text(f"{folder}/"):
-                place.delete(path)
+            for path in store.list_text(f"{folder}/"):
+                store.delete(path)
 
 
-def _forget_older(place: Place, newest: Mark, folder: str) -> None:
+def _forget_older(store: SideFiles, newest: Mark, folder: str) -> None:
     """Remove what a newer snapshot has made useless; not what is being written, which has no mark yet."""
-    paths = place.list_text(f"{FOLDER}/{newest.trajectory}/")
+    paths = store.list_text(f"{FOLDER}/{newest.trajectory}/")
     for path in [path for path in paths if path.endswith(".json") and path < newest.path]:
-        old = json.loads(place.get_text(path) or "{}").get("files", {})
-        place.delete(path)
+        old = json.loads(store.get_text(path) or "{}").get("files", {})
+        store.delete(path)
         for file in old:
-            place.delete(file)
+            store.delete(file)
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,14 @@ class Loaded:
     """The steps of the stage it was taken in, up to it."""
 
 
-def load_snapshot(place: Place, mark: Mark, lm: LanguageModel, settings: Training) -> Loaded | None:
+def load_snapshot(store: SideFiles, mark: Mark, lm: LanguageModel, settings: Training) -> Loaded | None:
     """Bring `lm` and the random draws to a snapshot. All ranks call.
 
     Returns:
         None where the snapshot is gone or not whole; `lm` may then hold part of it and is of no use as it is.
     """
-    said = lm.world.broadcast(_whole(place, mark) if lm.world.leads else None)
-    if said is None or _changed(place, said["files"], lm.world):
+    said = lm.world.broadcast(_whole(store, mark) if lm.world.leads else None)
+    if said is None or _changed(store, said["files"], lm.world):
         return None
     # torch makes room for the moments of a fresh optimizer only where no gradient lies about, as a stage that ran out
     # of memory leaves them; else it loads none, without a word.
@@ -137,7 +138,7 @@ def load_snapshot(place: Place, mark: Mark, lm: LanguageModel, settings: Trainin
     optimizer = adamw(lm, settings)
     # Dropout goes on where it was only on as many ranks: each draws for its own rows.
     state = _state(lm, optimizer, drawn=said["workers"] == lm.world.size, begun=said.get("begun", True))
-    reader = _reader(_Files(place), said["folder"])
+    reader = _reader(_Files(store), said["folder"])
     try:
         with _unwarned():
             state_dict_loader.load(state, storage_reader=reader, no_dist=lm.world.size == 1)
@@ -155,17 +156,17 @@ def load_snapshot(place: Place, mark: Mark, lm: LanguageModel, settings: Trainin
     return Loaded(optimizer, [Step(*values) for values in said["steps"]])
 
 
-def _whole(place: Place, mark: Mark) -> dict[str, Any] | None:
+def _whole(store: SideFiles, mark: Mark) -> dict[str, Any] | None:
     """What a mark says, if every file it lists is there in its full length."""
     try:
-        said: dict[str, Any] = json.loads(place.get_text(mark.path) or "null")
-        whole = said is not None and all(place.size(path) == size for path, (size, _) in said["files"].items())
+        said: dict[str, Any] = json.loads(store.get_text(mark.path) or "null")
+        whole = said is not None and all(store.size(path) == size for path, (size, _) in said["files"].items())
     except (ValueError, KeyError, TypeError, AttributeError):  # not JSON, or not ours
         return None
     return said if whole else None
 
 
-def _changed(place: Place, files: Mapping[str, tuple[int, int]], world: World) -> bool:
+def _changed(store: SideFiles, files: Mapping[str, tuple[int, int]], world: World) -> bool:
     """Whether a file has not the sum it was written with: torch would load it all the same. All ranks call.
 
     Reading everything once more takes seconds for every ten GB and rank, on a restart only.
@@ -174,7 +175,7 @@ def _changed(place: Place, files: Mapping[str, tuple[int, int]], world: World) -
     for path in sorted(files)[world.rank :: world.size]:
         try:
             sum_ = 0
-            with place.open(path, "rb") as stream:
+            with store.open(path, "rb") as stream:
                 while chunk := stream.read(CHUNK):
                     sum_ = zlib.crc32(chunk, sum_)
             changed = changed or sum_ != files[path][1]
@@ -237,7 +238,7 @@ def _unwarned() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# torch.distributed.checkpoint over a place
+# torch.distributed.checkpoint over a store
 
 
 class _Summed:
@@ -257,14 +258,14 @@ class _Summed:
 class _Files(FileSystemBase):
     """The few things torch.distributed.checkpoint does with files."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, store: SideFiles) -> None:
+        self.store = store
         self.sums: dict[str, int] = {}
         """CRC-32 of each file that was written."""
 
     @contextlib.contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
-        with self.place.open(os.fspath(path), "wb" if mode == "wb" else "rb") as stream:
+        with self.store.open(os.fspath(path), "wb" if mode == "wb" else "rb") as stream:
             summed = _Summed(stream)
             yield summed if mode == "wb" else stream
         if mode == "wb":
@@ -282,21 +283,21 @@ class _Files(FileSystemBase):
         return os.fspath(path)
 
     def mkdir(self, path: str | os.PathLike[str]) -> None:
-        return None  # a place makes folders as it needs them
+        return None  # a store makes folders as it needs them
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         return True
 
     def exists(self, path: str | os.PathLike[str]) -> bool:
-        return self.place.size(os.fspath(path)) is not None
+        return self.store.size(os.fspath(path)) is not None
 
     def rm_file(self, path: str | os.PathLike[str]) -> None:
-        self.place.delete(os.fspath(path))
+        self.store.delete(os.fspath(path))
 
 
 def _writer(files: _Files, folder: str) -> FileSystemWriter:
-    # A place makes files durable when they are closed.
+    # The store makes files durable when they are closed.
     writer = FileSystemWriter(folder, sync_files=False)
     writer.fs = files  # type: ignore[assignment] # declared as the one of local files
     writer.path = folder

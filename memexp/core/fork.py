@@ -1,6 +1,6 @@
 """The state of a trajectory between two stages, in memory: what it learned, and its optimizer.
 
-For forks; durable.py has what outlives the process. Random state is no part of it: every stage seeds its own.
+For forks; checkpoint.py has what outlives the process. Random state is no part of it: every stage seeds its own.
 
     fork = take(lm, optimizer)          # later: optimizer = restore(lm, fork, study)
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from memexp.core.model import LanguageModel, local
-from memexp.core.train import adamw
+from memexp.core.optimizer import adamw
 from memexp.spec import Training
 
 __all__ = ["Fork", "restore", "take"]
@@ -37,19 +37,19 @@ def take(lm: LanguageModel, optimizer: AdamW | None) -> Fork:
     return Fork(weights, None if optimizer is None else _copied(optimizer.state_dict()))
 
 
-def restore(lm: LanguageModel, snapshot: Fork, settings: Training | None) -> AdamW | None:
-    """Bring `lm` back to `snapshot`, bit for bit.
+def restore(lm: LanguageModel, fork: Fork, settings: Training | None) -> AdamW | None:
+    """Bring `lm` back to `fork`, bit for bit.
 
     Returns:
-        The optimizer of `settings` with the snapshot's state, or None where it has none.
+        The optimizer of `settings` with the fork's state, or None where it has none.
     """
     with torch.no_grad():
         for name, parameter in lm.learning().items():
-            local(parameter).copy_(snapshot.weights[name])
-    if snapshot.optimizer is None or settings is None:
+            local(parameter).copy_(fork.weights[name])
+    if fork.optimizer is None or settings is None:
         return None
     optimizer = adamw(lm, settings)
-    optimizer.load_state_dict(_copied(snapshot.optimizer))
+    optimizer.load_state_dict(_copied(fork.optimizer))
     return optimizer
 
 

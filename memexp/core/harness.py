@@ -41,7 +41,7 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
     """The harness's three requests, answered by a session.
 
     A prompt that does not fit the model's context is never cut: its likelihood is NaN, its completion empty, and
-    `too_long` has it.
+    `unanswered` has it; likewise where the model's logits are no finite numbers.
     """
 
     def __init__(self, session: Session) -> None:
@@ -51,8 +51,8 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
         self.session = session
         self.prompt_tokens: dict[str, int] = {}
         """Length in tokens of every prompt asked so far."""
-        self.too_long: set[str] = set()
-        """The prompts that, with what was asked of them, do not fit the model's context."""
+        self.unanswered: set[str] = set()
+        """The prompts that, with what was asked of them, do not fit the context, or are completed with no numbers."""
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Sum of the log-likelihoods, in nats, of each continuation's tokens, and whether greedy decoding gives it."""
@@ -65,7 +65,7 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
             if len(before) + len(after) - 1 <= room:
                 fits.append(i)
             else:
-                self.too_long.add(context)
+                self.unanswered.add(context)
         found = dict(zip(fits, self.session.continuations([pairs[i] for i in fits]), strict=True))
         return [
             (found[i].log_likelihood, found[i].greedy) if i in found else (math.nan, False) for i in range(len(pairs))
@@ -97,13 +97,14 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
             limit, until = _generation(request)
             self.prompt_tokens[contexts[i]] = len(row)
             if len(row) + 1 > room:
-                self.too_long.add(contexts[i])
+                self.unanswered.add(contexts[i])
                 continue
             fits.append(i)
             limits.append(int(min(limit, room - len(row))))
             stops.append([*until, end] if end else until)
         found = dict(zip(fits, self.session.answer([rows[i] for i in fits], limits, stops), strict=True))
-        return [found.get(i, "") for i in range(len(rows))]
+        self.unanswered |= {contexts[i] for i, answer in found.items() if answer is None}
+        return [found.get(i) or "" for i in range(len(rows))]
 
     # What follows encodes as the harness's own HFLM does, which tests/core/test_harness.py compares.
 

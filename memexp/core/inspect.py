@@ -10,16 +10,19 @@ import json
 import pickle
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
-from memexp.core.load import REFUSALS, load_tokenizer, random_config
-from memexp.errors import MemexpError, ModelError
+from memexp.core.load import random_config
+from memexp.core.refusals import REFUSALS
+from memexp.core.tokenizer import load_tokenizer
+from memexp.errors import MemexpError, ModelError, one_line
 from memexp.sources import ResolvedModel
 from memexp.sources.pinned import location, read_config
 
@@ -35,14 +38,17 @@ def inspect(model: ResolvedModel) -> dict[str, Any]:
     Raises ModelError where it could not be loaded.
     """
     tokenizer = load_tokenizer(model.tokenizer, model.name)
-    config = random_config(model, tokenizer) if model.config is not None else _config(model)
+    if model.source is not None:
+        config = _config(model, model.source)
+    else:
+        config = random_config(model.name, model.config or {}, tokenizer)
     try:
         with torch.device("meta"):
             lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (*REFUSALS, AttributeError, ZeroDivisionError) as error:
-        raise ModelError(f"model {model.name!r}: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(f"model {model.name!r}: {one_line(error)}") from error
     if model.folder is not None:
-        _refuse_unpickling(model)
+        _refuse_unpickling(model.name, model.folder)
     head = lm.get_output_embeddings()
     linear = [m.weight for m in lm.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
     return {
@@ -57,9 +63,8 @@ def inspect(model: ResolvedModel) -> dict[str, Any]:
     }
 
 
-def _config(model: ResolvedModel) -> PreTrainedConfig:
-    assert model.source is not None
-    raw = read_config(model.source, model.commit)
+def _config(model: ResolvedModel, source: str) -> PreTrainedConfig:
+    raw = read_config(source, model.commit)
     kind = raw.get("model_type")
     if kind not in CONFIG_MAPPING:
         if raw.get("auto_map"):
@@ -69,25 +74,22 @@ def _config(model: ResolvedModel) -> PreTrainedConfig:
         raise ModelError(f"model {model.name!r}: transformers does not know the architecture {kind!r}")
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
-            location(model.source), revision=model.commit or "main", trust_remote_code=False
+            location(source), revision=model.commit or "main", trust_remote_code=False
         )
     except REFUSALS as error:
-        raise ModelError(
-            f"model {model.name!r}: its configuration is refused: {' '.join(str(error).split())[:300]}"
-        ) from error
-    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ModelError(f"model {model.name!r}: its configuration is refused: {one_line(error)}") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"model {model.name!r}: the architecture {kind!r} is no causal language model")
     return config
 
 
-def _refuse_unpickling(model: ResolvedModel) -> None:
+def _refuse_unpickling(name: str, folder: Path) -> None:
     """Open what pickles a local model would be loaded from the restricted way, which executes nothing."""
-    assert model.folder is not None
-    if list(model.folder.glob("model*.safetensors")):
+    if list(folder.glob("model*.safetensors")):
         return
-    pickles = sorted(model.folder.glob("pytorch_model*.bin"))
+    pickles = sorted(folder.glob("pytorch_model*.bin"))
     if not pickles:
-        raise ModelError(f"model {model.name!r}: {model.folder} holds no weights (*.safetensors or pytorch_model.bin)")
+        raise ModelError(f"model {name!r}: {folder} holds no weights (*.safetensors or pytorch_model.bin)")
     for file in pickles:
         try:
             torch.load(file, map_location="meta", weights_only=True)

@@ -1,6 +1,6 @@
-"""A key-value cache with room ahead; transformers' own copies everything it holds for every token that is added.
+"""A key-value cache with space ahead; transformers' own copies everything it holds for every token that is added.
 
-past = with_room(past, steps)      # after the first pass, before the others
+past = preallocate(past, steps)      # after the first pass, before the others
 if can_drop(past):
     drop(past, rows)               # when others of the batch are finished
 """
@@ -12,22 +12,26 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-__all__ = ["can_drop", "drop", "with_room"]
+__all__ = ["can_drop", "drop", "preallocate"]
 
 
-def with_room(past: Any, steps: int) -> Any:
-    """`past` with room for `steps` more tokens, or `past` as it is where it is not of the plain kind."""
+def preallocate(past: Any, steps: int) -> Any:
+    """`past` with space for `steps` more tokens, or `past` as it is where it is not of the plain kind."""
     if type(past) is DynamicCache:
-        layers = [layer for layer in past.layers if isinstance(layer, DynamicLayer) and layer.is_initialized]
-        plain = [layer for layer in layers if type(layer) is DynamicLayer]  # others drop what slides out of sight
-        if len(plain) == len(past.layers):
-            past.layers = [_Roomy(layer, steps) for layer in plain]
+        plain = [layer for layer in past.layers if type(layer) is DynamicLayer]  # others drop what slides out of sight
+        held = [(layer, layer.keys, layer.values) for layer in plain]
+        if len(plain) == len(past.layers) and all(layer.is_initialized for layer in plain):
+            past.layers = [
+                _PreallocatedLayer(layer, keys, values, steps)
+                for layer, keys, values in held
+                if keys is not None and values is not None
+            ]
     return past
 
 
 def can_drop(past: Any) -> bool:
-    """Whether rows can be taken out of `past`: only where it is of the kind that `with_room` makes."""
-    return type(past) is DynamicCache and all(isinstance(layer, _Roomy) for layer in past.layers)
+    """Whether rows can be taken out of `past`: only where it is of the kind that `preallocate` makes."""
+    return type(past) is DynamicCache and all(isinstance(layer, _PreallocatedLayer) for layer in past.layers)
 
 
 def drop(past: Any, rows: Tensor) -> None:
@@ -36,14 +40,14 @@ def drop(past: Any, rows: Tensor) -> None:
         layer.keep(rows)
 
 
-class _Roomy(DynamicLayer):
+class _PreallocatedLayer(DynamicLayer):
     """One block's keys and values, (rows, heads, tokens, width): views of the filled part of larger tensors."""
 
-    def __init__(self, layer: DynamicLayer, steps: int) -> None:
+    def __init__(self, layer: DynamicLayer, keys: Tensor, values: Tensor, steps: int) -> None:
+        """As `layer`, which holds `keys` and `values`, with space for `steps` more tokens."""
         super().__init__()  # type: ignore[no-untyped-call] # transformers' own
-        assert layer.keys is not None and layer.values is not None  # it has been initialised
         vars(self).update(vars(layer))  # whatever else a layer of this version of transformers keeps
-        self._all_keys, self._all_values = _room(layer.keys, steps), _room(layer.values, steps)
+        self._all_keys, self._all_values = _extended(keys, steps), _extended(values, steps)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add tokens and return all there are, as `DynamicLayer.update` does."""
@@ -61,7 +65,7 @@ class _Roomy(DynamicLayer):
         self.keys, self.values = self._all_keys[..., :length, :], self._all_values[..., :length, :]
 
 
-def _room(held: Tensor, steps: int) -> Tensor:
-    room = held.new_empty((*held.shape[:-2], held.shape[-2] + steps, held.shape[-1]))
-    room[..., : held.shape[-2], :] = held
-    return room
+def _extended(held: Tensor, steps: int) -> Tensor:
+    extended = held.new_empty((*held.shape[:-2], held.shape[-2] + steps, held.shape[-1]))
+    extended[..., : held.shape[-2], :] = held
+    return extended

@@ -1,99 +1,90 @@
-"""Getting a model ready to learn: loaded or drawn, with or without an adapter, whole or sharded over the world's ranks.
+"""Getting a model ready to learn: weights loaded or drawn, with or without an adapter, whole or sharded.
 
-lm = load(resolved_model, LoRA(r=8), "float32", World.current())
+lm = load(resolved_model, LoRA(r=8), "float32", World.current(), Resources(cpus=2))
 """
 
 from __future__ import annotations
 
 import difflib
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.activations import FastGELUActivation, NewGELUActivation
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from memexp.core.matmul import hasten
-from memexp.core.model import LanguageModel, blocks
+from memexp.core.adapter import add_adapter
+from memexp.core.matmul import use_fast_linear
+from memexp.core.model import LanguageModel
+from memexp.core.refusals import REFUSALS
+from memexp.core.shard import shard
+from memexp.core.tokenizer import load_tokenizer
 from memexp.core.world import World
-from memexp.errors import ModelError, SpecError
-from memexp.sources import ResolvedModel, ResolvedTokenizer, location
-from memexp.sources.tokens import END_OF_TEXT, trained
-from memexp.spec import Full, LoRA
+from memexp.errors import ModelError, one_line
+from memexp.sources import ResolvedModel, location
+from memexp.spec import Full, LoRA, Resources
 
-__all__ = ["REFUSALS", "load", "load_tokenizer", "random_config"]
-
-REFUSALS = (
-    *(OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, ZeroDivisionError),
-    *(SafetensorError, StrictDataclassError),
-)
-"""What transformers and its readers raise about configurations and files that are not what they should be."""
+__all__ = ["load", "random_config"]
 
 
-@torch.no_grad()
-def _refuse_two_way_attention(lm: PreTrainedModel, name: str) -> None:
-    """A model that sees later tokens would score them with their own answer at hand."""
-    lm.eval()
-    first, second = (lm(input_ids=torch.tensor([[0, last]]), use_cache=False).logits[0, 0] for last in (0, 1))
-    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
-        raise ModelError(f"model {name!r} is not causal: its predictions depend on the tokens that come after")
-
-
-def load(model: ResolvedModel, method: Full | LoRA, dtype: str, world: World) -> LanguageModel:
+def load(
+    model: ResolvedModel,
+    method: Full | LoRA,
+    dtype: str,
+    world: World,
+    resources: Resources = Resources(),  # noqa: B008 - frozen
+) -> LanguageModel:
     """The model in float32 with its tokenizer, ready to learn by `method`, on the world's device.
 
-    Sharded with FSDP2, block by block, where the world has more than one rank. All ranks call.
+    Sharded where the world has more than one rank. All ranks call. From now on this process computes with as many
+    threads as `resources` promise, since their number changes the last digits.
 
     Raises:
         ModelError: the files are missing or broken, or would need remote code or unrestricted unpickling.
         SpecError: a LoRA target matches no module.
     """
+    torch.set_num_threads(resources.threads)
     model.check_here()
     tokenizer = load_tokenizer(model.tokenizer, model.name)
-    lm = _drawn(model, tokenizer) if model.config is not None else _pretrained(model)
+    lm = _weights(model, tokenizer)
     held = getattr(lm.get_input_embeddings(), "num_embeddings", len(tokenizer))
     if model.tokenizer_name is not None and len(tokenizer) > held:
         raise ModelError(f"model {model.name!r}: the tokenizer has {len(tokenizer)} tokens, more than its embeddings")
     lm.config.use_cache = False
     _fuse_activations(lm)
     if isinstance(method, LoRA):
-        lm = _with_adapter(lm, method)
+        add_adapter(lm, method)
     if world.device.type == "cpu":
-        hasten(lm)
+        use_fast_linear(lm)
     _refuse_two_way_attention(lm, model.name)
     if world.size == 1:
         lm.to(device=world.device)  # type: ignore[call-arg] # the decorator around it loses the keyword
-    wrapped = LanguageModel(lm, tokenizer, world, dtype)
+    wrapped = LanguageModel(lm, tokenizer, world, dtype, own_tokenizer=model.tokenizer_name is None)
     if world.size > 1:
-        # From the CPU, block by block: no device ever holds more than its shards and one whole block.
-        mesh = init_device_mesh(world.device.type, (world.size,))
-        for block in blocks(lm):
-            fully_shard(block, mesh=mesh)
-        # The root too gives its parameters back after each pass: named_parameters() then always shows the shards.
-        fully_shard(wrapped, mesh=mesh, reshard_after_forward=True)
+        shard(wrapped)
     return wrapped
 
 
-def _pretrained(model: ResolvedModel) -> PreTrainedModel:
-    assert model.source is not None  # resolve_model gives a source to every model without a config
+def _weights(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Of the model's own files, or drawn from its configuration and seed."""
+    if model.source is not None:
+        return _pretrained(model, model.source)
+    return _drawn(model, model.config or {}, tokenizer)
+
+
+def _pretrained(model: ResolvedModel, source: str) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location(model.source),
+            location(source),
             revision=model.commit or "main",
             dtype=torch.float32,
             trust_remote_code=False,
@@ -102,7 +93,7 @@ def _pretrained(model: ResolvedModel) -> PreTrainedModel:
     except pickle.UnpicklingError as error:
         raise ModelError(f"model {model.name!r} would need unrestricted unpickling, which executes code") from error
     except REFUSALS as error:
-        raise ModelError(f"model {model.name!r} cannot be loaded: {_one_line(error)}") from error
+        raise ModelError(f"model {model.name!r} cannot be loaded: {one_line(error)}") from error
     lm: PreTrainedModel = loaded[0]
     if getattr(lm, "_hf_peft_config_loaded", False):  # on weights from elsewhere, of which the identity knows nothing
         raise ModelError(f"model {model.name!r} is an adapter to another model; merge it into the weights first")
@@ -111,72 +102,54 @@ def _pretrained(model: ResolvedModel) -> PreTrainedModel:
     return lm
 
 
-def _drawn(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    config = random_config(model, tokenizer)
+def _drawn(model: ResolvedModel, given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    config = random_config(model.name, given, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.seed)
         try:
             lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         except REFUSALS as error:
-            raise ModelError(f"model {model.name!r}: {_one_line(error)}") from error
+            raise ModelError(f"model {model.name!r}: {one_line(error)}") from error
     return lm
 
 
-def random_config(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-    """The configuration of a model with random weights; what the description leaves out comes from the tokenizer.
+def random_config(name: str, given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The configuration of a model with random weights; what is not `given` comes from the tokenizer.
 
-    Raises ModelError where transformers does not know the architecture or refuses the values.
+    Raises ModelError, which calls the model `name`, where transformers does not know the architecture or refuses the
+    values.
     """
-    assert model.config is not None
-    given = {
+    values = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    given |= {
-        name: value for name, value in model.config.items() if name not in ("architectures", "dtype", "torch_dtype")
-    }
-    model_type = given.pop("model_type")
+    values |= {key: value for key, value in given.items() if key not in ("architectures", "dtype", "torch_dtype")}
+    model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
-        near = _near(model_type, CONFIG_MAPPING)
-        raise ModelError(f"model {model.name!r}: transformers does not know model_type {model_type!r}{near}")
+        near = _near(str(model_type), CONFIG_MAPPING)
+        raise ModelError(f"model {name!r}: transformers does not know model_type {model_type!r}{near}")
     try:
         known = {*CONFIG_MAPPING[model_type]().to_dict(), *CONFIG_MAPPING[model_type].attribute_map}
-        config: PreTrainedConfig = AutoConfig.for_model(model_type, **given)
+        config: PreTrainedConfig = AutoConfig.for_model(model_type, **values)
     except REFUSALS as error:
-        raise ModelError(f"model {model.name!r}: {_one_line(error)}") from error
-    for name in given:
+        raise ModelError(f"model {name!r}: {one_line(error)}") from error
+    for key in values:
         # transformers keeps any name it is given; one that is nearly right would silently leave a default in place.
-        if name not in known and (near := _near(name, known)):
-            raise ModelError(f"model {model.name!r}: {model_type} has no setting {name!r}{near}")
+        if key not in known and (near := _near(key, known)):
+            raise ModelError(f"model {name!r}: {model_type} has no setting {key!r}{near}")
     if config.vocab_size < len(tokenizer):
         raise ModelError(
-            f"model {model.name!r}: vocab_size {config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens"
+            f"model {name!r}: vocab_size {config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens"
         )
     pad = getattr(config, "pad_token_id", None)
     if pad is not None and pad < len(tokenizer) and pad not in tokenizer.all_special_ids:
         token = tokenizer.convert_ids_to_tokens(pad)
         raise ModelError(
-            f"model {model.name!r}: {model_type} takes token {pad} ({token!r}) for padding, whose embedding would stay "
+            f"model {name!r}: {model_type} takes token {pad} ({token!r}) for padding, whose embedding would stay "
             "zero; give pad_token_id in RandomInit.config (None: nothing is padded)"
         )
     return config
-
-
-def load_tokenizer(tokenizer: ResolvedTokenizer, name: str) -> PreTrainedTokenizerBase:
-    """A loaded or trained tokenizer. Raises ModelError where it cannot be loaded."""
-    if tokenizer.source is None:
-        bpe = trained(tokenizer.texts, tokenizer.vocab_size)
-        return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
-    try:
-        loaded = AutoTokenizer.from_pretrained(
-            location(tokenizer.source), revision=tokenizer.commit or "main", trust_remote_code=False
-        )
-    except REFUSALS as error:
-        raise ModelError(f"model {name!r}: its tokenizer cannot be loaded: {_one_line(error)}") from error
-    if not loaded("a", add_special_tokens=False)["input_ids"]:  # what transformers makes where there are no files
-        raise ModelError(f"model {name!r}: no tokenizer files beside the model; name one with Model.tokenizer")
-    return loaded
 
 
 def _fuse_activations(lm: PreTrainedModel) -> None:
@@ -190,35 +163,15 @@ def _fuse_activations(lm: PreTrainedModel) -> None:
                 setattr(module, name, nn.GELU(approximate="tanh"))
 
 
-def _with_adapter(lm: PreTrainedModel, method: LoRA) -> PreTrainedModel:
-    """`lm` with a fresh adapter put into it; peft's modules replace the targeted linear ones in place."""
-    from peft import LoraConfig, get_peft_model
-
-    names = [name for name, _ in lm.named_modules()]
-    for target in () if isinstance(method.targets, str) else method.targets:
-        if not any(f".{name}".endswith(f".{target}") for name in names):  # peft is content if any target is there
-            raise SpecError(f"LoRA.targets: {type(lm).__name__} has no module {target!r}")
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=method.r,
-        lora_alpha=method.alpha,  # type: ignore[arg-type] # a float works and is what rsLoRA's scale often is
-        use_rslora=method.rslora,
-        lora_dropout=method.dropout,
-        target_modules=method.targets if isinstance(method.targets, str) else list(method.targets),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(method.seed)
-        try:
-            get_peft_model(lm, config)
-        except ValueError as error:
-            raise SpecError(f"LoRA.targets: {_one_line(error)}") from error
-    return lm
+@torch.no_grad()
+def _refuse_two_way_attention(lm: PreTrainedModel, name: str) -> None:
+    """A model that sees later tokens would score them with their own answer at hand."""
+    lm.eval()
+    first, second = (lm(input_ids=torch.tensor([[0, last]]), use_cache=False).logits[0, 0] for last in (0, 1))
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+        raise ModelError(f"model {name!r} is not causal: its predictions depend on the tokens that come after")
 
 
 def _near(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.85)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,6 +1,6 @@
 """Linear layers in float32 by oneDNN instead of MKL, on processors where that costs no digit.
 
-    hasten(lm)     # once, after loading on a CPU
+    use_fast_linear(lm)     # once, after loading on a CPU
 
 On some of AMD's processors MKL multiplies float32 matrices at less than half the speed of oneDNN, on others (Zen 4) at
 the same. torch calls oneDNN for them only with the permission to round to bfloat16. On a processor with AMX oneDNN
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["hasten"]
+__all__ = ["use_fast_linear"]
 
 # Rows, inner width, columns: one row as in recall, small and large layers, an inner width that is no multiple of 16.
 SHAPES = ((1, 256, 1024), (64, 256, 256), (96, 1000, 72), (512, 1024, 4096))
@@ -32,13 +32,13 @@ FLOAT32 = 1e-5
 library; TF32 gives 3e-4 and bfloat16 2e-3."""
 
 
-def hasten(lm: nn.Module) -> None:
+def use_fast_linear(lm: nn.Module) -> None:
     """Have the linear layers of `lm`, GPT-2's kind included, multiply by oneDNN where it is exact."""
     if not _exact():
         return
     for module in lm.modules():
-        if type(module) in _HASTENED:  # not a subclass, which multiplies its own way
-            module.__class__ = _HASTENED[type(module)]
+        if type(module) in _FAST:  # not a subclass, which multiplies its own way
+            module.__class__ = _FAST[type(module)]
 
 
 class _Linear(nn.Linear):
@@ -51,7 +51,7 @@ class _Conv1D(Conv1D):
         return _product(x, self.weight.T, self.bias)
 
 
-_HASTENED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, Conv1D: _Conv1D}
+_FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, Conv1D: _Conv1D}
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

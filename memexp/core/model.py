@@ -34,8 +34,17 @@ UNLIMITED = 1_000_000_000
 class LanguageModel(nn.Module):
     """A causal LM with exactly the operations that training, scoring and completion stand on."""
 
-    def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, dtype: str) -> None:
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        world: World,
+        dtype: str,
+        own_tokenizer: bool = True,
+    ) -> None:
+        """`own_tokenizer`: whether the ids in the model's configuration are of `tokenizer`."""
         super().__init__()
+        self.own_tokenizer = own_tokenizer
         self.lm = lm
         self.tokenizer = tokenizer
         self.world = world
@@ -103,7 +112,27 @@ class LanguageModel(nn.Module):
 
     def _ends(self, ids: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
         at = torch.arange(ids.shape[1], device=ids.device)[None]
-        return self._logits(ids, (at < lengths[:, None]) & (at >= (lengths - counts)[:, None]))
+        with self._head_in_float32():
+            return self._logits(ids, (at < lengths[:, None]) & (at >= (lengths - counts)[:, None]))
+
+    @contextlib.contextmanager
+    def _head_in_float32(self) -> Iterator[None]:
+        """The output embedding outside of autocast: at logits of 64 to 128 bfloat16 has steps of one half, and ties."""
+        head = self.lm.get_output_embeddings()
+        if head is None or not torch.is_autocast_enabled(self.world.device.type):
+            yield
+            return
+        plain = head.forward
+
+        def forward(hidden: Tensor) -> Any:
+            with torch.autocast(self.world.device.type, enabled=False):
+                return plain(hidden.float())
+
+        head.forward = forward
+        try:
+            yield
+        finally:
+            del head.forward  # what hides the class's own
 
     def _logits(self, ids: Tensor, keep: Tensor) -> Tensor:
         """Logits at the positions where `keep` (rows, longest) is true, row after row."""
@@ -143,6 +172,19 @@ class LanguageModel(nn.Module):
                 return size
         size = self.tokenizer.model_max_length
         return None if size is None or size > UNLIMITED else int(size)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """The ids that would end a text: the generation config's, else the model's, else the tokenizer's.
+
+        The tokenizer's alone where it is not the model's own: the others would be ids of another vocabulary.
+        """
+        own = (self.lm.generation_config, self.lm.config) if self.own_tokenizer else ()
+        for source in (*own, self.tokenizer):
+            ends = getattr(source, "eos_token_id", None)
+            if ends is not None:
+                return [int(i) for i in (ends if isinstance(ends, list | tuple) else [ends])]
+        return []
 
     def learning(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name: all, or the adapter's. Sharded ones are DTensors."""

@@ -12,15 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from memexp.core.data import Row, encode
 from memexp.core.forget import ablated
 from memexp.core.fork import Fork
+from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.model import LanguageModel, blocks
-from memexp.core.scoring import (
-    Likelihood,
-    answer_greedily,
-    complete_greedily,
-    continuations,
-    end_tokens,
-    token_nlls,
-)
+from memexp.core.scoring import Likelihood, continuations, token_nlls
 from memexp.errors import SpecError
 from memexp.spec import Forget
 
@@ -42,7 +36,7 @@ class Session:
     @property
     def end_tokens(self) -> list[int]:
         """The ids that end a text, which `complete` never gives."""
-        return end_tokens(self.lm)
+        return self.lm.end_tokens
 
     @property
     def context(self) -> int | None:
@@ -66,16 +60,16 @@ class Session:
         """See `memexp.core.scoring.token_nlls`."""
         return token_nlls(self.lm, rows)
 
-    def complete(self, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:
-        """See `memexp.core.scoring.complete_greedily`."""
+    def complete(self, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
+        """See `memexp.core.generate.complete_greedily`."""
         return complete_greedily(self.lm, cues, counts)
 
     def continuations(self, pairs: Sequence[tuple[Row, Row]]) -> list[Likelihood]:
         """See `memexp.core.scoring.continuations`."""
         return continuations(self.lm, pairs)
 
-    def answer(self, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]) -> list[str]:
-        """See `memexp.core.scoring.answer_greedily`."""
+    def answer(self, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]) -> list[str | None]:
+        """See `memexp.core.generate.answer_greedily`."""
         return answer_greedily(self.lm, cues, limits, stops)
 
     def ablated(self, side: Forget) -> AbstractContextManager[None]:

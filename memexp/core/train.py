@@ -1,4 +1,4 @@
-"""One stage of training: AdamW over the study list, or over other text, in batches that depend on keys alone.
+"""One stage of training: steps over the study list, or over other text, in batches that depend on keys alone.
 
 optimizer = adamw(lm, study)
 steps = train(lm, optimizer, study, StudyBatches(study, rows, seed=0), first=1, last=25)
@@ -13,19 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch.optim import AdamW
 
-from memexp.core.batches import Batches, StudyBatches
+from memexp.core.batches import Batches
+from memexp.core.budget import GROUP_OVERHEAD, GROUP_TOKENS
 from memexp.core.data import Row, groups, key_seed, right_padded
 from memexp.core.model import LanguageModel, local, set_dropout
 from memexp.errors import MemexpError
-from memexp.spec import Study, Training
+from memexp.spec import Training
 
-__all__ = ["Diverged", "Step", "adamw", "study_exposures", "train", "update"]
-
-# What a micro-group costs by itself (its gradients are added to those of the others) and how large one may be, in
-# padded tokens: 48 to 192 took the same time, 16 and no splitting more. On a GPU a short batch costs what a
-# padded one does, so there a batch is split only to bound memory.
-GROUP_OVERHEAD = {"cpu": 48, "cuda": 4_096}
-GROUP_TOKENS = {"cpu": 4_096, "cuda": 8_192}
+__all__ = ["Diverged", "Step", "train", "update"]
 
 
 class Diverged(MemexpError):
@@ -47,19 +42,6 @@ class Step:
     """The learning rate it used."""
     tokens: int
     """Predicted tokens in the batch, over all ranks."""
-
-
-def adamw(lm: LanguageModel, study: Training) -> AdamW:
-    """A fresh AdamW over what `lm` learns; weight decay on matrices only."""
-    learning = list(lm.learning().values())
-    matrices = [p for p in learning if p.ndim >= 2]
-    vectors = [p for p in learning if p.ndim < 2]
-    parts = [
-        {"params": params, "weight_decay": decay}
-        for params, decay in ((matrices, study.weight_decay), (vectors, 0.0))
-        if params
-    ]
-    return AdamW(parts, lr=study.lr, fused=True)
 
 
 def train(
@@ -102,15 +84,6 @@ def train(
         after(steps[-1])
     _check_weights(lm, f"after step {last} ({batches.what}, lr {settings.lr:g})")
     return steps
-
-
-def study_exposures(
-    lm: LanguageModel, optimizer: AdamW, study: Study, rows: Sequence[Row], seed: int, first: int, last: int
-) -> list[Step]:
-    """`train` on every row once per exposure, exposures `first` to `last`."""
-    batches = StudyBatches(study, rows, seed)
-    each = batches.per_exposure
-    return train(lm, optimizer, study, batches, (first - 1) * each + 1, last * each)
 
 
 def _check_weights(lm: LanguageModel, when: str) -> None:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
+from memexp.probes.mended import float32_head
 from memexp.probes.questions import TOO_LONG, Questions, Sample, ShotsFrom, asked, check_questions
-from memexp.spec import Count, Headline, spec
+from memexp.spec import Condition, Count, Headline, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
+    from memexp.sources import ResolvedModel
 
 __all__ = ["Choice"]
 
@@ -71,6 +73,12 @@ class Choice(Questions):
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """Questions with choices, and enough of them for the shots."""
         check_questions("Choice", names["items"], texts["items"], True, self.shots, self.shots_from)
+
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """The head in bfloat16."""
+        return float32_head(condition)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per question, in order."""

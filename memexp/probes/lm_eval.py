@@ -24,10 +24,12 @@ import numpy as np
 import pyarrow as pa
 
 from memexp.errors import DataError, SpecError
+from memexp.probes.mended import float32_head, foreign_end_tokens
 from memexp.spec import Condition, Count, PathText, Positive, Probe, SomeText, Text, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
+    from memexp.sources import ResolvedModel
 
 __all__ = ["LmEval"]
 
@@ -105,6 +107,12 @@ class LmEval(Probe):
                 near = difflib.get_close_matches(name, known, n=3) or known[:10]
                 hint = f"near it are {', '.join(near)}" if near else "there is none at all"
                 raise DataError(f"LmEval.tasks: {self.include_path or 'lm-eval'} has no task {name!r}; {hint}")
+
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """End tokens, and the head in bfloat16."""
+        return foreign_end_tokens(model) | float32_head(condition)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per item, filter and metric, task by task."""
@@ -213,7 +221,7 @@ def _rows(task: str, sample: Mapping[str, Any], model: Any) -> Iterator[dict[str
     prompt = str(arguments[0][0])
     responses = sample["filtered_resps"]
     scored = bool(responses) and isinstance(responses[0], tuple)
-    fits = not any(str(argument[0]) in model.too_long for argument in arguments)
+    fits = not any(str(argument[0]) in model.unanswered for argument in arguments)
     item = {
         "task": task,
         "item": sample["doc_id"],

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
+from memexp.probes.mended import foreign_end_tokens
 from memexp.probes.questions import TOO_LONG, Questions, ShotsFrom, asked, check_questions
-from memexp.spec import Count, Headline, spec
+from memexp.spec import Condition, Count, Headline, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
+    from memexp.sources import ResolvedModel
 
 __all__ = ["QA"]
 
@@ -62,6 +64,12 @@ class QA(Questions):
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """Questions without choices, and enough of them for the shots."""
         check_questions("QA", names["items"], texts["items"], False, self.shots, self.shots_from)
+
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """End tokens."""
+        return foreign_end_tokens(model)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per question, in order."""

@@ -118,7 +118,7 @@ def asked(session: Session, task: str, texts: Sequence[str], shots: int, among: 
     found = []
     for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
         prompt = str(sample["arguments"][0][0])
-        result = None if prompt in model.too_long else sample
+        result = None if prompt in model.unanswered else sample
         found.append(Sample(prompt, model.prompt_tokens[prompt], sample["doc"], result))
     return found
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from memexp.errors import DataError, SpecError
+from memexp.probes.mended import float32_head
 from memexp.probes.questions import question
 from memexp.spec import Condition, Items, Positive, Probe, Text, spec
 
@@ -81,8 +82,8 @@ class FactRatios(Probe):
     def numerics(
         self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
     ) -> Mapping[str, int]:
-        """``right_tails``: where a head has several tails of one relation, the others were taken for wrong ones."""
-        mended = {}
+        """The head in bfloat16; ``right_tails``: of a head's several tails the others were taken for wrong ones."""
+        mended = float32_head(condition)
         facts = [question(text) for text in texts["items"]]
         if len({(*_asked(fact), fact["tail"]) for fact in facts}) > len({_asked(fact) for fact in facts}):
             mended["right_tails"] = 1

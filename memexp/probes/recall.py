@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
+from memexp.probes.mended import foreign_end_tokens
 from memexp.probes.words import Words, in_other_letters
 from memexp.spec import Condition, Corpus, Headline, Positive, Probe, spec
 
@@ -76,8 +77,8 @@ class Recall(Probe):
     def numerics(
         self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
     ) -> Mapping[str, int]:
-        """``rouge``: of texts in other than Latin letters it was that of their Latin words, or 0."""
-        mended = {}
+        """End tokens; ``rouge``: of texts in other than Latin letters it was that of their Latin words, or 0."""
+        mended = dict(foreign_end_tokens(model))
         if any(map(_is_other, texts["corpus"])):
             mended["rouge"] = 1
         return mended

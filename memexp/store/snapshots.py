@@ -1,4 +1,4 @@
-"""Which durable snapshots a store has: trajectories that core/durable.py put down, and where.
+"""Which snapshots a store has: trajectories that core/checkpoint.py saved, and where.
 
 .snapshots/<trajectory>/<step>.json            the mark: its files, in full; without it they count for nothing
 .snapshots/<trajectory>/<step>-<random>/...    what torch.distributed.checkpoint wrote
@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Literal, Protocol
 
-__all__ = ["FOLDER", "Mark", "Marks", "Place", "discard", "find"]
+__all__ = ["FOLDER", "Mark", "Marks", "SideFiles", "discard", "find"]
 
 FOLDER = ".snapshots"
 
 
-class Place(Protocol):
-    """Where snapshots are; `memexp.store.Store` is one. Paths begin with a hidden folder."""
+class SideFiles(Protocol):
+    """Files beside the records, in hidden folders; `memexp.store.Store` has them."""
 
     def open(self, path: str, mode: Literal["rb", "wb"]) -> AbstractContextManager[IO[bytes]]:
         """A large file as a stream."""
@@ -43,7 +43,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Mark:
-    """A snapshot that was published."""
+    """A snapshot that was saved whole."""
 
     trajectory: str
     """Identity of the trajectory: of the stage, or what all stops of one line share."""
@@ -70,9 +70,9 @@ class Marks:
         return sorted(found, key=lambda mark: -mark.step)
 
 
-def find(place: Place) -> Marks:
-    """All snapshots of a place."""
-    paths = place.list_text(f"{FOLDER}/")
+def find(store: SideFiles) -> Marks:
+    """All snapshots there are."""
+    paths = store.list_text(f"{FOLDER}/")
     marks = [re.fullmatch(rf"{re.escape(FOLDER)}/([^/]+)/(\d+)\.json", path) for path in paths]
     return Marks(
         frozenset(Mark(match[1], int(match[2])) for match in marks if match),
@@ -80,8 +80,8 @@ def find(place: Place) -> Marks:
     )
 
 
-def discard(place: Place, trajectory: str) -> None:
+def discard(store: SideFiles, trajectory: str) -> None:
     """Remove the snapshots of a trajectory, half ones too."""
     # Marks first: whoever is killed in between leaves nothing that looks whole.
-    for path in sorted(place.list_text(f"{FOLDER}/{trajectory}/"), key=lambda path: not path.endswith(".json")):
-        place.delete(path)
+    for path in sorted(store.list_text(f"{FOLDER}/{trajectory}/"), key=lambda path: not path.endswith(".json")):
+        store.delete(path)

@@ -39,6 +39,6 @@ class WarmBase:
             fork.restore(lm, loaded, None)
             return self._held
         self._key = self._held = None  # let go of the old one before the new one needs the memory
-        lm = load(stage.model, stage.method, stage.dtype, world)
+        lm = load(stage.model, stage.method, stage.dtype, world, resources)
         self._key, self._held = key, (lm, fork.take(lm, None))
         return self._held

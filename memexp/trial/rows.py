@@ -24,12 +24,12 @@ from memexp.plan.attempts import Attempt, Row, Status, row, sentence, skipped, w
 from memexp.probes.checks import raised_at
 from memexp.records import MADE_WITH, TRAINING, rows_for, versions, with_source
 from memexp.spec import Full, Resources, written_by_user
-from memexp.store.snapshots import Place
+from memexp.store.snapshots import SideFiles
 
 __all__ = ["Notes", "Results", "Sink", "made_with"]
 
 
-class Sink(Place, Protocol):
+class Sink(SideFiles, Protocol):
     """Where records go, and snapshots; `memexp.store.Store` is one."""
 
     def commit(self, kind: str, name: str, table: pa.Table) -> bool:

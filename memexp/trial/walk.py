@@ -16,8 +16,9 @@ import torch
 from memexp.core.checkpoint import Loaded, load_snapshot
 from memexp.core.forget import reset
 from memexp.core.fork import Fork
+from memexp.core.optimizer import adamw
 from memexp.core.session import Session
-from memexp.core.train import Diverged, Step, adamw, train
+from memexp.core.train import Diverged, Step, train
 from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
 from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial

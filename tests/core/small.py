@@ -8,18 +8,23 @@ Imported as `core.small`, by the tests of several ranks too.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import processors
+from torch.optim import AdamW
 from transformers import PreTrainedTokenizerFast
 
+from memexp.core.batches import StudyBatches
+from memexp.core.data import Row
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
+from memexp.core.train import Step, train
 from memexp.core.world import World
 from memexp.sources import ResolvedModel, Sources
-from memexp.spec import Full, LoRA, Model, RandomInit, ShippedText, TrainedTokenizer
+from memexp.spec import Full, LoRA, Model, RandomInit, ShippedText, Study, TrainedTokenizer
 from memexp.stimuli import load_list
 
 __all__ = [
@@ -33,6 +38,7 @@ __all__ = [
     "bos_tokenizer",
     "language_model",
     "resolved",
+    "study_exposures",
     "varied",
     "weights",
 ]
@@ -148,3 +154,12 @@ def varied(count: int) -> list[str]:
 def weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
     """A copy of everything that training could change."""
     return {name: parameter.detach().clone() for name, parameter in lm.named_parameters()}
+
+
+def study_exposures(
+    lm: LanguageModel, optimizer: AdamW, study: Study, rows: Sequence[Row], seed: int, first: int, last: int
+) -> list[Step]:
+    """`train` on every row once per exposure, exposures `first` to `last`."""
+    batches = StudyBatches(study, rows, seed)
+    each = batches.per_exposure
+    return train(lm, optimizer, study, batches, (first - 1) * each + 1, last * each)

@@ -12,10 +12,9 @@ import pytest
 import torch
 from core.small import TARGETS, language_model, varied
 
+from memexp.core.budget import GROUP_OVERHEAD, GROUP_TOKENS, SCORING_TOKENS
 from memexp.core.data import batches_of, encode, groups, key_seed, left_padded, order, right_padded
-from memexp.core.load import load_tokenizer
-from memexp.core.scoring import SCORING_TOKENS
-from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS
+from memexp.core.tokenizer import load_tokenizer
 from memexp.sources import ResolvedTokenizer, Sources
 from memexp.sources import tokens as counting
 from memexp.spec import InlineText, Model, RandomInit, TrainedTokenizer

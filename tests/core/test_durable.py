@@ -24,7 +24,8 @@ import memexp.core.checkpoint
 import memexp.core.train
 from memexp.core.batches import StudyBatches
 from memexp.core.checkpoint import load_snapshot, save_snapshot
-from memexp.core.train import Step, adamw, train
+from memexp.core.optimizer import adamw
+from memexp.core.train import Step, train
 from memexp.core.world import World
 from memexp.driver.cleaning import discard_snapshots
 from memexp.errors import StoreError

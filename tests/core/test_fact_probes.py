@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from core.small import language_model
+from core.small import language_model, study_exposures
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -27,8 +27,8 @@ from memexp.core import fork
 from memexp.core.harness import HarnessModel, quiet
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
+from memexp.core.optimizer import adamw
 from memexp.core.session import Session
-from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World
 from memexp.errors import DataError, SpecError
 from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from core.small import ARCHITECTURES, TARGETS, TOKENIZER, language_model, weights
+from core.small import ARCHITECTURES, TARGETS, TOKENIZER, language_model, study_exposures, weights
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from memexp.core import fork
@@ -14,8 +14,8 @@ from memexp.core.data import encode
 from memexp.core.forget import block_of, reset
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
+from memexp.core.optimizer import adamw
 from memexp.core.scoring import token_nlls
-from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World
 from memexp.errors import SpecError
 from memexp.sources import Sources

@@ -127,7 +127,7 @@ def test_every_answer_is_that_of_hflm(name: str, lm: LanguageModel, theirs: HFLM
     (ours,) = evaluate(model, {name: made}).values()
     made.set_fewshot_seed(1234)
     (hf,) = evaluate(theirs, {name: made}).values()  # type: ignore[arg-type] # the same contract
-    assert not model.too_long
+    assert not model.unanswered
     same_samples(ours, hf)
 
 
@@ -252,7 +252,7 @@ def test_prompts_that_do_not_fit_are_counted_and_never_cut(short: HarnessModel) 
         requests("generate_until", [(long, {"max_gen_toks": 5}), ("A fox", {"max_gen_toks": 5})])
     )
     assert answers[0] == "" and answers[1]
-    assert short.too_long == {long}
+    assert short.unanswered == {long}
     assert short.prompt_tokens[long] > 32 >= short.prompt_tokens["A fox"]
 
 

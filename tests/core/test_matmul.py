@@ -45,10 +45,10 @@ def test_the_same_numbers(name: str, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     layer, x = nn.Sequential(LAYERS[name]()), torch.randn(shape)
     expected = passes(layer, x)
-    matmul.hasten(layer)
+    matmul.use_fast_linear(layer)
     found = passes(layer, x)
     assert len(found) == len(expected) and not any(grad is None for grad in found)
-    near = 1e-5 if REALLY_EXACT() else 0.1  # with AMX it does round, for which reason nothing is hastened there
+    near = 1e-5 if REALLY_EXACT() else 0.1  # with AMX it does round, for which reason it is not used there
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=near, atol=near)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_the_same_numbers(name: str, shape: tuple[int, ...]) -> None:
 def test_a_frozen_weight_gets_no_gradient() -> None:
     layer = nn.Sequential(nn.Linear(40, 24))
     layer.requires_grad_(False)
-    matmul.hasten(layer)
+    matmul.use_fast_linear(layer)
     out, of_x = passes(layer, torch.randn(7, 40))
     assert out.shape == (7, 24) and of_x.abs().sum() > 0 and layer[0].weight.grad is None
 
@@ -67,7 +67,7 @@ def test_autocast_decides_by_itself() -> None:
     layer, x = nn.Sequential(nn.Linear(40, 24)), torch.randn(7, 40)
     with torch.autocast("cpu", torch.bfloat16):
         expected = layer(x)
-        matmul.hasten(layer)
+        matmul.use_fast_linear(layer)
         assert torch.equal(layer(x), expected) and expected.dtype == torch.bfloat16
 
 
@@ -81,7 +81,7 @@ def test_the_permission_ends_with_the_layer(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(matmul.F, "linear", listening)
     layer = nn.Sequential(nn.Linear(40, 24))
-    matmul.hasten(layer)
+    matmul.use_fast_linear(layer)
     before = torch.backends.mkldnn.matmul.fp32_precision
     passes(layer, torch.randn(7, 40))
     with pytest.raises(RuntimeError, match="shapes"):
@@ -94,7 +94,7 @@ def test_layers_of_other_kinds_are_left_alone() -> None:
         """Somebody's own."""
 
     layers = nn.Sequential(Quantized(4, 4), nn.Embedding(4, 4))
-    matmul.hasten(layers)
+    matmul.use_fast_linear(layers)
     assert [type(layer) for layer in layers] == [Quantized, nn.Embedding]
 
 
@@ -112,11 +112,11 @@ def test_a_processor_that_rounds_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(matmul.platform, "machine", lambda: "x86_64")
     layer = nn.Sequential(nn.Linear(4, 4))
     try:
-        matmul.hasten(layer)
+        matmul.use_fast_linear(layer)
         assert type(layer[0]) is nn.Linear
         monkeypatch.setattr(matmul, "_permitted", contextlib.nullcontext)  # and one that does not is, too
         matmul._exact.cache_clear()
-        matmul.hasten(layer)
+        matmul.use_fast_linear(layer)
         assert type(layer[0]) is not nn.Linear
     finally:
         matmul._exact.cache_clear()

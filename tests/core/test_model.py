@@ -34,8 +34,8 @@ from transformers import AutoModelForCausalLM
 from memexp.core.data import encode, right_padded
 from memexp.core.load import load
 from memexp.core.model import LanguageModel, blocks, set_dropout
+from memexp.core.optimizer import adamw
 from memexp.core.session import Session
-from memexp.core.train import adamw
 from memexp.core.world import World
 from memexp.errors import MemexpError, ModelError, SpecError
 from memexp.sources import Sources

@@ -18,7 +18,8 @@ import memexp.trial.execute
 from memexp.core.batches import PassingBatches, StudyBatches
 from memexp.core.data import encode
 from memexp.core.load import load
-from memexp.core.train import adamw, train
+from memexp.core.optimizer import adamw
+from memexp.core.train import train
 from memexp.core.world import World
 from memexp.plan import Trial, bundle, grow
 from memexp.plan.attempts import Attempt

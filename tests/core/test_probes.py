@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from core.small import FOILS, PEAKED, TARGETS, language_model
+from core.small import FOILS, PEAKED, TARGETS, language_model, study_exposures
 from rouge_score.rouge_scorer import RougeScorer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from memexp.core.model import LanguageModel
+from memexp.core.optimizer import adamw
 from memexp.core.session import Session
-from memexp.core.train import adamw, study_exposures
 from memexp.errors import DataError
 from memexp.probes import Recall, Recognition
 from memexp.probes.recall import ROUGES, _rouge

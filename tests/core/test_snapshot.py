@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from core.small import NO_DROPOUT, TARGETS, language_model, weights
+from core.small import NO_DROPOUT, TARGETS, language_model, study_exposures, weights
 from torch.optim import AdamW
 
 from memexp.core.data import encode
 from memexp.core.fork import restore, take
+from memexp.core.generate import complete_greedily
 from memexp.core.model import LanguageModel
-from memexp.core.scoring import complete_greedily, token_nlls
-from memexp.core.train import Diverged, adamw, study_exposures
+from memexp.core.optimizer import adamw
+from memexp.core.scoring import token_nlls
+from memexp.core.train import Diverged
 from memexp.spec import Full, LoRA, ShippedText, Study
 
 STUDY = Study(

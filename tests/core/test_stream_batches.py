@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from memexp.core.batches import Batch, PassingBatches, RowWindows, StreamBatches, learning_rate
+from memexp.core.batches import Batch, PassingBatches, RowWindows, StreamBatches
 from memexp.core.data import Row
+from memexp.core.schedule import learning_rate
 from memexp.errors import DataError
 from memexp.sources import WINDOW, Stream, resolve_stream
 from memexp.spec import HubStream, InlineText, Interference, Pretrain, Study, TextStream

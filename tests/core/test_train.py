@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from core.small import NO_DROPOUT, TARGETS, language_model, varied, weights
+from core.small import NO_DROPOUT, TARGETS, language_model, study_exposures, varied, weights
 from transformers import get_scheduler
 
-from memexp.core.batches import learning_rate
 from memexp.core.data import Row, encode, order
 from memexp.core.model import LanguageModel
-from memexp.core.train import Diverged, Step, adamw, study_exposures
+from memexp.core.optimizer import adamw
+from memexp.core.schedule import learning_rate
+from memexp.core.train import Diverged, Step
 from memexp.spec import LoRA, ShippedText, Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # transformers on itself

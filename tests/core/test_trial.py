@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 import torch
+from core.small import study_exposures
 
 import memexp.trial.base
 import memexp.trial.walk
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
+from memexp.core.optimizer import adamw
 from memexp.core.session import Session
-from memexp.core.train import adamw, study_exposures
 from memexp.core.world import World
 from memexp.errors import StoreError
 from memexp.plan import Trial, find_missing, grow

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from core.small import FOILS, NO_DROPOUT, PEAKED, TARGETS, language_model, varied
+from core.small import FOILS, NO_DROPOUT, PEAKED, TARGETS, language_model, study_exposures, varied
 from dist.ranks import on_ranks
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
@@ -19,11 +19,13 @@ from torch.optim import AdamW
 import memexp.core.train
 import memexp.trial.execute
 from memexp.core import fork
+from memexp.core.budget import GROUP_OVERHEAD, GROUP_TOKENS, RECALL_ROWS
 from memexp.core.checkpoint import load_snapshot, save_snapshot
 from memexp.core.data import Row, encode, groups, order, right_padded
+from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.model import LanguageModel
-from memexp.core.scoring import RECALL_ROWS, answer_greedily, complete_greedily, continuations, token_nlls
-from memexp.core.train import GROUP_OVERHEAD, GROUP_TOKENS, adamw, study_exposures
+from memexp.core.optimizer import adamw
+from memexp.core.scoring import continuations, token_nlls
 from memexp.core.world import World
 from memexp.plan import Trial, bundle, grow
 from memexp.plan.attempts import Attempt
@@ -113,7 +115,7 @@ class Found:
     proportional: dict[float | None, list[float]]
 
 
-def completed(lm: LanguageModel) -> list[list[int]]:
+def completed(lm: LanguageModel) -> list[list[int] | None]:
     """In an odd number of batches: in the last round one rank is left without."""
     with mock.patch.dict(RECALL_ROWS, cpu=10):
         return complete_greedily(lm, *cues(lm))

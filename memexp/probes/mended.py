@@ -1,0 +1,34 @@
+"""Ways of computing that were mended, for `Probe.numerics`: named only where the outcome can differ from before.
+
+def numerics(self, condition, model, texts):
+    return foreign_end_tokens(model) | float32_head(condition)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memexp.spec import Condition
+
+if TYPE_CHECKING:
+    from memexp.sources import ResolvedModel
+
+__all__ = ["float32_head", "foreign_end_tokens"]
+
+
+def foreign_end_tokens(model: ResolvedModel) -> dict[str, int]:
+    """Completions once ended at, or were denied, an id of the configuration though the tokenizer was another."""
+    if model.tokenizer_name is None:
+        return {}
+    if model.config is not None:
+        if "eos_token_id" not in model.config:  # it was always taken from the tokenizer
+            return {}
+        trained = model.tokenizer.source is None
+        if trained and model.config["eos_token_id"] in (0, [0]):  # the special token of a trained one is its first
+            return {}
+    return {"end_tokens": 1}
+
+
+def float32_head(condition: Condition) -> dict[str, int]:
+    """Likelihoods of continuations once came from logits rounded to bfloat16, of which many tie."""
+    return {} if condition.study.dtype == "float32" else {"float32_head": 1}
