@@ -37,7 +37,7 @@ from memexp import (
 from memexp import plan as planning
 from memexp.local import in_this_process
 from memexp.plan.attempts import Attempt
-from memexp.plan.checks import check_models
+from memexp.plan.model_checks import check_models
 from memexp.store import Store
 
 __all__ = ["LRS", "SWEEPS"]

@@ -30,8 +30,8 @@ from benchmarks.harness import ALONE, GPT2, HFLMS, TASKS, Asked
 from benchmarks.material import Material
 from memexp.core.harness import HarnessModel, evaluate, quiet
 from memexp.core.load import load
+from memexp.core.processes import World
 from memexp.core.session import Session
-from memexp.core.world import World
 from memexp.sources import Sources
 from memexp.spec import Full, Model
 from memexp.stimuli.facts import FactWorld

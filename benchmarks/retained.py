@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp import Condition, Interference, Model, Pair, Recall, Recognition, ShippedText, Snapshots, Study
-from memexp.core.world import World
+from memexp.core.processes import World
 from memexp.plan import Trial, grow
 from memexp.plan.attempts import Attempt
 from memexp.spec import Probe

@@ -106,8 +106,8 @@ def main() -> None:
         for seed in range(SEEDS):
             for how, values in best.items():
                 with tempfile.TemporaryDirectory() as folder:
-                    place = Store(folder), sources
-                    one = best_of_grid(name, seed, *place) if how == "grid" else best_of_search(name, seed, how, *place)
+                    where = Store(folder), sources
+                    one = best_of_grid(name, seed, *where) if how == "grid" else best_of_search(name, seed, how, *where)
                     values.append(one)
     options.out.write_text(json.dumps(found))
 

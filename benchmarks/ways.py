@@ -24,9 +24,9 @@ from memexp.core.batches import StudyBatches
 from memexp.core.data import encode
 from memexp.core.load import load
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.session import Session
 from memexp.core.train import train
-from memexp.core.world import World
 from memexp.probes import Recall, Recognition
 from memexp.probes.recall import ROUGES
 from memexp.sources import Sources

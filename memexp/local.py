@@ -84,7 +84,7 @@ class LocalExecutor:
         return trials, outcome
 
     def _execute(self, trial: Trial, store: Store, attempt: Attempt, report: Callable[[Progress], None]) -> list[str]:
-        from memexp.core.world import World
+        from memexp.core.processes import World
         from memexp.trial.execute import execute
 
         return execute(trial, store, World.current(trial.resources.gpus), attempt, report, self._base, watch=False)

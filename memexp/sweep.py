@@ -23,7 +23,7 @@ from memexp.driver.run import Run
 from memexp.driver.work import Executor, Work
 from memexp.errors import SpecError
 from memexp.plan import Forest
-from memexp.plan.checks import check_contexts, check_forgetting
+from memexp.plan.model_checks import check_contexts, check_forgetting
 from memexp.report.terminal import print_searches, print_summary
 from memexp.script import being_loaded, guarded, run_options
 from memexp.search.candidates import Prepared, prepare

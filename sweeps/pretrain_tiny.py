@@ -44,9 +44,9 @@ from transformers import (
 from memexp import Condition, Model, Pair, Recall, Recognition, Resources, ShippedText, Study, Sweep
 from memexp.core.model import LanguageModel
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
 from memexp.core.train import update
-from memexp.core.world import World
 from memexp.stimuli import load_list
 from memexp.stimuli.world import (
     ANIMALS,

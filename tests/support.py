@@ -116,14 +116,14 @@ def command(*arguments: object, prefix: Sequence[str] = (), **environment: str) 
 
 def data(store: str | os.PathLike[str]) -> dict[str, pa.Table]:
     """Every row of recognition, recall and training, in an order that does not depend on who wrote them when."""
-    place = Store(store)
+    results = Store(store)
     found = {}
     for kind, keys in (
         ("recognition", ("condition_id", "probe_id", "item")),
         ("recall", ("condition_id", "probe_id", "item")),
         ("training", ("stage_id", "step")),
     ):
-        table = place.scan(kind)
+        table = results.scan(kind)
         assert table is not None, f"no {kind} in {store}"
         found[kind] = table.sort_by([(key, "ascending") for key in keys])
     return found

@@ -145,7 +145,7 @@ def tune_trial(trial: Trial, number: int, store: Store, attempt: Attempt) -> Non
         answered = [ask.file for ask in trial.asks if ask.name in there[ask.kind]]
         tune.report({"answered": answered, "steps": 0, "failures": lines})
         return
-    from memexp.core.world import World
+    from memexp.core.processes import World
     from memexp.trial.execute import execute
 
     reporter = _Reporter(at_once=trial.stoppable)

@@ -130,7 +130,7 @@ def _work(config: dict[str, Any]) -> list[str]:
     """What every worker does: the trial, over the process group that Train has set up."""
     import ray.train
 
-    from memexp.core.world import World
+    from memexp.core.processes import World
     from memexp.trial.execute import execute
 
     trial: Trial = config["trial"]

@@ -39,8 +39,8 @@ from torch.optim import AdamW
 from memexp.core.data import key_seed
 from memexp.core.model import LanguageModel, local
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.train import Step
-from memexp.core.world import World
 from memexp.errors import StoreError
 from memexp.spec import Training
 from memexp.store.snapshots import FOLDER, Mark, SideFiles

@@ -25,10 +25,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from memexp.core.adapter import add_adapter
 from memexp.core.matmul import use_fast_linear
 from memexp.core.model import LanguageModel
+from memexp.core.processes import World
 from memexp.core.refusals import REFUSALS
 from memexp.core.shard import shard
 from memexp.core.tokenizer import load_tokenizer
-from memexp.core.world import World
 from memexp.errors import ModelError, one_line
 from memexp.sources import ResolvedModel, location
 from memexp.spec import Full, LoRA, Resources

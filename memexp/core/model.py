@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from memexp.core.world import World
+from memexp.core.processes import World
 from memexp.errors import ModelError
 
 __all__ = ["LanguageModel", "blocks", "local", "set_dropout"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from memexp.core.world import World
+from memexp.core.processes import World
 
 __all__ = ["deal_to_ranks"]
 

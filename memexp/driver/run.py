@@ -21,8 +21,8 @@ from memexp.driver.outlook import forests, remarks
 from memexp.driver.work import Executor, Work, execute
 from memexp.plan import Forest, Missing
 from memexp.plan.attempts import Attempt, commit_of_code
-from memexp.plan.checks import check_models
 from memexp.plan.heartbeat import heartbeat
+from memexp.plan.model_checks import check_models
 from memexp.report.terminal import say
 from memexp.script import terminable
 from memexp.search.candidates import Prepared

@@ -13,12 +13,12 @@ from typing import Any, Literal
 from memexp.errors import SpecError
 from memexp.identity import NUMERICS, canonical, identity
 from memexp.plan.asks import ask_for
-from memexp.plan.columns import check_label_types, setting_columns
 from memexp.plan.forest import Ask, BaseStage, Forest, ForgetStage, Stage, TrainingStage
+from memexp.plan.list_remarks import remark_texts
 from memexp.plan.overlaps import Overlaps
 from memexp.plan.passes import line_up, stop
 from memexp.plan.reader import Reader
-from memexp.plan.texts import remark_texts
+from memexp.plan.setting_columns import check_label_types, setting_columns
 from memexp.probes import BY_KIND
 from memexp.sources import Sources, Texts, is_corpus
 from memexp.spec import Condition, Forget, Resources, ResourcesFor, Study

@@ -78,7 +78,8 @@ class LayerAblation(Probe):
             with session.ablated(side):
                 answers = self.probe.measure(session, texts)
             rows = [
-                {**_told(row), "ablated_side": side.side, "ablated_layer": side.layer} for row in answers.to_pylist()
+                {**_ablation_columns(row), "ablated_side": side.side, "ablated_layer": side.layer}
+                for row in answers.to_pylist()
             ]
             tables.append(pa.Table.from_pylist(rows, schema=SCHEMA))
         return pa.concat_tables(tables)
@@ -91,11 +92,11 @@ def _sides(depth: int) -> Iterator[Forget]:
     yield from (Forget(from_layer=k) for k in reversed(range(depth)))
 
 
-def _told(row: Mapping[str, object]) -> dict[str, object]:
+def _ablation_columns(row: Mapping[str, object]) -> dict[str, object]:
     """A row of ``qa`` or ``choice``, as far as ``ablation`` has columns for it."""
-    told = {"task": row["task"], "item": row["item"]}
+    columns = {"task": row["task"], "item": row["item"]}
     if "choices" not in row:
-        return told | {
+        return columns | {
             "answer": row["answer"],
             "prediction": row["prediction"],
             "correct": row["exact"],
@@ -104,4 +105,4 @@ def _told(row: Mapping[str, object]) -> dict[str, object]:
     choices, picked, answer = row["choices"], row["picked"], row["answer"]
     assert isinstance(choices, list) and isinstance(answer, int)
     prediction = choices[picked] if isinstance(picked, int) else None
-    return told | {"answer": choices[answer], "prediction": prediction, "correct": row["correct"]}
+    return columns | {"answer": choices[answer], "prediction": prediction, "correct": row["correct"]}

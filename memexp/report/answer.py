@@ -32,13 +32,13 @@ def print_query(store: Store, sql: str, as_csv: bool, sweep: str | None = None) 
         writer.writerow(names)
         writer.writerows(rows)
     elif rows:
-        _print_table(names, [[_shown(value) for value in row] for row in rows])
+        _print_table(names, [[_cell(value) for value in row] for row in rows])
     else:
         print("no rows")
     return 0
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -10,9 +10,9 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from memexp.plan import Forest
-from memexp.report.tables import Table, shown, summarized
+from memexp.report.summary import Table, cell_text, summarized
 from memexp.search.ledger import Ledger
-from memexp.spec.search import shown as shown_point
+from memexp.spec.search import point_text
 from memexp.store import Store, option_for
 
 __all__ = ["print_searches", "print_summary", "say"]
@@ -44,10 +44,10 @@ def _print_table(table: Table, console: Console) -> None:
     for name in table.varied:
         grid.add_column(Text(name))
     for at in table.columns:
-        grid.add_column(Text(shown(at)), justify="right")
+        grid.add_column(Text(cell_text(at)), justify="right")
     for group, row in table.rows:
         # Text, since a name in brackets would be taken for a style.
-        names = [Text(shown(value)) for value in group]
+        names = [Text(cell_text(value)) for value in group]
         grid.add_row(*names, *("" if mean is None else f"{mean:.2f}" for mean in row))
     headline, found = table.headline, table.found
     chance = f" (chance is {headline.chance:.2f})" if isinstance(headline.chance, float) else ""
@@ -91,7 +91,7 @@ def print_searches(ledgers: Sequence[Ledger], console: Console) -> None:
         best = ledger.best
         table.add_row(
             Text(ledger.prepared.search.name),
-            Text(shown_point(best.candidate.point) if best else ""),
+            Text(point_text(best.candidate.point) if best else ""),
             "" if best is None else f"{best.value:.4g}",
             *(str(states[state]) for state in ("complete", "stopped", "diverged")),
         )

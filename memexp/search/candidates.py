@@ -21,7 +21,7 @@ from memexp.plan import Ask, Forest
 from memexp.records import rows_for
 from memexp.sources import Sources
 from memexp.spec import Condition, Point, ResourcesFor, Search
-from memexp.spec.search import shown
+from memexp.spec.search import point_text
 from memexp.store.query import Metric
 
 __all__ = ["Candidate", "Prepared", "Stop", "prepare"]
@@ -98,7 +98,7 @@ class Prepared:
             return Candidate(point, _axis(conditions), forest, _stops(conditions, forest))
         except Exception as error:  # the function is the user's and may raise anything
             kind = "" if isinstance(error, MemexpError) else f"{type(error).__name__}: "
-            raise SpecError(f"search {self.search.name}, {shown(point)}: {kind}{error}") from error
+            raise SpecError(f"search {self.search.name}, {point_text(point)}: {kind}{error}") from error
 
 
 def prepare(search: Search, resources: ResourcesFor, sources: Sources) -> Prepared:
@@ -110,7 +110,7 @@ def prepare(search: Search, resources: ResourcesFor, sources: Sources) -> Prepar
     draft = Prepared(search, resources, sources)
     candidates = [draft.candidate(corner) for corner in search.corners]
     if draft.candidate(candidates[0].point).stops != candidates[0].stops:
-        point = shown(candidates[0].point)
+        point = point_text(candidates[0].point)
         raise SpecError(f"search {search.name}, {point}: asked again, condition returns others than before")
     for stop in candidates[0].stops:
         without = {

@@ -225,9 +225,9 @@ def _open(source: HubStream, commit: str | None) -> Any:
     """The dataset as `datasets` streams it. Raises DataError."""
     import datasets
 
-    place, revision = hub_dataset(source.dataset, commit)
+    dataset, revision = hub_dataset(source.dataset, commit)
     try:
-        return datasets.load_dataset(place, source.subset, split=source.split, revision=revision, streaming=True)
+        return datasets.load_dataset(dataset, source.subset, split=source.split, revision=revision, streaming=True)
     except Exception as error:  # whatever the readers of all formats raise
         raise hub_refusal(f"HubStream {source.name!r}", error) from error
 

@@ -160,16 +160,18 @@ def hub_rows(source: HubText | HubItems) -> tuple[str, list[NumberedRow]]:
     import datasets
 
     commit = resolve_commit(source.dataset, source.revision, "dataset")
-    place, revision = hub_dataset(source.dataset, commit)
+    dataset, revision = hub_dataset(source.dataset, commit)
     # Without the hub a copy prepared by an earlier load may be all there is, and nothing tells of which commit.
-    name = f"{source.name}@{commit}" if commit and (revision or place != source.dataset) else source.name
-    place = os.path.expanduser(place)
+    name = f"{source.name}@{commit}" if commit and (revision or dataset != source.dataset) else source.name
+    dataset = os.path.expanduser(dataset)
     datasets.disable_progress_bars()
     # What `datasets` keeps of a folder goes by its last name and its card: an edited file, or another folder of the
     # same name, would get the rows of before.
     with tempfile.TemporaryDirectory() if commit is None else contextlib.nullcontext() as cache:
         try:
-            found = datasets.load_dataset(place, source.subset, split=source.split, revision=revision, cache_dir=cache)
+            found = datasets.load_dataset(
+                dataset, source.subset, split=source.split, revision=revision, cache_dir=cache
+            )
             rows = list(enumerate(found, start=1))
         except Exception as error:  # whatever the readers of all formats raise
             raise hub_refusal(f"{type(source).__name__} {source.name!r}", error) from error

@@ -190,12 +190,12 @@ class Search:
         found = (found,) if isinstance(found, Condition) else found
         if not isinstance(found, Sequence) or not found or not all(isinstance(one, Condition) for one in found):
             raise SpecError(
-                f"Search.condition at {shown(point)} returns no Condition and no list of some: {found!r:.60}"
+                f"Search.condition at {point_text(point)} returns no Condition and no list of some: {found!r:.60}"
             )
         return tuple(found)
 
 
-def shown(point: Point) -> str:
+def point_text(point: Point) -> str:
     """A point for people: ``lr=0.001, batch_size=4``."""
     return ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) and math.isfinite(value) else f"{name}={value}"

@@ -186,18 +186,18 @@ class FactWorld:
         Raises:
             DataError: the folder is not empty or cannot be written, or there are too few entities for the choices.
         """
-        place = Path(folder).expanduser()
+        target = Path(folder).expanduser()
         tables = {subset: self.rows(subset) for subset in SUBSETS}
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            if any(place.iterdir()):
-                raise DataError(f"FactWorld.write: {place} is not empty")
-            with tempfile.TemporaryDirectory(dir=place) as scratch:  # so that half a file never has its name
+            target.mkdir(parents=True, exist_ok=True)
+            if any(target.iterdir()):
+                raise DataError(f"FactWorld.write: {target} is not empty")
+            with tempfile.TemporaryDirectory(dir=target) as scratch:  # so that half a file never has its name
                 _write(Path(scratch), tables, repr(self))
                 for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == _CARD):  # the card last
-                    file.rename(place / file.name)
+                    file.rename(target / file.name)
         except OSError as error:
-            raise DataError(f"FactWorld.write: {place} cannot be written: {error.strerror or error}") from error
+            raise DataError(f"FactWorld.write: {target} cannot be written: {error.strerror or error}") from error
 
     def _name(self, subset: str) -> str:
         return f"fact-world-{self.entities}-{self.seed}/{subset}"

@@ -12,7 +12,7 @@ from memexp.core import fork
 from memexp.core.fork import Fork
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
-from memexp.core.world import World
+from memexp.core.processes import World
 from memexp.plan import Stage
 from memexp.spec import Resources
 

@@ -5,7 +5,7 @@ failures = execute(trial, Store("results"), World.current(), Attempt("sweep", "0
 
 from __future__ import annotations
 
-from memexp.core.world import World
+from memexp.core.processes import World
 from memexp.plan import Ask, Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.store.snapshots import Marks, find

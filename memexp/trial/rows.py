@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
+from memexp.core.processes import World
 from memexp.core.train import Step
-from memexp.core.world import World
 from memexp.errors import MemexpError
 from memexp.plan import Ask, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Row, Status, row, sentence, skipped, write

@@ -15,8 +15,8 @@ from torch.optim import AdamW
 
 from memexp.core.checkpoint import save_snapshot
 from memexp.core.model import LanguageModel
+from memexp.core.processes import World
 from memexp.core.train import Step
-from memexp.core.world import World
 from memexp.errors import StoreError
 from memexp.plan import Stage, Trial
 from memexp.store.snapshots import discard

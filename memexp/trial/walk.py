@@ -17,20 +17,20 @@ from memexp.core.checkpoint import Loaded, load_snapshot
 from memexp.core.forget import reset
 from memexp.core.fork import Fork
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.session import Session
 from memexp.core.train import Diverged, Step, train
-from memexp.core.world import World
 from memexp.errors import MemexpError, StoreError
 from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.probes.checks import checked
 from memexp.store.snapshots import Mark, Marks
 from memexp.trial.base import WarmBase
-from memexp.trial.heard import Heard
+from memexp.trial.encoded import TrialTexts
+from memexp.trial.printed import Printed
 from memexp.trial.rows import Notes, Results, Sink, described, made_with
 from memexp.trial.saving import Saver
 from memexp.trial.state import State
-from memexp.trial.texts import TrialTexts
 from memexp.trial.watch import Activity, watched
 
 __all__ = ["REPORT_STEPS", "Report", "Walk"]
@@ -211,21 +211,21 @@ class Walk:
                 by_probe.setdefault((ask.kind, ask.probe_id), []).append(ask)
         for asks in by_probe.values():
             began, probe, texts = time.monotonic(), asks[0].probe, self.texts.of_probe(asks[0])
-            heard = Heard(probe)
+            printed = Printed(probe)
             try:
                 untaught = self._untaught(stage)
                 began = self.activity.turn_to(stage, asks[0])
-                with torch.random.fork_rng(devices=_cuda(self.world)), heard:
+                with torch.random.fork_rng(devices=_cuda(self.world)), printed:
                     items = probe.measure(Session(self.state.lm, untaught), texts)
                 items = checked(probe, items)
             except StoreError:
                 raise  # as in `_reach`
             except Exception as error:  # a user's own code may raise anything
-                said = heard.written(self.sink, self.notes.log(asks[0]))
+                said = printed.written(self.sink, self.notes.log(asks[0]))
                 self._fail(stage, error, began, asks[0])
                 self._tell(Progress(said=said))
                 continue
-            said = heard.written(self.sink, self.notes.log(asks[0]))
+            said = printed.written(self.sink, self.notes.log(asks[0]))
             if self.world.leads:
                 self.results.answer(stage, asks, items)
             if self.trial.stoppable:

@@ -21,7 +21,7 @@ import memexp.trial.base
 from memexp import Condition, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
 from memexp import plan as planning
 from memexp.cluster.experiment import tune_trial
-from memexp.core.world import World
+from memexp.core.processes import World
 from memexp.plan import find_missing
 from memexp.plan.attempts import Attempt
 from memexp.spec import Probe, spec

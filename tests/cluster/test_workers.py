@@ -21,7 +21,7 @@ from test_sweep import Fragile
 from memexp import Condition, Full, LoRA, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
 from memexp.cluster.experiment import NUMBER, Listener, fit
 from memexp.cluster.groups import fit_group
-from memexp.core.world import World
+from memexp.core.processes import World
 from memexp.plan import bundle
 from memexp.plan.attempts import Attempt, Progress
 from memexp.trial.execute import execute

@@ -21,8 +21,8 @@ from memexp.core.batches import StudyBatches
 from memexp.core.data import Row
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
+from memexp.core.processes import World
 from memexp.core.train import Step, train
-from memexp.core.world import World
 from memexp.sources import ResolvedModel, Sources
 from memexp.spec import Full, LoRA, Model, RandomInit, ShippedText, Study, TrainedTokenizer
 from memexp.stimuli import load_list

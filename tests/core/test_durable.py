@@ -25,8 +25,8 @@ import memexp.core.train
 from memexp.core.batches import StudyBatches
 from memexp.core.checkpoint import load_snapshot, save_snapshot
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.train import Step, train
-from memexp.core.world import World
 from memexp.driver.cleaning import discard_snapshots
 from memexp.errors import StoreError
 from memexp.plan import bundle, find_missing, grow
@@ -68,13 +68,13 @@ def learn(subject: Subject, first: int, last: int) -> list[Step]:
     return train(subject.lm, subject.optimizer, subject.study, batches, first, last)
 
 
-def put_down(subject: Subject, place: Store, step: int) -> Mark:
+def put_down(subject: Subject, store: Store, step: int) -> Mark:
     assert subject.optimizer is not None
-    return save_snapshot(place, "line", step, subject.lm, subject.optimizer, [])
+    return save_snapshot(store, "line", step, subject.lm, subject.optimizer, [])
 
 
-def files(place: Store) -> list[str]:
-    return place.list_text(".snapshots/")
+def files(store: Store) -> list[str]:
+    return store.list_text(".snapshots/")
 
 
 @pytest.mark.parametrize(("architecture", "method", "dropout"), CASES)
@@ -143,20 +143,20 @@ def test_a_snapshot_before_the_first_real_step_changes_nothing(store: Store) -> 
 
 @pytest.mark.parametrize("where", ["folder", "bucket"])
 def test_only_the_newest_is_kept_and_all_can_be_discarded(where: str, tmp_path: Path, request: Any) -> None:
-    place = Store(request.getfixturevalue("bucket")) if where == "bucket" else Store(tmp_path / "results")
+    store = Store(request.getfixturevalue("bucket")) if where == "bucket" else Store(tmp_path / "results")
     subject = Subject("gpt2", LoRA(r=2), 0.0)
     for step in (1, 2, 3):
         learn(subject, step, step)
-        put_down(subject, place, step)
-    marks = find(place)
+        put_down(subject, store, step)
+    marks = find(store)
     assert marks.of("line", 1, 9) == [Mark("line", 3)] and marks.of("line", 1, 2) == marks.of("other", 1, 9) == []
-    assert {path.split("/")[2].split("-")[0].removesuffix(".json") for path in files(place)} == {"000000003"}
+    assert {path.split("/")[2].split("-")[0].removesuffix(".json") for path in files(store)} == {"000000003"}
     other = Subject("gpt2", LoRA(r=2), 0.0)
-    taken = load_snapshot(place, Mark("line", 3), other.lm, other.study)
+    taken = load_snapshot(store, Mark("line", 3), other.lm, other.study)
     assert taken is not None
     assert_same(weights(other.lm), weights(subject.lm))
-    discard(place, "line")
-    assert files(place) == []
+    discard(store, "line")
+    assert files(store) == []
 
 
 def test_killed_before_the_mark_it_is_no_snapshot(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

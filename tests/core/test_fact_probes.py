@@ -28,8 +28,8 @@ from memexp.core.harness import HarnessModel, quiet
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.session import Session
-from memexp.core.world import World
 from memexp.errors import DataError, SpecError
 from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall
 from memexp.sources import Sources

@@ -15,8 +15,8 @@ from memexp.core.forget import block_of, reset
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
-from memexp.core.world import World
 from memexp.errors import SpecError
 from memexp.sources import Sources
 from memexp.spec import Forget, Full, LoRA, Model, RandomInit, ShippedText, Study

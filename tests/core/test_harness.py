@@ -22,8 +22,8 @@ import memexp.tasks
 from memexp.core.harness import HarnessModel, evaluate, quiet
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
+from memexp.core.processes import World
 from memexp.core.session import Session
-from memexp.core.world import World
 from memexp.errors import DataError, SpecError
 from memexp.sources import Sources
 from memexp.spec import Full, Model

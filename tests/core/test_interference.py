@@ -15,7 +15,7 @@ from core.test_trial import compare as compared
 import memexp.core.train
 from memexp.errors import DataError, ModelError, SpecError
 from memexp.plan import find_missing, grow
-from memexp.plan.checks import check_models
+from memexp.plan.model_checks import check_models
 from memexp.spec import Condition, Forget, InlineText, Interference, LoRA, ShippedText, TextFile, retention_steps
 from memexp.store import Store
 

@@ -35,8 +35,8 @@ from memexp.core.data import encode, right_padded
 from memexp.core.load import load
 from memexp.core.model import LanguageModel, blocks, set_dropout
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.session import Session
-from memexp.core.world import World
 from memexp.errors import MemexpError, ModelError, SpecError
 from memexp.sources import Sources
 from memexp.spec import Full, LoRA, Model, RandomInit, ShippedText, Study
@@ -162,7 +162,7 @@ def test_a_bin_file_of_tensors_is_loaded(copy: Path, saved: Path) -> None:
 HUB = """
 import sys, torch
 from memexp.core.load import load
-from memexp.core.world import World
+from memexp.core.processes import World
 from memexp.sources import Sources
 from memexp.spec import Full, Model
 model = Sources().model(Model("org/tiny", revision=sys.argv[1]))

@@ -19,8 +19,8 @@ from memexp.core.batches import PassingBatches, StudyBatches
 from memexp.core.data import encode
 from memexp.core.load import load
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.train import train
-from memexp.core.world import World
 from memexp.plan import Trial, bundle, grow
 from memexp.plan.attempts import Attempt
 from memexp.probes import QA, LayerAblation
@@ -243,10 +243,10 @@ def test_a_stream_of_the_same_texts_teaches_the_same(grid: Grid, tmp_path: Path)
     for number, corpus in enumerate((OTHER, written(tmp_path, texts()))):
         between = Interference(corpus, steps=5, lr=3e-3, batch_size=4, block_size=64)
         condition = dataclasses.replace(studied, pretrain=pretrain(5, corpus=corpus), interference=between)
-        place = Store(tmp_path / str(number))
-        assert executed([condition], place, str(number)) == []
-        losses.append([(row["kind"], row["step"], row["loss"]) for row in rows(place, "training")])
-        assert {row["interference_corpus"] for row in rows(place, "recall")} == {corpus.name}
+        results = Store(tmp_path / str(number))
+        assert executed([condition], results, str(number)) == []
+        losses.append([(row["kind"], row["step"], row["loss"]) for row in rows(results, "training")])
+        assert {row["interference_corpus"] for row in rows(results, "recall")} == {corpus.name}
     assert len(losses[0]) == 13 and sorted(losses[0]) == sorted(losses[1])
 
 

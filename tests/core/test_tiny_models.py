@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from memexp.core.load import load
-from memexp.core.world import World
+from memexp.core.processes import World
 from memexp.plan import Trial, grow
 from memexp.plan.attempts import Attempt
 from memexp.probes import Recall, Recognition

@@ -21,8 +21,8 @@ import memexp.trial.walk
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.session import Session
-from memexp.core.world import World
 from memexp.errors import StoreError
 from memexp.plan import Trial, find_missing, grow
 from memexp.plan.attempts import Attempt, Progress

@@ -25,8 +25,8 @@ from memexp.core.data import Row, encode, groups, order, right_padded
 from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.model import LanguageModel
 from memexp.core.optimizer import adamw
+from memexp.core.processes import World
 from memexp.core.scoring import continuations, token_nlls
-from memexp.core.world import World
 from memexp.plan import Trial, bundle, grow
 from memexp.plan.attempts import Attempt
 from memexp.probes import QA, Choice, FactRatios, LayerAblation, Recall, Recognition

@@ -33,10 +33,10 @@ if __name__ == "__main__":
 
 def suggestions(store: Path) -> dict[int, tuple[str, ...]]:
     """The points of the stored suggestions, and the conditions that they stand for."""
-    place = Store(store)
+    stored = Store(store)
     found: dict[int, tuple[str, ...]] = {}
-    for name in place.names("searches"):
-        rows = place.read("searches", name).to_pylist()
+    for name in stored.names("searches"):
+        rows = stored.read("searches", name).to_pylist()
         [point] = {row["point"] for row in rows}
         found[rows[0]["suggestion"]] = (point, *sorted(row["condition_id"] for row in rows))
     return found

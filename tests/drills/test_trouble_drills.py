@@ -51,8 +51,8 @@ MEMORY = "trouble: RuntimeError: "
 
 def reasons(store: Path) -> list[str]:
     """Why attempts failed, the first line of each, sorted; once where several workers of one attempt say the same."""
-    place, found = Store(store), set()
-    for row in Log.read(place).rows(status="failed"):
+    stored, found = Store(store), set()
+    for row in Log.read(stored).rows(status="failed"):
         found.add((row["attempt"], row["trial"], row["start"], row["error"].splitlines()[0]))
     return sorted(reason for *_, reason in found)
 

@@ -36,9 +36,9 @@ from memexp import (
 )
 from memexp import TrainedTokenizer as Trained
 from memexp.plan import Forest, grow
-from memexp.plan.checks import check_forgetting, check_models
 from memexp.plan.inspection import Inspection, depth, sizes
 from memexp.plan.memory import memory_per_worker
+from memexp.plan.model_checks import check_forgetting, check_models
 from memexp.sources import Sources
 
 GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 128}
@@ -76,7 +76,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 def saved(tmp_path_factory: pytest.TempPathFactory, pair: Pair) -> Path:
     """Folders ``gpt2`` and ``llama`` as `save_pretrained` leaves them; copy them to spoil them."""
     from memexp.core.load import load
-    from memexp.core.world import World
+    from memexp.core.processes import World
     from memexp.sources import Sources
 
     folder = tmp_path_factory.mktemp("models")

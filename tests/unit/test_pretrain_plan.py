@@ -16,7 +16,7 @@ import pytest
 from memexp.errors import DataError, ModelError, SpecError
 from memexp.plan import Forest, TrainingStage, Trial, bundle, grow, whole
 from memexp.plan.attempts import Attempt
-from memexp.plan.checks import check_models
+from memexp.plan.model_checks import check_models
 from memexp.plan.retries import execute_with_retries
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition

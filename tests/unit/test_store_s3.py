@@ -105,8 +105,8 @@ def test_the_first_commit_wins(s3: Any, store: Store) -> None:
 
 def test_local_and_object_storage_hold_the_same_bytes(s3: Any, store: Store, tmp_path: Path) -> None:
     local = Store(tmp_path)
-    for place in (store, local):
-        place.commit("recall", "one", TABLE)
+    for either in (store, local):
+        either.commit("recall", "one", TABLE)
     assert get(s3, store, "recall/one.parquet") == Path(local.path("recall", "one")).read_bytes()
 
 

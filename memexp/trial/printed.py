@@ -1,9 +1,9 @@
 """What a user's own probe prints while it measures, for the terminal and for a log in the store.
 
-heard = Heard(probe)
-with heard:
+printed = Printed(probe)
+with printed:
     items = probe.measure(session, texts)
-Progress(said=heard.written(store, ".logs/mine/surprise-0123.txt"))
+Progress(said=printed.written(store, ".logs/mine/surprise-0123.txt"))
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol, TextIO, cast
 
 from memexp.spec import Probe, written_by_user
 
-__all__ = ["Heard", "Sink"]
+__all__ = ["Printed", "Sink"]
 
 SAID = 1000
 """Lines of one measurement that go to the terminal."""
@@ -33,7 +33,7 @@ class Sink(Protocol):
         """Write a side file."""
 
 
-class Heard:
+class Printed:
     """A context in which what Python code prints is kept, and printed as ever; of memexp's own probes nothing is kept.
 
     What is printed by other threads of the process meanwhile is kept as well; what C code prints is not.
@@ -41,17 +41,17 @@ class Heard:
 
     def __init__(self, probe: Probe) -> None:
         self.name = type(probe).__name__
-        self.listens = written_by_user(type(probe))
+        self.keeps = written_by_user(type(probe))
         self.lines: list[str] = []
         self.count = 0
         """Lines printed; not all of them may be in `lines`."""
-        self.ears: list[_Ear] = []
+        self.streams: list[_Tee] = []
         self.redirected = contextlib.ExitStack()
 
     def __enter__(self) -> None:
-        if self.listens:
-            self.ears = [_Ear(self, sys.stdout), _Ear(self, sys.stderr)]
-            out, err = (cast(TextIO, ear) for ear in self.ears)
+        if self.keeps:
+            self.streams = [_Tee(self, sys.stdout), _Tee(self, sys.stderr)]
+            out, err = (cast(TextIO, stream) for stream in self.streams)
             self.redirected.enter_context(contextlib.redirect_stdout(out))
             self.redirected.enter_context(contextlib.redirect_stderr(err))
 
@@ -59,8 +59,8 @@ class Heard:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.redirected.close()
-        for ear in self.ears:
-            ear.end()
+        for stream in self.streams:
+            stream.end()
 
     def take(self, line: str) -> None:
         """One line; of those that were overwritten, as progress bars are, the last."""
@@ -82,11 +82,11 @@ class Heard:
         return tuple(f"{self.name}: {line}" for line in said)
 
 
-class _Ear:
+class _Tee:
     """A stream that hands its lines on; in all else it is the stream it stands for."""
 
-    def __init__(self, heard: Heard, stream: TextIO) -> None:
-        self.heard, self.stream, self.begun = heard, stream, ""
+    def __init__(self, printed: Printed, stream: TextIO) -> None:
+        self.printed, self.stream, self.begun = printed, stream, ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -94,7 +94,7 @@ class _Ear:
     def write(self, text: str) -> int:
         *whole, self.begun = (self.begun + text).split("\n")
         for line in whole:
-            self.heard.take(line)
+            self.printed.take(line)
         return self.stream.write(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -103,5 +103,5 @@ class _Ear:
 
     def end(self) -> None:
         """The last line, where nothing ended it."""
-        self.heard.take(self.begun)
+        self.printed.take(self.begun)
         self.begun = ""

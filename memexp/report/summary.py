@@ -20,7 +20,7 @@ from memexp.spec import Headline
 from memexp.store import Store
 from memexp.store.query import rows_of, source, totals
 
-__all__ = ["Summary", "Table", "shown", "summarized"]
+__all__ = ["Summary", "Table", "cell_text", "summarized"]
 
 GROUPS = (
     *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "dtype"),
@@ -233,11 +233,11 @@ def _told_apart(asks: list[Ask]) -> list[Ask]:
     if not differ:
         return asks
 
-    def told(ask: Ask) -> str:
+    def differing(ask: Ask) -> str:
         found = settings[ask.probe_id]
-        return ", ".join(f"{name}={shown(found[name])}" for name in differ if name in found)
+        return ", ".join(f"{name}={cell_text(found[name])}" for name in differ if name in found)
 
-    return [dataclasses.replace(ask, settings={**ask.settings, "probe": told(ask)}) for ask in asks]
+    return [dataclasses.replace(ask, settings={**ask.settings, "probe": differing(ask)}) for ask in asks]
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -269,7 +269,7 @@ def _group(ask: Ask, varied: Sequence[str]) -> Group:
     return tuple(_value(ask, name) for name in varied)
 
 
-def shown(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A value of a setting or label, for people."""
     if value is None:
         return ""
