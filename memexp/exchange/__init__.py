@@ -3,5 +3,6 @@
 - `compact`: exports a store.
 - `llm_memory`: imports what Orhan 2023 (arXiv 2303.17557) published.
 
-Knows the store, records and identities, and nothing of how rows are made; only the command line imports it.
+Another format is another file here. Knows the store, records and identities, and nothing of how rows are made; only the
+command line imports it.
 """

@@ -2,6 +2,9 @@
 
 Write your own with `@memexp.spec` on a subclass of `memexp.Probe`: its fields are its identity, `kind` its table.
 One that is to come with memexp is a file here and one line of `BY_KIND`; everybody else asks there.
+
+A probe sees a `memexp.core.session.Session` and texts, never a plan, a store or Ray. The plan, trials, reports and the
+exchange import from here.
 """
 
 from memexp.probes.ablation import LayerAblation

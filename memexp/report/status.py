@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -24,40 +25,61 @@ def print_status(store: Store) -> int:
         console.print(f"{store.location} holds no sweep")
         return 0
     have = {kind: store.names(kind) for kind in store.kinds()}
-    log = Log.read(store)
-    signs = running(store)
-    whole = True
+    log, signs, complete = Log.read(store), running(store), True
     for sweep in sorted(sweeps.keys() | searches.keys()):
-        asks = sweeps.get(sweep, [])
-        lacking = [ask for ask in asks if ask["name"] not in have.get(ask["kind"], set())]
-        conditions = {ask["condition_id"] for ask in asks}
-        open_conditions = {ask["condition_id"] for ask in lacking}
-        whole = whole and not open_conditions
-        parts = [f"{len(conditions) - len(open_conditions)} of {len(conditions)} conditions"] if asks else []
-        measured = {(ask["stage_id"], ask["probe_id"]) for ask in lacking}
-        counts: dict[str, tuple[int, int]] = {}
-        for name, rows in searches.get(sweep, {}).items():
-            undone = _undone(rows, have, log)
-            # The name of a file begins with what was measured: stage and probe.
-            measured |= {(row["stage_id"], file.split("-")[1]) for row in undone for file in row["results"]}
-            trials = max(rows, key=lambda row: row["suggested"])["trials"]
-            done = {row["suggestion"] for row in rows if row["suggestion"] < trials}
-            done -= {row["suggestion"] for row in undone}
-            whole = whole and len(done) == trials
-            counts[name] = len(done), trials
-        if counts:
-            parts.append(progress_of(counts))
-        line = f"{sweep}: {', '.join(parts)} complete"
+        progress = _progress(sweeps.get(sweep, []), searches.get(sweep, {}), have, log)
+        complete = complete and progress.complete
+        line = f"{sweep}: {', '.join(progress.parts())} complete"
         for sign in signs.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
         console.print(line)
-        if len(counts) > 1:
-            for name, (count, trials) in counts.items():
+        if len(progress.searches) > 1:
+            for name, (count, trials) in progress.searches.items():
                 if count < trials:
                     console.print(f"  search {name}: {count} of {trials}")
-        for (status, error), count in _reasons(log, measured).most_common(10):
+        for (status, error), count in _reasons(log, progress.lacking).most_common(10):
             console.print(f"  {count} {status}: {error}")
-    return 0 if whole else 1
+    return 0 if complete else 1
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """How far one sweep is. Counts are pairs: how many are complete, and how many there are."""
+
+    conditions: tuple[int, int]
+    searches: dict[str, tuple[int, int]]
+    """Suggestions, by name of the search."""
+    lacking: set[tuple[str, str]]
+    """Stage and probe of every measurement that is not there."""
+
+    @property
+    def complete(self) -> bool:
+        return all(count == of for count, of in (self.conditions, *self.searches.values()))
+
+    def parts(self) -> list[str]:
+        """In words: of conditions and searches, those that the sweep has."""
+        conditions = [f"{self.conditions[0]} of {self.conditions[1]} conditions"] if self.conditions[1] else []
+        return [*conditions, progress_of(self.searches)] if self.searches else conditions
+
+
+def _progress(
+    asks: list[dict[str, Any]], searches: dict[str, list[dict[str, Any]]], have: dict[str, set[str]], log: Log
+) -> _Progress:
+    """Of a sweep with these rows of its manifest, and of ``searches/`` by name of the search."""
+    lacking = [ask for ask in asks if ask["name"] not in have.get(ask["kind"], set())]
+    conditions = {ask["condition_id"] for ask in asks}
+    complete = conditions - {ask["condition_id"] for ask in lacking}
+    measured = {(ask["stage_id"], ask["probe_id"]) for ask in lacking}
+    counts: dict[str, tuple[int, int]] = {}
+    for name, rows in searches.items():
+        undone = _undone(rows, have, log)
+        # The name of a file begins with what was measured: stage and probe.
+        measured |= {(row["stage_id"], file.split("-")[1]) for row in undone for file in row["results"]}
+        trials = max(rows, key=lambda row: row["suggested"])["trials"]
+        done = {row["suggestion"] for row in rows if row["suggestion"] < trials}
+        done -= {row["suggestion"] for row in undone}
+        counts[name] = len(done), trials
+    return _Progress((len(complete), len(conditions)), counts, measured)
 
 
 def _searches(store: Store) -> dict[str, dict[str, list[dict[str, Any]]]]:

@@ -6,7 +6,7 @@
 - `tokens`: tokenizers without torch. `cache`: what is slow to find again.
 
 Everything is read in the driver and travels to the trials; imports neither torch nor transformers. The plan imports it,
-and whatever takes what it found.
+and whatever takes what it found: core, probes, searches and trials.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ is checked when the object is made, so a wrong value fails on the line that hold
 
     Condition(model=Model("gpt2"), study=Study(TextFile("seen.jsonl"), exposures=3, lr=3e-5),
               probes=[Recall()])
+
+Imports nothing of memexp but errors, so that everybody may import it.
 """
 
 from memexp.spec.condition import Condition, Probe, Resources, ResourcesFor, Snapshots, counterbalanced

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 
@@ -19,7 +19,7 @@ from memexp.core.fork import Fork
 from memexp.core.optimizer import adamw
 from memexp.core.processes import World
 from memexp.core.session import Session
-from memexp.core.train import Diverged, Step, train
+from memexp.core.train import Step, train
 from memexp.errors import MemexpError, StoreError
 from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress
@@ -27,8 +27,9 @@ from memexp.probes.checks import checked
 from memexp.store.snapshots import Mark, Marks
 from memexp.trial.base import WarmBase
 from memexp.trial.encoded import TrialTexts
+from memexp.trial.failing import Failures
 from memexp.trial.printed import Printed
-from memexp.trial.rows import Notes, Results, Sink, described, made_with
+from memexp.trial.rows import Notes, Results, Sink, made_with
 from memexp.trial.saving import Saver
 from memexp.trial.state import State
 from memexp.trial.watch import Activity, watched
@@ -67,10 +68,7 @@ class Walk:
         self.results = Results(trial, sink, self.notes)
         self.saver = Saver(trial, leaves, sink, self.notes, world, marks.trajectories)
         self.activity = Activity(trial.base)
-        self.lost: set[str] = set()
-        """Stages that failed, or lie below one that did."""
-        self.raised: Exception | None = None
-        """A failure that is recorded and on its way up, through the stages that it keeps from being reached."""
+        self.failures = Failures(self.notes, world, self.children)
 
     def run(self, base: WarmBase, stall_minutes: float | None) -> list[str]:
         """Everything, from the base down; a process that hangs for so long ends itself. A line for all that failed."""
@@ -81,8 +79,7 @@ class Walk:
                 with self.activity.waits() if stage.model.commit is not None else contextlib.nullcontext():
                     lm, loaded = base.get(stage, self.trial.resources, self.world)
             except Exception as error:  # recorded, never swallowed: it is in stages/ and in the outcome
-                self._fail(stage, error, began)
-                self._skip_below(stage)
+                self.failures.lose(stage, error, began)
                 self.notes.commit()
                 return self.notes.lines
             self.notes.add(stage, "complete", began)
@@ -103,7 +100,7 @@ class Walk:
         if stage is self.trial.base:
             self.notes.commit()
         for child in self.children.get(stage.id, []):
-            if stage.id not in self.lost:
+            if stage.id not in self.failures.lost:
                 self._visit(child)
             if stage.kind in ("base", "pretrain"):
                 self.notes.commit()
@@ -117,7 +114,7 @@ class Walk:
         state = self.state
         if state.at == stage.id:
             return True
-        if stage.id in self.lost:
+        if stage.id in self.failures.lost:
             return False
         if stage.id in state.forks:
             state.go_back(stage.id, stage.settings)
@@ -127,7 +124,7 @@ class Walk:
         try:
             loaded = self._load_snapshot(stage)
             if loaded is None and not self._reach(self.stages[stage.parent or ""]):
-                self.lost.add(stage.id)
+                self.failures.lost.add(stage.id)
                 return False
             began = self.activity.turn_to(stage)
             state.at = None
@@ -135,9 +132,7 @@ class Walk:
         except StoreError:
             raise  # nothing could be recorded any more
         except Exception as error:  # whatever it is, it is this stage's and not its siblings'
-            self._fail(stage, error, began)
-            self._skip_below(stage)
-            self.lost.add(stage.id)
+            self.failures.lose(stage, error, began)
             return False
         state.at = stage.id
         if len(self.children.get(stage.id, [])) > 1 or stage.kind == "pretrain":
@@ -205,11 +200,7 @@ class Walk:
 
     def _measure(self, stage: Stage) -> None:
         """Every outstanding measurement of a stage once, for all who ask. One that fails costs its own rows only."""
-        by_probe: dict[tuple[str, str], list[Ask]] = {}
-        for ask in self.asks:
-            if ask.stage == stage.id:
-                by_probe.setdefault((ask.kind, ask.probe_id), []).append(ask)
-        for asks in by_probe.values():
+        for asks in _by_probe(ask for ask in self.asks if ask.stage == stage.id):
             began, probe, texts = time.monotonic(), asks[0].probe, self.texts.of_probe(asks[0])
             printed = Printed(probe)
             try:
@@ -222,7 +213,7 @@ class Walk:
                 raise  # as in `_reach`
             except Exception as error:  # a user's own code may raise anything
                 said = printed.written(self.sink, self.notes.log(asks[0]))
-                self._fail(stage, error, began, asks[0])
+                self.failures.record(stage, error, began, asks[0])
                 self._tell(Progress(said=said))
                 continue
             said = printed.written(self.sink, self.notes.log(asks[0]))
@@ -238,23 +229,6 @@ class Walk:
         """Report progress. All ranks call."""
         with self.activity.waits():
             self.report(progress)
-
-    def _fail(self, stage: Stage, error: Exception, began: float, ask: Ask | None = None) -> None:
-        """Record a failure; raised again where other ranks cannot know of it and wait for this one in vain."""
-        if error is self.raised or self.world.blames_peer(error):
-            raise error
-        diverged = isinstance(error, Diverged)
-        self.notes.fail(stage, "diverged" if diverged else "failed", described(error, ask), began, ask)
-        if self.world.size > 1 and not diverged:
-            self.notes.commit()
-            self.raised = error
-            raise error
-
-    def _skip_below(self, stage: Stage) -> None:
-        """Record that the descendants of a failed stage were not reached."""
-        for child in self.children.get(stage.id, []):
-            self.notes.skip([child])
-            self._skip_below(child)
 
     def _stuck(self) -> None:
         """Record what hangs. Called from another thread, of a process that is about to end."""
@@ -295,6 +269,13 @@ def _children(trial: Trial, ends: Collection[str]) -> dict[str, list[Stage]]:
         if stage.id in needed and stage.parent is not None:
             found.setdefault(stage.parent, []).append(stage)
     return found
+
+
+def _by_probe(asks: Iterable[Ask]) -> list[list[Ask]]:
+    found: dict[tuple[str, str], list[Ask]] = {}
+    for ask in asks:
+        found.setdefault((ask.kind, ask.probe_id), []).append(ask)
+    return list(found.values())
 
 
 def _cuda(world: World) -> list[torch.device]:
