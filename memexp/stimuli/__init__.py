@@ -9,8 +9,8 @@ Five lists of 240 English sentences of 12 to 30 words, written for this project;
 - ``sentences-interference``: unrelated sentences, for training after study.
 
 Two functions make the published controls (Orhan 2023), for `InlineText`: `random_words` draws texts of random words,
-`scrambled` shuffles the letters and words of given texts. `facts` writes worlds of facts, from the countries of `world`;
-`weights` are the tiny models.
+`scrambled` shuffles the letters and words of given texts. `facts` writes worlds of facts, from the countries of
+`world`; `weights` are the tiny models.
 
 Files, and texts drawn from a seed: reads no network and knows no model. `memexp.sources` imports it, and scripts do.
 """
