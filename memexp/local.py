@@ -103,7 +103,8 @@ def in_this_process(needs: Collection[Resources], searches: Sequence[Ledger]) ->
         searches: the searches to come.
 
     Raises:
-        SpecError: a trial needs several workers, or a search may try several suggestions at a time.
+        SpecError: a trial needs several workers, or a GPU that is not here, or a search may try several suggestions
+            at a time.
     """
     for resources in needs:
         if resources.workers > 1:
@@ -117,8 +118,12 @@ def in_this_process(needs: Collection[Resources], searches: Sequence[Ledger]) ->
                 "run without it, or give Search.concurrent=1"
             )
     _set_threads(max(resources.threads for resources in needs))
+    import torch
+
     from memexp.trial.base import WarmBase
 
+    if any(resources.gpus for resources in needs) and not torch.cuda.is_available():
+        raise SpecError("Resources.gpus: this process finds no GPU; leave gpus out, or run on a cluster that has some")
     yield LocalExecutor(WarmBase())
 
 

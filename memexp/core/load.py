@@ -5,9 +5,10 @@ lm = load(resolved_model, LoRA(r=8), "float32", World.current(), Resources(cpus=
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers import (
 )
 from transformers.activations import FastGELUActivation, NewGELUActivation
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging as hf_logging
 
 from memexp.core.adapter import add_adapter
 from memexp.core.matmul import use_fast_linear
@@ -83,13 +85,14 @@ def _weights(model: ResolvedModel, tokenizer: PreTrainedTokenizerBase) -> PreTra
 
 def _pretrained(model: ResolvedModel, source: str) -> PreTrainedModel:
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location(source),
-            revision=model.commit or "main",
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _without_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                location(source),
+                revision=model.commit or "main",
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except pickle.UnpicklingError as error:
         raise ModelError(f"model {model.name!r} would need unrestricted unpickling, which executes code") from error
     except REFUSALS as error:
@@ -100,6 +103,18 @@ def _pretrained(model: ResolvedModel, source: str) -> PreTrainedModel:
     if missing := sorted(loaded[1]["missing_keys"]):  # transformers would go on with random ones
         raise ModelError(f"model {model.name!r}: its weights lack {len(missing)} parameters, among them {missing[0]}")
     return lm
+
+
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    """Without the progress bar of transformers, which would stand between the lines of ``--local``."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def _drawn(model: ResolvedModel, given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

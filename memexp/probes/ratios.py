@@ -9,6 +9,7 @@ co-occurrence raises the first and leaves the second near 1.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -84,8 +85,7 @@ class FactRatios(Probe):
     ) -> Mapping[str, int]:
         """The head in bfloat16; ``right_tails``: of a head's several tails the others were taken for wrong ones."""
         mended = float32_head(condition)
-        facts = [question(text) for text in texts["items"]]
-        if len({(*_asked(fact), fact["tail"]) for fact in facts}) > len({_asked(fact) for fact in facts}):
+        if _has_several_tails(tuple(texts["items"])):
             mended["right_tails"] = 1
         return mended
 
@@ -135,6 +135,13 @@ class FactRatios(Probe):
 def _asked(fact: Mapping[str, Any]) -> tuple[str, str]:
     """What a tail answers."""
     return fact["head"], fact["relation"]
+
+
+@functools.lru_cache(maxsize=64)
+def _has_several_tails(texts: tuple[str, ...]) -> bool:
+    """Whether a head has several tails of one relation, in a list that many conditions are asked about."""
+    facts = [question(text) for text in texts]
+    return len({(*_asked(fact), fact["tail"]) for fact in facts}) > len({_asked(fact) for fact in facts})
 
 
 def _parts(template: str) -> list[tuple[str, str | None, str | None, str | None]]:

@@ -9,6 +9,7 @@ in Latin letters, and those of any script (`memexp.probes.words`) for others.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -79,7 +80,7 @@ class Recall(Probe):
     ) -> Mapping[str, int]:
         """End tokens; ``rouge``: of texts in other than Latin letters it was that of their Latin words, or 0."""
         mended = dict(foreign_end_tokens(model))
-        if any(map(_is_other, texts["corpus"])):
+        if _any_other(tuple(texts["corpus"])):
             mended["rouge"] = 1
         return mended
 
@@ -124,6 +125,12 @@ def _is_other(text: str) -> bool:
     it has, so that the numbers of old stores stay what they are.
     """
     return in_other_letters(text) or not re.search("[a-z0-9]", text.lower())
+
+
+@functools.lru_cache(maxsize=64)
+def _any_other(texts: tuple[str, ...]) -> bool:
+    """Of a list that many conditions study."""
+    return any(map(_is_other, texts))
 
 
 def _rouge(

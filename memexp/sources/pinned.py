@@ -5,6 +5,7 @@ Reads ``config.json`` and safetensors headers only; weights are opened by `memex
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -64,12 +65,12 @@ class ResolvedModel:
     tokenizer_name: str | None
     """The ``tokenizer`` column: NULL for the model's own."""
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Identity of weights and tokenizer together."""
         return identity(self.key)
 
-    @property
+    @functools.cached_property
     def tokenizer_id(self) -> str:
         """Identity of the tokenizer alone, as far as it is not the model's own."""
         return identity(self.key.get("tokenizer", self.key))

@@ -65,10 +65,12 @@ def test_ray_adds_nothing_to_what_the_core_measures(store: Path, tmp_path: Path,
     alone = Store(tmp_path / "alone")
     for trial in planning.bundle(forest, forest.asks, lambda _: 1):
         assert execute(trial, alone, World.current(), Attempt("alone", "a")) == []
-    with_ray, without = data(store), data(tmp_path / "alone")
+    assert grid(pair, tiny_model).run(tmp_path / "local", local=True, console=Console(quiet=True))
+    with_ray = data(store)
     assert with_ray["recognition"].num_rows == 6 * 12
-    for kind in with_ray:
-        assert with_ray[kind].equals(without[kind]), kind
+    for without in (data(tmp_path / "alone"), data(tmp_path / "local")):
+        for kind in with_ray:
+            assert with_ray[kind].equals(without[kind]), kind
 
 
 def test_the_same_sweep_again_executes_nothing(store: Path, pair: Pair, tiny_model: Model) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from support import command, data, sweep_script
 
@@ -127,6 +128,13 @@ def test_several_workers_are_refused_in_a_line(conditions: list[Condition], tmp_
     with pytest.raises(SpecError, match=r"Resources\.workers: 2 workers are several processes"):
         sweep.run(tmp_path / "store", local=True, console=QUIET)
     assert Store(tmp_path / "store").kinds() == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_asked_for_in_vain(conditions: list[Condition], tmp_path: Path) -> None:
+    sweep = Sweep(name="fast", conditions=conditions, resources=Resources(gpus=1))
+    with pytest.raises(SpecError, match=r"Resources\.gpus: this process finds no GPU"):
+        sweep.run(tmp_path / "store", local=True, console=QUIET)
 
 
 def test_an_address_makes_no_sense(conditions: list[Condition], tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ PACKAGE = Path(memexp.__file__).parent
 
 LAYERS = [
     "errors",
-    "spec",
     "identity",
+    "spec",
     "stimuli",
     "sources",
     "records",

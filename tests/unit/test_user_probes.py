@@ -23,13 +23,12 @@ from memexp.exchange.compact import compact
 from memexp.plan import Ask, Forest, answered, grow
 from memexp.plan.attempts import Progress
 from memexp.probes import BY_KIND, Recall
-from memexp.probes.checks import check_headline
 from memexp.records import MADE_WITH, measured_by, rows_for, with_source
 from memexp.report.progress import Display, SearchDisplay
 from memexp.report.terminal import print_summary
 from memexp.spec import Condition, Headline, Model, Pair, Probe, Study, located, spec
 from memexp.store import Store
-from memexp.store.query import totals
+from memexp.store.query import Metric, totals
 
 
 @spec
@@ -157,9 +156,13 @@ def test_a_wrong_headline_is_refused_when_the_sweep_is_planned(
     assert "\n" not in str(error.value)
 
 
-def test_memexps_own_headlines_hold_for_their_columns(tiny_model: Model, pair: Pair) -> None:
-    for probe in BY_KIND.values():
-        check_headline(probe)
+def test_memexps_own_headlines_hold_for_their_columns() -> None:
+    """Planning tries a user's only: the first question to DuckDB costs more than a small plan."""
+    for kind, probe in BY_KIND.items():
+        headline, items = probe.headline, {"items": probe.schema().empty_table()}
+        for expression in () if headline is None else (headline.mean, headline.chance):
+            if isinstance(expression, str):
+                Metric(f"SELECT avg({expression}) FROM items", kind).check(items)
     assert {kind for kind, probe in BY_KIND.items() if probe.headline} == {"recognition", "recall", "qa", "choice"}
 
 
