@@ -28,7 +28,7 @@ from memexp.spec.corpora import (
 from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, spec
 from memexp.spec.headline import Headline
 from memexp.spec.located import located, written_by_user
-from memexp.spec.models import Full, LoRA, Method, Model, RandomInit, TrainedTokenizer
+from memexp.spec.models import Full, LoRA, Model, RandomInit, TrainedTokenizer
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
 from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
 
@@ -52,7 +52,6 @@ __all__ = [
     "Items",
     "LoRA",
     "MedianStopping",
-    "Method",
     "Model",
     "Name",
     "Pair",

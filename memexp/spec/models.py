@@ -11,7 +11,7 @@ from memexp.errors import SpecError
 from memexp.spec.corpora import Corpus
 from memexp.spec.fields import Count, Positive, Probability, SomeText, Text, as_tuple, finite, spec
 
-__all__ = ["Full", "LoRA", "Method", "Model", "RandomInit", "TrainedTokenizer"]
+__all__ = ["Full", "LoRA", "Model", "RandomInit", "TrainedTokenizer"]
 
 
 def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +94,3 @@ class LoRA:
     """Names of the linear modules that get an adapter, or all but the output head."""
     seed: Count = 0
     """Seed of the adapter's initial weights."""
-
-
-Method = Full | LoRA
