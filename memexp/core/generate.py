@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from memexp.core.budget import ANSWER_ROWS, RECALL_ROWS, RECALL_TOKENS
+from memexp.core.batch_sizes import ANSWER_ROWS, RECALL_ROWS, RECALL_TOKENS
 from memexp.core.data import Row, batches_of, left_padded
 from memexp.core.kv_cache import can_drop, drop, preallocate
 from memexp.core.model import LanguageModel
@@ -145,7 +145,7 @@ def _answer_batch(
 ) -> list[str | None]:
     """The answers of one batch; ranks go on together until the last of all their batches is done."""
     device, ends = lm.world.device, set(lm.end_tokens)
-    shown = [_special_stops(lm, stop) for stop in stops]
+    shown = _special_stops(lm, stops)
     broken: set[int] = set()
     padded, real = left_padded(cues)
     ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(real).to(device)
@@ -194,11 +194,15 @@ def _special_texts(lm: LanguageModel) -> set[str]:
     return {*map(str, lm.tokenizer.all_special_tokens), *(token.content for token in added if token.special)}
 
 
-def _special_stops(lm: LanguageModel, stops: Sequence[str]) -> list[str]:
-    """The stop strings with a special token in them, but for the end tokens themselves, which need no looking for."""
+def _special_stops(lm: LanguageModel, stops: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each row the stop strings with a special token in them, but for end tokens, which need no looking for."""
     ends = {_text(lm, [token], special=True) for token in lm.end_tokens}
     special = _special_texts(lm) - {""}
-    return [stop for stop in stops if stop not in ends and any(text in stop for text in special)]
+    found = {
+        stop: stop not in ends and any(text in stop for text in special)
+        for stop in {one for row in stops for one in row}
+    }
+    return [[stop for stop in row if found[stop]] for row in stops]
 
 
 def _stopped(lm: LanguageModel, tokens: Row, stops: Sequence[str], shown: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memexp.core.budget import SCORING_TOKENS
+from memexp.core.batch_sizes import SCORING_TOKENS
 from memexp.core.data import Row, batches_of, right_padded
 from memexp.core.model import LanguageModel
 from memexp.core.ranks import deal_to_ranks

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.optim import AdamW
 
+from memexp.core.batch_sizes import GROUP_OVERHEAD, GROUP_TOKENS
 from memexp.core.batches import Batches
-from memexp.core.budget import GROUP_OVERHEAD, GROUP_TOKENS
 from memexp.core.data import Row, groups, key_seed, right_padded
 from memexp.core.model import LanguageModel, local, set_dropout
 from memexp.errors import MemexpError

@@ -38,9 +38,9 @@ from memexp.identity import identity
 from memexp.records import METADATA
 from memexp.report.progress import counted
 from memexp.store import EXPORT, Store
-from memexp.store.columns import with_columns
 from memexp.store.folder import STALE, sync
 from memexp.store.medium import explained
+from memexp.store.unified import with_columns
 
 __all__ = ["Export", "compact", "default_target"]
 

@@ -10,8 +10,8 @@ and reports imports it.
 """
 
 from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
-from memexp.plan.growth import grow
 from memexp.plan.missing import Copy, Missing, answered, copy_results, find_missing
+from memexp.plan.stages import grow
 from memexp.plan.trials import Trial, apart, bundle, whole
 
 __all__ = [

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from memexp.plan.forest import Stage
 from memexp.records import STAGES
 from memexp.store import Store
-from memexp.store.columns import with_columns
+from memexp.store.unified import with_columns
 
 __all__ = ["Attempt", "Failed", "Log", "Progress", "Row", "failures", "row", "sentence", "skipped", "write"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.errors import DataError
-from memexp.sources.tables import check_file, check_text, file_rows, hub_rows
+from memexp.sources.formats import check_file, check_text, file_rows, hub_rows
 from memexp.spec import HubItems, InlineItems, ItemFile
 
 __all__ = ["read_items"]

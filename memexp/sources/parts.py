@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from memexp.errors import DataError, one_line
 from memexp.sources.cache import file_question, recall_answer, remember_answer
+from memexp.sources.formats import check_file, check_text, decoded, json_row
 from memexp.sources.pinned import file_digest
-from memexp.sources.tables import check_file, check_text, decoded, json_row
 from memexp.sources.texts import text_of
 
 __all__ = ["WINDOW", "Part", "first_row", "part_of"]

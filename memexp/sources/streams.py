@@ -22,10 +22,10 @@ from typing import Any
 from memexp.errors import DataError
 from memexp.identity import identity
 from memexp.sources.cache import recall_answer, remember_answer
+from memexp.sources.formats import hub_refusal
 from memexp.sources.hub import hub_dataset, resolve_commit
 from memexp.sources.parts import WINDOW, Part, first_row, part_of
 from memexp.sources.pinned import file_digest
-from memexp.sources.tables import hub_refusal
 from memexp.sources.texts import Texts, check_no_field, guess_field, text_of
 from memexp.spec import HubStream, TextStream
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from memexp.errors import DataError
 from memexp.identity import texts_identity
+from memexp.sources.formats import check_blank, check_file, check_text, file_rows, hub_rows, lines
 from memexp.sources.items import read_items
-from memexp.sources.tables import check_blank, check_file, check_text, file_rows, hub_rows, lines
 from memexp.spec import (
     HubItems,
     HubStream,

@@ -29,9 +29,9 @@ import pyarrow.parquet as pq
 
 from memexp.errors import StoreError, one_line
 from memexp.identity import identity
-from memexp.store.columns import unified, with_columns
 from memexp.store.hidden import HiddenFiles
 from memexp.store.medium import explained
+from memexp.store.unified import unified, with_columns
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds

@@ -12,7 +12,7 @@ import pytest
 import torch
 from core.small import TARGETS, language_model, varied
 
-from memexp.core.budget import GROUP_OVERHEAD, GROUP_TOKENS, SCORING_TOKENS
+from memexp.core.batch_sizes import GROUP_OVERHEAD, GROUP_TOKENS, SCORING_TOKENS
 from memexp.core.data import batches_of, encode, groups, key_seed, left_padded, order, right_padded
 from memexp.core.tokenizer import load_tokenizer
 from memexp.sources import ResolvedTokenizer, Sources

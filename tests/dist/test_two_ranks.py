@@ -19,7 +19,7 @@ from torch.optim import AdamW
 import memexp.core.train
 import memexp.trial.execute
 from memexp.core import fork
-from memexp.core.budget import GROUP_OVERHEAD, GROUP_TOKENS, RECALL_ROWS
+from memexp.core.batch_sizes import GROUP_OVERHEAD, GROUP_TOKENS, RECALL_ROWS
 from memexp.core.checkpoint import load_snapshot, save_snapshot
 from memexp.core.data import Row, encode, groups, order, right_padded
 from memexp.core.generate import answer_greedily, complete_greedily
