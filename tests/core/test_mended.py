@@ -49,8 +49,8 @@ def test_the_probes_ask_for_them() -> None:
     model, coarse = resolved("gpt2", eos_token_id=7), condition("bfloat16")
     end, head = {"end_tokens": 1}, {"float32_head": 1}
     for probe, named in ((Recall, end), (QA, end), (LmEval, end | head), (Choice, head), (FactRatios, head)):
-        assert probe.numerics(object.__new__(probe), coarse, model, {"corpus": ()}) == named
-        assert probe.numerics(object.__new__(probe), condition(), resolved("gpt2"), {"corpus": ()}) == {}
+        assert probe.numerics(object.__new__(probe), coarse, model, {"corpus": (), "items": ()}) == named
+        assert probe.numerics(object.__new__(probe), condition(), resolved("gpt2"), {"corpus": (), "items": ()}) == {}
 
 
 def test_a_stop_string_that_is_a_special_token_is_seen() -> None:
