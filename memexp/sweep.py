@@ -51,7 +51,7 @@ class Sweep:
     resources: Resources | Callable[[Model], Resources] = Field(default_factory=Resources)
     """What each trial holds, or a function of its model."""
     snapshots: Snapshots = Field(default_factory=Snapshots)
-    """How often trajectories are put down in the store, for what is killed to go on from there."""
+    """How often trajectories are saved to the store, for what is killed to go on from there."""
 
     def __post_init__(self) -> None:
         if not self.conditions and not self.searches:

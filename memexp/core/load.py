@@ -68,6 +68,7 @@ def load(
     if world.device.type == "cpu":
         use_fast_linear(lm)
     _refuse_two_way_attention(lm, model.name)
+    _refuse_seen_padding(lm, model.name)
     if world.size == 1:
         lm.to(device=world.device)  # type: ignore[call-arg] # the decorator around it loses the keyword
     wrapped = LanguageModel(lm, tokenizer, world, dtype, own_tokenizer=model.tokenizer_name is None)
@@ -185,6 +186,17 @@ def _refuse_two_way_attention(lm: PreTrainedModel, name: str) -> None:
     first, second = (lm(input_ids=torch.tensor([[0, last]]), use_cache=False).logits[0, 0] for last in (0, 1))
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
         raise ModelError(f"model {name!r} is not causal: its predictions depend on the tokens that come after")
+
+
+@torch.no_grad()
+def _refuse_seen_padding(lm: PreTrainedModel, name: str) -> None:
+    """Texts are trained and scored padded on the right; CPMAnt counts its tokens from the right, and would be wrong."""
+    lm.eval()
+    ids = torch.tensor([[1, 0, 1], [1, 1, 1]])
+    alone = lm(input_ids=ids, use_cache=False).logits
+    padded = lm(input_ids=torch.nn.functional.pad(ids, (0, 1)), use_cache=False).logits[:, :3]
+    if bool((alone - padded).abs().max() > 1e-4 * alone.abs().max()):
+        raise ModelError(f"model {name!r}: {type(lm).__name__} scores a text otherwise when it is padded on the right")
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -53,9 +53,14 @@ class LanguageModel(nn.Module):
         """Forward passes made so far: what shows that a worker is at work."""
         self._plain_head = _head_is_plain(lm)
         self._takes_positions = "position_ids" in inspect.signature(lm.base_model.forward).parameters
+        self.caches = True
+        """Whether completions go on from its key-value cache; else every token takes a pass over its whole row."""
         self.pads_left = _pads_left(lm, self._next)
         """Whether rows of other lengths may be completed together; else each needs company of its own length."""
         self._takes_positions = self._takes_positions and self.pads_left  # otherwise it counts them its own way
+        self.caches = not _caches_wrongly(lm, self._next)
+        self.pads_left = self.pads_left and self.caches
+        self._takes_positions = self._takes_positions and self.caches  # whole rows need none
         self.eval()  # as transformers hands models over; a new module would be in training mode
 
     def forward(self, operation: str, *args: Any, **kwargs: Any) -> Any:
@@ -98,10 +103,10 @@ class LanguageModel(nn.Module):
             ids: left-padded token ids, or with `past` the newest token of each row, (rows, new).
             mask: 1 for real tokens, past ones included, (rows, past + new); None where nothing is padded.
             positions: position of each of `ids` in its text, (rows, new).
-            past: the key-value cache that the last call returned.
+            past: what the last call returned beside the logits.
 
         Returns:
-            (rows, vocabulary) float32 logits, and the cache.
+            (rows, vocabulary) float32 logits, and the cache; the ids so far where `caches` is false.
         """
         return self("next", ids, mask, positions, past)  # type: ignore[no-any-return] # as above
 
@@ -145,7 +150,11 @@ class LanguageModel(nn.Module):
         return logits.float()
 
     def _next(self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
-        inputs: dict[str, Any] = {"input_ids": ids, "past_key_values": past, "use_cache": True}
+        if not self.caches:
+            ids = ids if past is None else torch.cat([past, ids], dim=1)
+        inputs: dict[str, Any] = {"input_ids": ids, "use_cache": self.caches}
+        if self.caches:
+            inputs["past_key_values"] = past
         if mask is not None:
             inputs["attention_mask"] = mask
         if self._takes_positions:
@@ -156,6 +165,8 @@ class LanguageModel(nn.Module):
         else:
             output = self.lm(**inputs, logits_to_keep=1)
             logits = output.logits[:, -1]
+        if not self.caches:
+            return logits.float(), ids
         cache = getattr(output, "past_key_values", None)
         if cache is None:
             raise ModelError(
@@ -220,6 +231,31 @@ def _head_is_plain(lm: PreTrainedModel) -> bool:
         return False
     # To the last bit: a cap hardly shows on the small logits of an untrained model, and would after training.
     return torch.equal(plain, lm(input_ids=ids, use_cache=False).logits)
+
+
+@torch.no_grad()
+def _caches_wrongly(lm: PreTrainedModel, step: Callable[..., tuple[Tensor, Any]]) -> bool:
+    """Whether going on from its key-value cache, a model predicts otherwise than from the whole row (MiniMax does).
+
+    Asked of the model, as with the head. False where it keeps no cache: completing refuses that.
+    """
+    lm.eval()
+    one, two = [i for i in range(3) if i != getattr(lm.config, "pad_token_id", None)][:2]  # RoBERTa counts none of pads
+    ids = torch.tensor([[one, two, one, two, two, one]], device=next(lm.parameters()).device)
+    whole = lm(input_ids=ids, use_cache=False).logits[0].float()
+    past: Any = None
+    try:
+        for first, last in ((0, 3), (3, 4), (4, 5), (5, 6)):
+            at = torch.arange(first, last, device=ids.device)[None]
+            logits, past = step(ids[:, first:last], None, at, past)
+            # MiniMax's counts no tokens, of which little shows in the numbers of a model that is not trained.
+            miscounts = hasattr(past, "get_seq_length") and past.get_seq_length() != last
+            room = (1e-6 if miscounts else 1e-4) * whole.abs().max()
+            if bool((logits[0] - whole[last - 1]).abs().max() > room):
+                return True
+    except (AttributeError, ValueError, TypeError, RuntimeError, IndexError, ModelError):  # no cache of the usual kind
+        return False
+    return False
 
 
 @torch.no_grad()

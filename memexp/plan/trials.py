@@ -32,7 +32,7 @@ class Trial(Corpora):
     streams: dict[str, Stream] = field(default_factory=dict)
     """The streams its stages need, by identity; their texts stay where they are."""
     snapshots: Snapshots = field(default_factory=Snapshots)
-    """How often its trajectories are put down in the store."""
+    """How often its trajectories are saved to the store."""
     phase: int = 0
     """Trials of phase 1 begin where pretraining ends, and so when those of phase 0 are over."""
     leaves: tuple[str, ...] = ()

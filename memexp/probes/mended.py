@@ -23,8 +23,10 @@ def foreign_end_tokens(model: ResolvedModel) -> dict[str, int]:
     if model.config is not None:
         if "eos_token_id" not in model.config:  # it was always taken from the tokenizer
             return {}
-        trained = model.tokenizer.source is None
-        if trained and model.config["eos_token_id"] in (0, [0]):  # the special token of a trained one is its first
+        from memexp.sources.tokens import end_token  # here: readers of results import probes, and need no tokenizer
+
+        own = end_token(model.tokenizer)
+        if own is not None and model.config["eos_token_id"] in (own, [own]):
             return {}
     return {"end_tokens": 1}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from memexp.sources.texts import Texts
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["END_OF_TEXT", "cut", "trained"]
+__all__ = ["END_OF_TEXT", "cut", "end_token", "trained"]
 
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a trained tokenizer: begins and ends."""
@@ -52,6 +53,26 @@ def cut(model: ResolvedModel, texts: Texts, block_size: int) -> int | None:
         )
         remember_answer(question, found)
     return found
+
+
+def end_token(pinned: ResolvedTokenizer) -> int | None:
+    """The id of a tokenizer's end token; None where it has none, or not in files of a folder.
+
+    Never asked of the hub: identities depend on it, and must not on whether the hub answers.
+    """
+    if pinned.source is None:
+        return 0  # the special token of a trained one is its first
+    if pinned.commit is not None:
+        return None
+    file = hub_file(location(pinned.source), "tokenizer_config.json", None)
+    try:
+        token = json.loads(file.read_text(encoding="utf-8")).get("eos_token") if file is not None else None
+    except (OSError, ValueError, AttributeError):  # loading the model says so
+        return None
+    if isinstance(token, dict):
+        token = token.get("content")
+    tokenizer = _tokenizer(pinned) if isinstance(token, str) else None
+    return None if tokenizer is None else tokenizer.token_to_id(token)
 
 
 @functools.lru_cache(2)

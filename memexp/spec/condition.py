@@ -223,7 +223,7 @@ class Resources:
 
 @spec
 class Snapshots:
-    """How often a trajectory is put down in the store in the middle of training: a crash costs what came since.
+    """How often a trajectory is saved to the store in the middle of training: a crash costs what came since.
 
     What is kept is exact: the same command goes on as if nothing had happened. Of each trajectory only the newest is
     kept, and none when all that was asked of it is measured. Never part of an identity.

@@ -34,7 +34,7 @@ class _Unsaved:
 
 
 class Saver:
-    """Saves trajectories in time, and discards what nobody will take up again."""
+    """Saves trajectories in time, and discards what nobody will load again."""
 
     def __init__(
         self,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
-from core.small import PEAKED, TARGETS, language_model, resolved
+from core.small import PEAKED, TARGETS, bos_tokenizer, language_model, resolved
 
 from memexp.core.data import encode
 from memexp.core.generate import answer_greedily, complete_greedily
@@ -45,12 +46,21 @@ def test_only_what_can_differ_has_numerics_of_its_own() -> None:
     assert float32_head(condition("bfloat16")) == {"float32_head": 1}
 
 
+def test_a_folder_with_the_same_end_token_keeps_its_identity(tmp_path: Path) -> None:
+    folder, same = bos_tokenizer(tmp_path), language_model("gpt2").tokenizer.eos_token_id
+    assert foreign_end_tokens(resolved("gpt2", tokenizer=folder, eos_token_id=same)) == {}
+    assert foreign_end_tokens(resolved("gpt2", tokenizer=folder, eos_token_id=[same])) == {}
+    assert foreign_end_tokens(resolved("gpt2", tokenizer=folder, eos_token_id=same + 7)) == {"end_tokens": 1}
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert foreign_end_tokens(resolved("gpt2", tokenizer=folder, eos_token_id=same)) == {"end_tokens": 1}
+
+
 def test_the_probes_ask_for_them() -> None:
     model, coarse = resolved("gpt2", eos_token_id=7), condition("bfloat16")
     end, head = {"end_tokens": 1}, {"float32_head": 1}
     for probe, named in ((Recall, end), (QA, end), (LmEval, end | head), (Choice, head), (FactRatios, head)):
-        assert probe.numerics(object.__new__(probe), coarse, model, {}) == named
-        assert probe.numerics(object.__new__(probe), condition(), resolved("gpt2"), {}) == {}
+        assert probe.numerics(object.__new__(probe), coarse, model, {"corpus": (), "items": ()}) == named
+        assert probe.numerics(object.__new__(probe), condition(), resolved("gpt2"), {"corpus": (), "items": ()}) == {}
 
 
 def test_a_stop_string_that_is_a_special_token_is_seen() -> None:
