@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from memexp.errors import DataError, SpecError
-from memexp.probes.mended import float32_head, foreign_end_tokens
+from memexp.probes.mended import completions, float32_head
 from memexp.spec import Condition, Count, PathText, Positive, Probe, SomeText, Text, spec
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class LmEval(Probe):
         self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
     ) -> Mapping[str, int]:
         """End tokens, and the head in bfloat16."""
-        return foreign_end_tokens(model) | float32_head(condition)
+        return completions(model) | float32_head(condition)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per item, filter and metric, task by task."""

@@ -1,7 +1,7 @@
 """Ways of computing that were mended, for `Probe.numerics`: named only where the outcome can differ from before.
 
 def numerics(self, condition, model, texts):
-    return foreign_end_tokens(model) | float32_head(condition)
+    return completions(model) | float32_head(condition)
 """
 
 from __future__ import annotations
@@ -13,11 +13,19 @@ from memexp.spec import Condition
 if TYPE_CHECKING:
     from memexp.sources import ResolvedModel
 
-__all__ = ["float32_head", "foreign_end_tokens"]
+__all__ = ["completions", "float32_head"]
+
+WRONG_CACHES = ("minimax",)
+"""Architectures that completed wrongly with their key-value cache."""
 
 
-def foreign_end_tokens(model: ResolvedModel) -> dict[str, int]:
-    """Completions once ended at, or were denied, an id of the configuration though the tokenizer was another."""
+def completions(model: ResolvedModel) -> dict[str, int]:
+    """What was mended of completions, and where."""
+    return _foreign_end_tokens(model) | ({"cache": 1} if model.model_type in WRONG_CACHES else {})
+
+
+def _foreign_end_tokens(model: ResolvedModel) -> dict[str, int]:
+    """They once ended at, or were denied, an id of the configuration though the tokenizer was another."""
     if model.tokenizer_name is None:
         return {}
     if model.config is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from memexp.probes.mended import foreign_end_tokens
+from memexp.probes.mended import completions
 from memexp.probes.questions import TOO_LONG, Questions, ShotsFrom, asked, check_questions
 from memexp.spec import Condition, Count, Headline, spec
 
@@ -69,7 +69,7 @@ class QA(Questions):
         self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
     ) -> Mapping[str, int]:
         """End tokens."""
-        return foreign_end_tokens(model)
+        return completions(model)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per question, in order."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from memexp.probes.mended import foreign_end_tokens
+from memexp.probes.mended import completions
 from memexp.probes.words import Words, in_other_letters
 from memexp.spec import Condition, Corpus, Headline, Positive, Probe, spec
 
@@ -79,7 +79,7 @@ class Recall(Probe):
         self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
     ) -> Mapping[str, int]:
         """End tokens; ``rouge``: of texts in other than Latin letters it was that of their Latin words, or 0."""
-        mended = dict(foreign_end_tokens(model))
+        mended = dict(completions(model))
         if _any_other(tuple(texts["corpus"])):
             mended["rouge"] = 1
         return mended

@@ -90,8 +90,21 @@ class ResolvedModel:
         """Tokens it can take at once, where the configuration says it under one of the usual names."""
         return self._configured("max_position_embeddings", "n_positions")
 
+    @functools.cached_property
+    def model_type(self) -> str | None:
+        """Its architecture, as transformers calls it."""
+        try:
+            found = self._config.get("model_type")
+        except ModelError:  # said where it matters
+            return None
+        return found if isinstance(found, str) else None
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        return self.config if self.config is not None else read_config(self.source or "", self.commit)
+
     def _configured(self, *names: str) -> int | None:
-        config = self.config if self.config is not None else read_config(self.source or "", self.commit)
+        config = self._config
         found = [config[name] for name in names if name in config]
         return found[0] if found and isinstance(found[0], int) else None
 

@@ -55,6 +55,7 @@ def cut(model: ResolvedModel, texts: Texts, block_size: int) -> int | None:
     return found
 
 
+@functools.lru_cache(64)
 def end_token(pinned: ResolvedTokenizer) -> int | None:
     """The id of a tokenizer's end token; None where it has none, or not in files of a folder.
 
@@ -71,8 +72,9 @@ def end_token(pinned: ResolvedTokenizer) -> int | None:
         return None
     if isinstance(token, dict):
         token = token.get("content")
-    tokenizer = _tokenizer(pinned) if isinstance(token, str) else None
-    return None if tokenizer is None else tokenizer.token_to_id(token)
+    if not isinstance(token, str) or (tokenizer := _tokenizer(pinned)) is None:
+        return None
+    return tokenizer.token_to_id(token)
 
 
 @functools.lru_cache(2)

@@ -14,7 +14,8 @@ from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.scoring import continuations
 from memexp.core.session import Session
 from memexp.probes import QA, Choice, FactRatios, LmEval, Recall
-from memexp.probes.mended import float32_head, foreign_end_tokens
+from memexp.probes.mended import completions, float32_head
+from memexp.sources.tokens import end_token
 from memexp.spec import Condition, InlineText, Model, Study
 
 
@@ -37,22 +38,28 @@ def test_an_end_token_of_another_tokenizer_is_not_banned() -> None:
 
 def test_only_what_can_differ_has_numerics_of_its_own() -> None:
     same = resolved("gpt2")
-    assert foreign_end_tokens(same) == {}
-    assert foreign_end_tokens(resolved("gpt2", eos_token_id=0)) == {}
-    assert foreign_end_tokens(resolved("gpt2", eos_token_id=7)) == {"end_tokens": 1}
-    assert foreign_end_tokens(dataclasses.replace(same, config=None, tokenizer_name="other")) == {"end_tokens": 1}
-    assert foreign_end_tokens(dataclasses.replace(same, config=None, tokenizer_name=None)) == {}
+    assert completions(same) == {}
+    assert completions(resolved("gpt2", eos_token_id=0)) == {}
+    assert completions(resolved("gpt2", eos_token_id=7)) == {"end_tokens": 1}
+    assert completions(dataclasses.replace(same, config=None, tokenizer_name="other")) == {"end_tokens": 1}
+    assert completions(dataclasses.replace(same, config=None, tokenizer_name=None)) == {}
     assert float32_head(condition()) == {}
     assert float32_head(condition("bfloat16")) == {"float32_head": 1}
 
 
 def test_a_folder_with_the_same_end_token_keeps_its_identity(tmp_path: Path) -> None:
     folder, same = bos_tokenizer(tmp_path), language_model("gpt2").tokenizer.eos_token_id
-    assert foreign_end_tokens(resolved("gpt2", tokenizer=folder, eos_token_id=same)) == {}
-    assert foreign_end_tokens(resolved("gpt2", tokenizer=folder, eos_token_id=[same])) == {}
-    assert foreign_end_tokens(resolved("gpt2", tokenizer=folder, eos_token_id=same + 7)) == {"end_tokens": 1}
+    assert completions(resolved("gpt2", tokenizer=folder, eos_token_id=same)) == {}
+    assert completions(resolved("gpt2", tokenizer=folder, eos_token_id=[same])) == {}
+    assert completions(resolved("gpt2", tokenizer=folder, eos_token_id=same + 7)) == {"end_tokens": 1}
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    assert foreign_end_tokens(resolved("gpt2", tokenizer=folder, eos_token_id=same)) == {"end_tokens": 1}
+    end_token.cache_clear()
+    assert completions(resolved("gpt2", tokenizer=folder, eos_token_id=same)) == {"end_tokens": 1}
+
+
+def test_what_minimax_completed_is_measured_again() -> None:
+    model = dataclasses.replace(resolved("gpt2"), config={"model_type": "minimax"})
+    assert completions(model) == {"cache": 1} and completions(resolved("gpt2")) == {}
 
 
 def test_the_probes_ask_for_them() -> None:
