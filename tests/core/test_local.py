@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
-from support import command, data, sweep_script
+from support import command, sweep_script
 
 from memexp.errors import SpecError
 from memexp.plan.attempts import Log
@@ -47,18 +44,6 @@ sweep = dataclasses.replace(sweep, conditions=[dataclasses.replace(one, probes=[
                                                for one in sweep.conditions])
 '''
 
-SLOW = """
-import pathlib, time
-from memexp.core import train as training
-plain = training.update
-def update(*arguments):
-    time.sleep(0.05)
-    pathlib.Path({mark!r}).touch()
-    return plain(*arguments)
-training.update = update
-"""
-"""Statements that make a step take its time, and leave a mark when training has begun."""
-
 
 def ended(process: object, status: int) -> str:
     page, _ = process.communicate(timeout=120)  # type: ignore[attr-defined]
@@ -92,30 +77,6 @@ def test_a_second_time_nothing_is_done(undisturbed: Path) -> None:
     before = {kind: store.names(kind) for kind in kinds}
     ended(command("run", "--local", "--store", store.location, sweep_script(undisturbed / "lists")), 0)
     assert {kind: store.names(kind) for kind in kinds} == before
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-def test_what_was_interrupted_goes_on(how: signal.Signals, tmp_path: Path, undisturbed: Path) -> None:
-    mark = tmp_path / "begun"
-    script = sweep_script(undisturbed / "lists", more=SLOW.format(mark=str(mark)))
-    process = command("run", "--local", "--store", tmp_path / "store", script)
-    while not mark.exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    os.kill(process.pid, how)
-    page = ended(process, 130 if how == signal.SIGINT else -how)
-    assert ("the same command goes on" in page) == (how == signal.SIGINT)
-    ended(command("run", "--local", "--store", tmp_path / "store", sweep_script(undisturbed / "lists")), 0)
-    assert data(tmp_path / "store") == data(undisturbed / "store")
-
-
-def test_two_at_the_same_time_leave_the_rows_of_one(tmp_path: Path, undisturbed: Path) -> None:
-    script = sweep_script(undisturbed / "lists")
-    both = [command("run", "--local", "--store", tmp_path / "store", script) for _ in range(2)]
-    for process in both:
-        ended(process, 0)
-    assert data(tmp_path / "store") == data(undisturbed / "store")
-    assert Log.read(Store(tmp_path / "store")).rows(status="differs") == []
 
 
 @pytest.fixture
