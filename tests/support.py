@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from memexp.store import Store
 
-__all__ = ["STARTED", "command", "data", "sweep_script"]
+__all__ = ["STARTED", "command", "data", "ended", "sweep_script"]
 
 STARTED: list[subprocess.Popen[str]] = []
 """The processes of `command`; whatever is left of them after a test is killed."""
@@ -112,6 +112,13 @@ def command(*arguments: object, prefix: Sequence[str] = (), **environment: str) 
     )
     STARTED.append(process)
     return process
+
+
+def ended(process: subprocess.Popen[str], status: int) -> str:
+    """What a `command` printed until its end, which has to be this exit status."""
+    page, _ = process.communicate(timeout=240)
+    assert process.returncode == status, page
+    return page
 
 
 def data(store: str | os.PathLike[str]) -> dict[str, pa.Table]:

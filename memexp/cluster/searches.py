@@ -68,7 +68,7 @@ def run_searches(
             listener,
             settings,
         )
-    except Exception:
+    except Exception:  # whatever Tune makes of the error that is kept, and raised next; any other is raised as it is
         if experiment.error is None:
             raise
     if experiment.error is not None:  # Tune would tell it with a traceback of its own
@@ -97,7 +97,7 @@ class _Experiment:
         """Keep an error that passes through Tune, which may swallow it: of a user's function, a metric, the store."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # a user's function may raise anything; `run_searches` raises it again
             self.error = error
             raise
 

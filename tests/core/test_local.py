@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from support import command, sweep_script
+from support import command, ended, sweep_script
 
 from memexp.errors import SpecError
 from memexp.plan.attempts import Log
@@ -43,12 +43,6 @@ import dataclasses
 sweep = dataclasses.replace(sweep, conditions=[dataclasses.replace(one, probes=[*one.probes, Witness()])
                                                for one in sweep.conditions])
 '''
-
-
-def ended(process: object, status: int) -> str:
-    page, _ = process.communicate(timeout=120)  # type: ignore[attr-defined]
-    assert process.returncode == status, page  # type: ignore[attr-defined]
-    return str(page)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from memexp.spec import Condition, InlineText, Model, Study
 
 
 def condition(dtype: str = "float32") -> Condition:
-    study = Study(InlineText("x", ("a b c",)), exposures=0, lr=1e-3, dtype=dtype)  # type: ignore[arg-type]
+    study = Study(InlineText("x", ("a b c",)), exposures=0, lr=1e-3, dtype=dtype)  # type: ignore[arg-type] # a plain string
     return Condition(Model("tiny-s"), study, probes=[Recall()])
 
 

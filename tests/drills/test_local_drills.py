@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import command, data, sweep_script
+from support import command, data, ended, sweep_script
 
 from memexp.plan.attempts import Log
 from memexp.store import Store
@@ -24,12 +24,6 @@ def update(*arguments):
 training.update = update
 """
 """Statements that make a step take its time, and leave a mark when training has begun."""
-
-
-def ended(process: object, status: int) -> str:
-    page, _ = process.communicate(timeout=240)  # type: ignore[attr-defined]
-    assert process.returncode == status, page  # type: ignore[attr-defined]
-    return str(page)
 
 
 @pytest.fixture(scope="module")

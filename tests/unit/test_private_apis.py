@@ -96,7 +96,7 @@ TABLE = [
             name,
             ("core/checkpoint.py",),
             _NO_STORE,
-            lambda module, kind=kind, name=name: getattr(getattr(module, kind)("."), name),  # type: ignore[misc]
+            lambda module, kind=kind, name=name: getattr(getattr(module, kind)("."), name),  # type: ignore[misc] # likewise
         )
         for kind in ("FileSystemReader", "FileSystemWriter")
         for name in ("fs", "path")
