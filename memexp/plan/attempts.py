@@ -32,7 +32,20 @@ from memexp.records import STAGES
 from memexp.store import Store
 from memexp.store.unified import with_columns
 
-__all__ = ["Attempt", "Failed", "Log", "Progress", "Row", "failures", "row", "sentence", "skipped", "write"]
+__all__ = [
+    "Attempt",
+    "Failed",
+    "Log",
+    "Progress",
+    "Row",
+    "Status",
+    "commit_of_code",
+    "failures",
+    "row",
+    "sentence",
+    "skipped",
+    "write",
+]
 
 KIND = "stages"
 THREADS = 16

@@ -27,7 +27,16 @@ from memexp.records import versions
 from memexp.store import Store
 from memexp.store.snapshots import find
 
-__all__ = ["DEATHS", "PLACEMENTS", "Execute", "Outcome", "execute_with_retries", "leave_out", "still_missing"]
+__all__ = [
+    "DEATHS",
+    "PLACEMENTS",
+    "Execute",
+    "Outcome",
+    "concluded",
+    "execute_with_retries",
+    "leave_out",
+    "still_missing",
+]
 
 DEATHS = 1
 """How often a trial is started again after a process or worker group that died without a word."""

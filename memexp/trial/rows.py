@@ -26,7 +26,7 @@ from memexp.records import MADE_WITH, TRAINING, rows_for, versions, with_source
 from memexp.spec import Full, Resources, written_by_user
 from memexp.store.snapshots import SideFiles
 
-__all__ = ["Notes", "Results", "Sink", "made_with"]
+__all__ = ["Notes", "Results", "Sink", "described", "made_with"]
 
 
 class Sink(SideFiles, Protocol):
