@@ -53,11 +53,9 @@ class LocalExecutor:
     def execute_searches(
         self,
         ledgers: Sequence[Ledger],
-        store: Store,
         attempt: Attempt,
         on_progress: Callable[[Progress], None],
         snapshots: Snapshots,
-        retry_diverged: bool,
     ) -> tuple[list[Trial], Outcome]:
         """Try the suggestions of one search after the other, each when the one before it is over."""
         # Samplers and rules are those of Ray's library; no cluster is started for them.
@@ -65,7 +63,7 @@ class LocalExecutor:
 
         outcome, trials = Outcome(), list[Trial]()
         for ledger in ledgers:
-            search = ActiveSearch(ledger, store, attempt, on_progress, retry_diverged)
+            search = ActiveSearch(ledger, attempt, on_progress)
             while (running := search.next(set())) is not None:
                 trial = whole(running.candidate.forest, running.asks)
                 trial.stoppable, trial.snapshots = ledger.prepared.search.stopping is not None, snapshots
@@ -79,7 +77,7 @@ class LocalExecutor:
                         raise _Stopped
 
                 with contextlib.suppress(_Stopped):
-                    outcome.failures += self._execute(trial, store, own, report)
+                    outcome.failures += self._execute(trial, ledger.store, own, report)
                 search.end(running)
         return trials, outcome
 

@@ -42,7 +42,7 @@ def prepared(one: Search) -> Prepared:
 
 def line(one: Search, store: Store) -> ActiveSearch:
     """The search as it is executed with what `store` has."""
-    return ActiveSearch(Ledger(prepared(one), store), store, Attempt("sweep", "attempt"))
+    return ActiveSearch(Ledger(prepared(one), store), Attempt("sweep", "attempt"))
 
 
 def answer(store: Store, asks: Iterator[Ask] | list[Ask], value: float) -> None:

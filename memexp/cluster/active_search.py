@@ -1,6 +1,6 @@
 """One search while it is executed: which suggestion is next, and all that its sampler and its rule are told.
 
-    search = ActiveSearch(ledger, store, attempt)
+    search = ActiveSearch(ledger, attempt)
     while (running := search.next(busy=set())) is not None:
         ...  # train and measure running.asks
         search.observe(running, files)  # as often as new files are there
@@ -26,7 +26,6 @@ from memexp.search.candidates import Candidate
 from memexp.search.ledger import Entry, Ledger, measured_elsewhere, record_stopped, remember, stored_value
 from memexp.search.samplers import SPREAD, Sampler, distributions
 from memexp.spec import Point, Resources
-from memexp.store import Store
 from memexp.store.snapshots import find
 
 __all__ = ["ActiveSearch", "RunningSuggestion"]
@@ -83,16 +82,11 @@ class ActiveSearch:
     """A search of which suggestions are made and tried. One for each search and process."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        store: Store,
-        attempt: Attempt,
-        on_progress: Callable[[Progress], None] = lambda _: None,
-        retry_diverged: bool = False,
+        self, ledger: Ledger, attempt: Attempt, on_progress: Callable[[Progress], None] = lambda _: None
     ) -> None:
         self.prepared, self.search = ledger.prepared, ledger.prepared.search
-        self.store, self.attempt, self.on_progress = store, attempt, on_progress
-        self.gone = set[str]() if retry_diverged else Log.read(store).diverged
+        self.store, self.attempt, self.on_progress = ledger.store, attempt, on_progress
+        self.gone = set[str]() if ledger.retry_diverged else Log.read(self.store).diverged
         self.example = self.prepared.edges[0]
         self.sampler = Sampler(self.search)
         self.candidates = {index: entry.candidate for index, entry in ledger.entries.items()}

@@ -43,14 +43,12 @@ class ClusterExecutor:
     def execute_searches(
         self,
         ledgers: Sequence[Ledger],
-        store: Store,
         attempt: Attempt,
         on_progress: Callable[[Progress], None],
         snapshots: Snapshots,
-        retry_diverged: bool,
     ) -> tuple[list[Trial], Outcome]:
         """See `memexp.cluster.searches.run_searches`."""
-        return run_searches(ledgers, store, attempt, self.cluster, on_progress, snapshots, retry_diverged)
+        return run_searches(ledgers, attempt, self.cluster, on_progress, snapshots)
 
 
 @contextlib.contextmanager

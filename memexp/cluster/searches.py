@@ -37,19 +37,18 @@ __all__ = ["run_searches"]
 
 def run_searches(
     ledgers: Sequence[Ledger],
-    store: Store,
     attempt: Attempt,
     cluster: Cluster,
     on_progress: Callable[[Progress], None],
     snapshots: Snapshots,
-    retry_diverged: bool = False,
 ) -> tuple[list[Trial], Outcome]:
     """Bring every search to its number of trials, and wait.
 
     Returns:
         The trials that were started, and how they ended; `Outcome.lost` has their numbers in that list.
     """
-    searches = [ActiveSearch(ledger, store, attempt, on_progress, retry_diverged) for ledger in ledgers]
+    searches = [ActiveSearch(ledger, attempt, on_progress) for ledger in ledgers]
+    store = ledgers[0].store
     experiment = _Experiment(searches, cluster, snapshots)
     send_probes(ask for search in searches for ask in search.example.forest.asks)
     listener = Listener(on_progress)

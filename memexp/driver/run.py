@@ -63,7 +63,7 @@ class Run:
             ledger.copy()
         for line in self._so_far(missing, ledgers):
             say(self.console, f"{self.name}: {line} are in {self.store.location}")
-        return Work(self.forest, missing, ledgers, self.store, self.snapshots, self.retry_diverged)
+        return Work(self.forest, missing, ledgers, self.store, self.snapshots)
 
     def execute(self, work: Work, open_executor: Open) -> None:
         """Execute what is left to do, and say what failed; an interruption says how far it came."""

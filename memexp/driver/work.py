@@ -1,6 +1,6 @@
 """What of a sweep is left to do, and having it done: the conditions phase by phase, then the searches.
 
-work = Work(forest, missing, ledgers, store, snapshots, retry_diverged=False)
+work = Work(forest, missing, ledgers, store, snapshots)
 lines = execute(work, attempt, executor, console)
 """
 
@@ -45,11 +45,9 @@ class Executor(Protocol):
     def execute_searches(
         self,
         ledgers: Sequence[Ledger],
-        store: Store,
         attempt: Attempt,
         on_progress: Callable[[Progress], None],
         snapshots: Snapshots,
-        retry_diverged: bool,
     ) -> tuple[list[Trial], Outcome]:
         """Bring searches to their number of suggestions; the trials there were, which `Outcome.lost` numbers."""
 
@@ -63,7 +61,6 @@ class Work:
     ledgers: Sequence[Ledger]
     store: Store
     snapshots: Snapshots
-    retry_diverged: bool
 
     @property
     def searches(self) -> list[Ledger]:
@@ -125,7 +122,5 @@ def _searches(work: Work, attempt: Attempt, executor: Executor, console: Console
     searches = "1 search" if len(work.searches) == 1 else f"{len(work.searches)} searches"
     say(console, f"trying {left} suggestions of {searches}")
     with SearchDisplay(left, console, executor.plain) as display:
-        trials, outcome = executor.execute_searches(
-            work.searches, work.store, attempt, display, work.snapshots, work.retry_diverged
-        )
+        trials, outcome = executor.execute_searches(work.searches, attempt, display, work.snapshots)
     return concluded(trials, outcome, work.store, attempt)

@@ -50,6 +50,8 @@ __all__ = [
 KIND = "stages"
 THREADS = 16
 """Files read at a time."""
+STOPPED = "stopped-"
+"""Before the identity of a search in the names of files about what its rule ended."""
 
 Row = dict[str, Any]
 """One row of ``stages/``, see `memexp.records.STAGES`."""
@@ -176,7 +178,10 @@ def skipped(stage: Stage, attempt: Attempt, made_with: Mapping[str, Any] | None 
 def write(sink: Sink, attempt: Attempt, rows: Sequence[Row]) -> None:
     """Commit `rows` as one file. Raises StoreError."""
     if rows:
-        name = f"{attempt.prefix}{uuid.uuid4().hex[:8]}"
+        # Names begin with what is looked for, so that few files are read; what is in them decides.
+        search = rows[0].get("search_id")
+        begin = f"{STOPPED}{search}-" if search else ""
+        name = f"{begin}{attempt.prefix}{uuid.uuid4().hex[:8]}"
         sink.commit(KIND, name, pa.Table.from_pylist(list(rows), schema=STAGES))
 
 
@@ -193,9 +198,17 @@ class Log:
     @classmethod
     def read(cls, store: Store, attempt: Attempt | None = None) -> Log:
         """All of a store's, or those of one attempt and of whatever it contains. Raises StoreError."""
-        names = sorted(store.names(KIND, "" if attempt is None else attempt.prefix))
+        return cls._of(store, store.names(KIND, "" if attempt is None else attempt.prefix))
+
+    @classmethod
+    def of_search(cls, store: Store, search_id: str) -> Log:
+        """The rows of suggestions that the rule of a search ended, without reading all others. Raises StoreError."""
+        return cls._of(store, [name for name in store.names(KIND) if f"{STOPPED}{search_id}-" in name])
+
+    @classmethod
+    def _of(cls, store: Store, names: Iterable[str]) -> Log:
         with ThreadPoolExecutor(THREADS) as pool:
-            tables = list(pool.map(lambda name: _columns(name, store.read(KIND, name)), names))
+            tables = list(pool.map(lambda name: _columns(name, store.read(KIND, name)), sorted(names)))
         return cls(pa.concat_tables([STAGES.empty_table(), *tables]).combine_chunks())
 
     def rows(self, **where: Any) -> list[Row]:

@@ -38,8 +38,8 @@ OTHERS = (
     "model_id",  # where neither its name nor anything above tells a model from another
 )
 _SAID_OTHERWISE = ("forget_layer", "restudy_exposures", "pretrain_lr", "pretrain_batch_size", "pretrain_seed")
-_FIELD = re.compile(r":[^:@]*(?=$|@[0-9a-f]{40}$)")
-"""What the name of a corpus says of the column of its file."""
+_FIELD = re.compile(r"(?<=[/.])([^/.:]+):[^:@\s][^:@]*(?=$|@[0-9a-f]{40}$)")
+"""The end of the name of a file or dataset, a colon and a column; lists made in Python are named freely."""
 AXES = ("exposures", "retention_steps", "pretrain_steps", "task")
 """The first of these that a sweep varies has a column of the table for each of its values."""
 MOST_FILES = 2_000
@@ -205,7 +205,7 @@ def _has_two_fields(asks: Sequence[Ask], by: Sequence[str]) -> bool:
     """Whether asks that agree in all of `by` have studied different columns of one file: no replications of a list."""
     files: dict[str, list[Ask]] = {}
     for ask in asks:
-        files.setdefault(_FIELD.sub("", ask.settings["corpus"]), []).append(ask)
+        files.setdefault(_FIELD.sub(r"\1", ask.settings["corpus"]), []).append(ask)
     return any(_splits(group, by, "corpus") for group in files.values())
 
 

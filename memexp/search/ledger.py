@@ -67,12 +67,12 @@ class Ledger:
     """
 
     def __init__(self, prepared: Prepared, store: Store, retry_diverged: bool = False) -> None:
-        self.prepared, self.store = prepared, store
+        self.prepared, self.store, self.retry_diverged = prepared, store, retry_diverged
         points = _stored_points(store, prepared.id)
         self.entries = {index: Entry(index, prepared.candidate(point)) for index, point in sorted(points.items())}
         candidates = [entry.candidate for entry in self.entries.values()]
         self.missing = _missing(candidates, prepared, store, retry_diverged)
-        ended = Log.read(store).stopped(prepared.id)
+        ended = Log.of_search(store, prepared.id).stopped(prepared.id)
         for entry in self.entries.values():
             entry.state = _state(entry, self.missing, ended)
             entry.values = _values(prepared, store, entry.candidate, self.missing)

@@ -31,10 +31,9 @@ class WarmBase:
 
         Raises what `memexp.core.load.load` raises.
         """
-        # Every time: a probe of the user's own may have changed them.
-        torch.set_num_threads(resources.threads)
         key = (stage.id, resources, world)
         if self._held is not None and self._key == key:
+            torch.set_num_threads(resources.threads)  # as `load` does: a probe of the user's own may have changed them
             lm, loaded = self._held
             fork.restore(lm, loaded, None)
             return self._held

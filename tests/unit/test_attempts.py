@@ -108,6 +108,20 @@ def test_files_of_the_first_version_are_read_as_if_they_had_the_columns(store: S
     assert [one["trial"] for one in log.rows(status="diverged")] == [None]
 
 
+def test_what_a_search_stopped_is_found_without_reading_all_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every search of a sweep asks, and `stages/` may hold thousands of files."""
+    for number in range(3):
+        write(store, BY, [row(stage(f"s{number}"), BY, "complete")])
+        write(store, BY, [row(stage("s"), BY, "stopped", search_id=f"search{number}", suggestion=number)])
+    old(store, "fedcba9876543210-0123456789absstopped-search1-00012", {"status": "stopped", "stage_id": "t"})
+    read: list[str] = []
+    plain = Store.read
+    monkeypatch.setattr(Store, "read", lambda self, kind, name: (read.append(name), plain(self, kind, name))[1])
+    assert Log.of_search(store, "search1").stopped("search1") == {1, 12}
+    assert len(read) == 2
+    assert Log.read(store).stopped("search1") == {1, 12} and len(read) == 2 + 7
+
+
 def test_a_foreign_name_is_no_reason_to_fail(store: Store) -> None:
     old(store, "anything", {"status": "diverged"})
     assert Log.read(store).diverged == {"s"}

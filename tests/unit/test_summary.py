@@ -156,6 +156,17 @@ def test_twins_from_two_fields_of_one_file_are_one_row(tiny_model: Model, tmp_pa
     assert cells == [["tiny", "0.75"]]
 
 
+def test_a_colon_in_the_name_of_a_list_is_no_column(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    """Lists given in Python may be called anything: these are replications."""
+    lists = [InlineText(f"words: {which}", [f"{which} {i}" for i in range(4)]) for which in ("first", "second")]
+    forest = grow(
+        Condition(tiny_model, Study(one, exposures=1, lr=1e-3), probes=[Recognition(Pair(one, pair.foils))])
+        for one in lists
+    )
+    page = printed(committed(forest, Store(tmp_path / "store"), {one.name: 4 for one in lists}, "corpus"), forest)
+    assert len([line for line in page.splitlines() if line.startswith("│")]) == 1
+
+
 def test_labels_are_rows_of_their_own_and_seeds_are_not(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
     """A mean over experiments would be a number without a meaning; what it is over is said."""
     forest = grow(
