@@ -59,9 +59,14 @@ class Material:
         """Countries of the questions for lm-evaluation-harness: at least as many as a question has choices."""
         return max(4, min(40, len(self.texts("targets")) // 15))
 
+    @property
+    def lr(self) -> float | None:
+        """The learning rate of study, where the model wants one of its own."""
+        return float(json.loads(self.file("lr").read_text())) if self.file("lr").exists() else None
+
     def file(self, name: str) -> Path:
-        """The study list ``targets`` or ``foils``, or the file ``order``."""
-        return self.folder / (f"{name}.json" if name == "order" else f"{name}.jsonl")
+        """The study list ``targets`` or ``foils``, or the file ``order`` or ``lr``."""
+        return self.folder / (f"{name}.json" if name in ("order", "lr") else f"{name}.jsonl")
 
     def texts(self, name: str) -> list[str]:
         """The sentences of ``targets`` or ``foils``."""

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import grid
+from benchmarks import grid, real
 from benchmarks.child import execute, python
 from benchmarks.equality import CELL, Unequal, compare, compare_stores
 from benchmarks.executed import TINY_TRIALS
 from benchmarks.harness import ALONE, HFLMS, ROWS, TASKS
+from benchmarks.large_store import MOST, executed
 from benchmarks.material import Material, lengthen
 from memexp.store import Store
 
@@ -117,6 +118,16 @@ def against_scripts(bench: Bench, part: str, floor: float, aim: float, careful_f
             finding("(b) careful / memexp", _ratios(cpu["careful"], cpu["memexp"]), at_least=careful_floor),
         ],
     }
+
+
+def on_a_real_model(bench: Bench) -> Found:
+    """Study, recognition and recall by the published way and memexp, on a model of 135 million parameters."""
+    found = real.measured(bench)
+    findings = []
+    for part in real.PARTS:
+        published, ours = (found["series"][f"{part}: {way}"] for way in ("published", "memexp"))
+        findings.append(finding(f"{part}: (a) published / memexp", _ratios(published, ours)))
+    return found | {"findings": findings}
 
 
 def the_grid(bench: Bench) -> Found:
@@ -299,6 +310,23 @@ def against_grid(bench: Bench) -> Found:
     return found
 
 
+def many_results(bench: Bench) -> Found:
+    """What commands cost on a bucket with 20,000 results."""
+    spent = executed(bench.fresh(), bench.pairs)
+    findings = []
+    for name, costs in spent.commands.items():
+        seconds, requests = MOST.get(name, (None, None))
+        findings.append(finding(f"{name}: seconds", [cost[0] for cost in costs], at_most=seconds))
+        if any(cost[1] for cost in costs):
+            findings.append(finding(f"{name}: requests", [cost[1] for cost in costs], at_most=requests))
+    return {
+        "equality": {"conditions": spent.conditions, "results": spent.results},
+        "unit": "wall seconds of the whole command",
+        "series": {name: [cost[0] for cost in costs] for name, costs in spent.commands.items()},
+        "findings": findings,
+    }
+
+
 def profile(bench: Bench, part: str) -> Found:
     """Where memexp's time goes in study, recognition or recall; ``study@bfloat16`` with that dtype declared."""
     if not part.startswith("study"):
@@ -331,5 +359,7 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "ray": with_ray,
     "trials": many_trials,
     "search": against_grid,
+    "large_store": many_results,
+    "real": on_a_real_model,
 }
 """By name, in the order they are executed."""

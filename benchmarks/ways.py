@@ -141,10 +141,12 @@ def way_of(name: str, folder: Path) -> Way:
     return WAYS[kind](folder, int(rows) if rows else None)
 
 
-def run(way: Way, part: str, material: Material, order: Sequence[int] | None = None, lr: float = LR) -> list[Any]:
-    """A part of the benchmark on all of `material`. `order` stands in for the material's own."""
+def run(
+    way: Way, part: str, material: Material, order: Sequence[int] | None = None, lr: float | None = None
+) -> list[Any]:
+    """A part of the benchmark on all of `material`. `order` and `lr` stand in for the material's own."""
     if part == "study":
-        return way.study(material.texts("targets"), order or material.order()[0], lr)
+        return way.study(material.texts("targets"), order or material.order()[0], lr or material.lr or LR)
     if part == "recognition":
         return way.recognition(material.texts("targets"), material.texts("foils"))
     return way.recall(material.texts("targets"))

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from memexp.script import carried_out, guarded
+
 if TYPE_CHECKING:
     from memexp.sweep import Sweep
 
@@ -21,20 +23,19 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out one command; returns the exit status (0 done, 1 incomplete or broken, 2 bad input, 130 Ctrl-C)."""
-    try:
-        return _main(argv)
-    except KeyboardInterrupt:  # also during the first imports
-        return 130
+    """Carry out one command.
 
-
-def _main(argv: Sequence[str] | None) -> int:
+    Returns:
+        The exit status: 0 done, 1 incomplete or broken, 2 bad input, 128 and the number of the signal that stopped it.
+    """
     given = list(sys.argv[1:] if argv is None else argv)
+    return carried_out(lambda: _main(given), goes_on=given[:1] == ["run"], last=argv is None)
+
+
+def _main(given: list[str]) -> int:
     cut = given.index("--") if "--" in given else len(given)
     options = _parser().parse_args(given[:cut])
     options.arguments = given[cut + 1 :]
-    from memexp.script import guarded
-
     return guarded(lambda: int(options.command(options)), options.debug)
 
 
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("sweep", metavar="SWEEP", help="Python file with a module attribute `sweep`")
         sub.usage = f"memexp {'plan' if sub is plan else 'run'} [options] SWEEP [-- ARGS]"
     plan.add_argument("--json", action="store_true", help="as one JSON object")
+    _ask_of_purchase(plan)
     run.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
     run.add_argument("--local", action="store_true", help="execute in this process, without Ray: to debug")
     run.add_argument("--retry-diverged", action="store_true", help="train again what reached a loss that is not finite")
@@ -71,14 +73,24 @@ def _parser() -> argparse.ArgumentParser:
     command("verify", _verify, "read every file of a store to its last page")
     few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
     few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")
+    few.add_argument("--incremental", action="store_true", help="read only what the export there does not have yet")
     load = command("import", _import, "turn published results into rows of the store")
     load.add_argument("format", metavar="FORMAT", choices=["llm-memory"], help="llm-memory: .npz files of Orhan 2023")
     load.add_argument("folder", metavar="DIR", help="folder with shot-1, shot-2, shot-3 or re-evals, or one of them")
     return parser
 
 
+def _ask_of_purchase(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("--memory", type=float, metavar="GB", help="of a device: how many workers does each model take?")
+    plan.add_argument("--price", type=float, help="of a device for an hour: what does it cost?")
+    plan.add_argument("--device", help="to estimate time for, such as h100 or a100 (default: h100, or cpu)")
+
+
 def _plan(options: argparse.Namespace) -> int:
-    plan = _load(options.sweep, options.arguments).plan(options.store)
+    from memexp.driver.outlook import Purchase
+
+    purchase = Purchase(options.memory, options.price, options.device)
+    plan = _load(options.sweep, options.arguments).plan(options.store, purchase)
     if options.json:
         print(plan.json())
         return 0
@@ -97,9 +109,9 @@ def _plan(options: argparse.Namespace) -> int:
         table.add_row(f"search {search['search']}", f"{search['trials']} suggestions", left)
     if plan.diverged:
         table.add_row("diverged", f"{plan.diverged}", "conditions; --retry-diverged repeats them")
-    for model in plan.models:
-        memory = f"{model['bytes_per_worker'] / 2**30:.2f} GiB and activations on each of {model['workers']} workers"
-        table.add_row(f"{model['model']} ({model['method']})", f"{model['parameters'] / 1e6:.1f} M", memory)
+    from memexp.report.purchase import add_models
+
+    add_models(table, plan.models)
     console = Console(markup=False, emoji=False, highlight=False)
     console.print(table)
     for line in plan.remarks:
@@ -193,7 +205,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _compact(options: argparse.Namespace) -> int:
     from memexp.exchange.compact import compact
 
-    done = compact(_store(options), options.out)
+    done = compact(_store(options), options.out, options.incremental)
     state = "" if done.new else " was up to date"
     print(f"{done.target}{state}: {done.rows} rows of {done.sources} files in {done.files}")
     return 0

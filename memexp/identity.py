@@ -12,10 +12,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ["NUMERICS", "canonical", "identity", "texts_identity"]
+__all__ = ["NUMERICS", "NUMERICS_OF", "canonical", "identity", "parsed", "texts_identity"]
 
 NUMERICS = 2
 """Bumped by hand whenever the same description would give other numbers; part of every base stage's identity."""
+
+NUMERICS_OF = {"bfloat16": 1}
+"""The same for one dtype alone, off float32: part of its base stages' identity."""
 
 DIGITS = 16
 
@@ -23,7 +26,15 @@ DIGITS = 16
 def identity(value: Any) -> str:
     """The identity of JSON-like `value` (as made by `canonical`). Raises ValueError on NaN or infinity."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
+
+
+def parsed(text: str | bytes) -> Any:
+    """JSON that somebody else may have written. Raises ValueError, whatever is wrong with it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def canonical(value: Any, replace: Callable[[Any], Any] | None = None) -> Any:

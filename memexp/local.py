@@ -14,10 +14,11 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from memexp.errors import SpecError
+from memexp.errors import DeviceError, SpecError
 from memexp.plan import Trial, whole
 from memexp.plan.attempts import Attempt, Progress
 from memexp.plan.retries import Outcome
+from memexp.plan.room import Peak, here, refuse
 from memexp.search.ledger import Ledger
 from memexp.spec import Resources, Snapshots
 from memexp.store import Store
@@ -35,6 +36,8 @@ class LocalExecutor:
 
     def __init__(self, base: WarmBase) -> None:
         self._base = base
+        self._lost = False
+        """Whether the GPU of this process is of no more use."""
 
     def slots(self, resources: Resources) -> int:
         """One: there is one process."""
@@ -47,7 +50,7 @@ class LocalExecutor:
         outcome = Outcome()
         for number, trial in enumerate(trials):
             own = attempt.of_trial(trial.phase, number).begun()
-            outcome.failures += self._execute(trial, store, own, on_progress)
+            self._execute(trial, store, own, on_progress, outcome)
         return outcome
 
     def execute_searches(
@@ -77,15 +80,32 @@ class LocalExecutor:
                         raise _Stopped
 
                 with contextlib.suppress(_Stopped):
-                    outcome.failures += self._execute(trial, ledger.store, own, report)
+                    self._execute(trial, ledger.store, own, report, outcome)
                 search.end(running)
+                if self._lost:
+                    return trials, outcome
         return trials, outcome
 
-    def _execute(self, trial: Trial, store: Store, attempt: Attempt, report: Callable[[Progress], None]) -> list[str]:
+    def _execute(
+        self,
+        trial: Trial,
+        store: Store,
+        attempt: Attempt,
+        report: Callable[[Progress], None],
+        outcome: Outcome,
+    ) -> None:
+        """One trial, and what failed of it; none where the GPU of this process is lost: there is no other process."""
         from memexp.core.processes import World
         from memexp.trial.execute import execute
 
-        return execute(trial, store, World.current(trial.resources.gpus), attempt, report, self._base, watch=False)
+        if self._lost:
+            return
+        world = World.current(trial.resources.gpus)
+        try:
+            outcome.failures += execute(trial, store, world, attempt, report, self._base, watch=False)
+        except DeviceError as error:
+            self._lost = True
+            outcome.failures += [*error.lines, f"{error}: say the same command again for the rest"]
 
 
 class _Stopped(BaseException):
@@ -93,14 +113,18 @@ class _Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def in_this_process(needs: Collection[Resources], searches: Sequence[Ledger]) -> Iterator[LocalExecutor]:
+def in_this_process(
+    needs: Collection[Resources], searches: Sequence[Ledger], peaks: Sequence[Peak] = ()
+) -> Iterator[LocalExecutor]:
     """Make ready to execute trials here; the base model is let go of with the context.
 
     Args:
         needs: the resources of the trials to come.
         searches: the searches to come.
+        peaks: what trials take of memory.
 
     Raises:
+        ClusterError: this machine has not the memory.
         SpecError: a trial needs several workers, or a GPU that is not here, or a search may try several suggestions
             at a time.
     """
@@ -122,6 +146,7 @@ def in_this_process(needs: Collection[Resources], searches: Sequence[Ledger]) ->
 
     if any(resources.gpus for resources in needs) and not torch.cuda.is_available():
         raise SpecError("Resources.gpus: this process finds no GPU; leave gpus out, or run on a cluster that has some")
+    refuse(peaks, [here()])
     yield LocalExecutor(WarmBase())
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -20,14 +20,15 @@ from typing import Any
 import pyarrow as pa
 
 from memexp import __version__
-from memexp.errors import SpecError
-from memexp.identity import NUMERICS
+from memexp.errors import SpecError, StoreError, one_line, writable
+from memexp.identity import NUMERICS, parsed
 from memexp.spec import Headline
 
 __all__ = [
     "BARE",
     "MADE_WITH",
     "METADATA",
+    "NEEDED",
     "SEARCHES",
     "SETTINGS",
     "SINCE",
@@ -39,6 +40,7 @@ __all__ = [
     "check_items",
     "check_labels",
     "measured_by",
+    "misfit",
     "rows_for",
     "versions",
     "with_source",
@@ -124,9 +126,18 @@ MADE_WITH = pa.schema(
         ("device", pa.string()),
         ("threads", pa.int64()),
         ("workers", pa.int64()),
+        ("cuda", pa.string()),
+        ("cudnn", pa.string()),
+        ("precision", pa.string()),
+        ("checkpointing", pa.bool_()),
+        ("offload", pa.bool_()),
     ]
 )
-"""What equality bit for bit depends on besides the settings (see ARCHITECTURE.md, "Equality")."""
+"""What equality bit for bit depends on besides the settings (see ARCHITECTURE.md, "Equality"). ``cuda``, ``cudnn``:
+their versions, NULL on a CPU; ``precision``: the dtype, and where the head's products have another what they have;
+``checkpointing``, ``offload``: as in `Resources`."""
+YOUNGER = {"cuda", "cudnn", "precision", "checkpointing", "offload"}
+"""Of these the columns that rows made before they existed do not have; where they are missing they read as NULL."""
 
 
 def versions() -> dict[str, Any]:
@@ -185,8 +196,9 @@ STAGES = pa.schema(
 )
 """One row per attempt at a stage, or where ``probe_id`` is not NULL at measuring it. ``status``: complete, failed,
 diverged (the loss was not finite), skipped (a stage before it failed), stopped (not reached, since the rule of a search
-ended its trajectory before), differs (a second attempt measured other numbers than the stored ones), or unsaved (a
-snapshot could not be written, and training went on)."""
+ended its trajectory before), differs (a second attempt measured other numbers than the stored ones), unsaved (a
+snapshot could not be written, and training went on), unread (a snapshot could not be taken up, and training began
+earlier), begun (by a trial that may die of it), or halved (memory ran out, and it is tried with half the batch)."""
 
 SWEEPS = pa.schema(
     [
@@ -230,10 +242,17 @@ SINCE = {
     "probe_settings",
     *(name for name in SETTINGS.names if name.startswith("pretrain_")),
     *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")),
+    *YOUNGER,
 }
 """Columns that results of memexp 0.1 do not have; where they are missing they read as NULL."""
-SINCE_STAGES = {"attempt", "part", "phase", "trial", "start", "rank", "search_id", "suggestion"}
+SINCE_STAGES = {"attempt", "part", "phase", "trial", "start", "rank", "search_id", "suggestion", *YOUNGER}
 """The same of ``stages/``."""
+NEEDED = {
+    "stages": ("stage_id", "status", "finished"),
+    "sweeps": tuple(SWEEPS.names),
+    "searches": ("sweep", "search", "search_id", "suggestion", "point", "stage_id", "results", "trials", "suggested"),
+}
+"""Columns of what memexp reads again that are never NULL."""
 
 
 def check_items(probe: str, items: pa.Schema) -> None:
@@ -260,7 +279,9 @@ def rows_for(
     count = items.num_rows
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     for field in SETTINGS:
-        columns[field.name] = pa.repeat(pa.scalar(settings.get(field.name), field.type), count)
+        value = settings.get(field.name)
+        value = writable(value) if isinstance(value, str) else value
+        columns[field.name] = pa.repeat(pa.scalar(value, field.type), count)
     for name, value in sorted(labels.items()):
         columns[name] = pa.repeat(pa.scalar(value), count)
     for field in MADE_WITH:
@@ -283,13 +304,32 @@ class MeasuredBy:
 
 
 def measured_by(schema: pa.Schema) -> MeasuredBy | None:
-    """What `with_source` has written, as far as this version knows it; None for files of memexp 0.1."""
+    """What `with_source` has written, as far as this version knows it; None for files of memexp 0.1.
+
+    Raises StoreError where somebody else has written it.
+    """
     text = (schema.metadata or {}).get(METADATA)
     if text is None:
         return None
-    found = json.loads(text)
-    if found["headline"] is None:
-        return MeasuredBy(found["kind"], None)
-    known = {field.name for field in dataclasses.fields(Headline)}
-    headline = Headline(**{name: value for name, value in found["headline"].items() if name in known})
-    return MeasuredBy(found["kind"], headline)
+    try:
+        found = parsed(text)
+        if found["headline"] is None:
+            return MeasuredBy(found["kind"], None)
+        known = {field.name for field in dataclasses.fields(Headline)}
+        headline = Headline(**{name: value for name, value in found["headline"].items() if name in known})
+        return MeasuredBy(found["kind"], headline)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StoreError(f"what its metadata say of the probe is not memexp's ({one_line(error, 160)})") from None
+
+
+def misfit(schema: pa.Schema, expected: Iterable[pa.Field], younger: Collection[str] = ()) -> str | None:
+    """What keeps `schema` from having the `expected` columns, or None; those that are `younger` may be missing."""
+    for field in expected:
+        if field.name not in schema.names:
+            if field.name in younger:
+                continue
+            return f"column {field.name!r} is missing"
+        found = schema.field(field.name).type
+        if found != field.type:
+            return f"column {field.name!r} is {found} instead of {field.type}"
+    return None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 
-from memexp.errors import MemexpError
+from memexp.errors import MemexpError, redacted, show_redacted
+from memexp.report.output import spoken
+from memexp.signals import asked, heeded, status, stopped_by
 
-__all__ = ["Terminated", "being_loaded", "guarded", "loading", "run_options", "terminable"]
+__all__ = ["Told", "being_loaded", "carried_out", "guarded", "loading", "run_options"]
 
 
 def run_options(add_help: bool = False) -> argparse.ArgumentParser:
@@ -50,44 +50,37 @@ def being_loaded() -> bool:
     return bool(_loading)
 
 
+def carried_out(work: Callable[[], int], goes_on: bool, last: bool) -> int:
+    """Exit status of a command that signals may stop at any moment, and that may lose whoever listens to it.
+
+    Args:
+        work: the command.
+        goes_on: whether the same command goes on where it was stopped, and goes on where nobody listens.
+        last: whether the process ends with it.
+    """
+    with heeded(last), spoken(goes_on):
+        try:
+            return work()
+        except BaseException as error:
+            if asked() is None and not isinstance(error, KeyboardInterrupt):
+                raise
+            if not isinstance(error, Told):
+                then = "; the same command goes on" if goes_on else ""
+                print(f"stopped by {stopped_by()}{then}", file=sys.stderr)
+            return status()
+
+
 def guarded(work: Callable[[], int], debug: bool) -> int:
     """Exit status of `work`; its errors on purpose become a line or two on stderr, unless `debug` lets them through."""
+    sys.excepthook = show_redacted
     try:
         return work()
     except MemexpError as error:
-        if debug:
+        if debug or asked() is not None:  # what libraries make of an interrupt is no error of theirs
             raise
-        print(f"memexp: {error}", file=sys.stderr)
-        return 2
-    except Terminated:
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        print(f"memexp: {redacted(str(error))}", file=sys.stderr)
+        return error.status
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which a cloud machine gets before it is taken away."""
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """While the context lasts, SIGTERM ends the sweep as Ctrl-C does; Ray's own handler would leave without a word."""
-    if threading.current_thread() is not threading.main_thread():  # a notebook's, which no signal reaches
-        yield
-        return
-
-    came = threading.Event()
-
-    def terminate(*_: object) -> None:
-        came.set()
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except KeyboardInterrupt:
-        if came.is_set():  # where Ray waits, it catches ours and raises a plain one
-            raise Terminated from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class Told(KeyboardInterrupt):
+    """A stop of which a line has been said."""

@@ -18,24 +18,31 @@ from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from memexp import plan as planning
-from memexp.driver.outlook import Plan, plan_of
+from memexp.driver.outlook import Plan, Purchase, plan_of
 from memexp.driver.run import Run
 from memexp.driver.work import Executor, Work
 from memexp.errors import SpecError
 from memexp.plan import Forest
 from memexp.plan.model_checks import check_contexts, check_forgetting
-from memexp.report.terminal import print_searches, print_summary
-from memexp.script import being_loaded, guarded, run_options
+from memexp.report.output import spoken
+from memexp.report.terminal import print_searches, print_summary, say
+from memexp.script import being_loaded, carried_out, guarded, run_options
 from memexp.search.candidates import Prepared, prepare
+from memexp.signals import heeded
 from memexp.sources import Sources
 from memexp.spec import Condition, Model, Name, Resources, Search, Snapshots, spec
 from memexp.store import Store, default_store
+from memexp.store.patience import told
 
 __all__ = ["Plan", "Sweep"]
 
 
 def _all_of(value: Any) -> Any:
     return tuple(value) if isinstance(value, Iterable) else value
+
+
+LONGEST_NAME = 200
+"""Characters; names of files begin with it, go on with what tells its starts apart, and have 255 bytes."""
 
 
 @spec
@@ -54,6 +61,8 @@ class Sweep:
     """How often trajectories are saved to the store, for what is killed to go on from there."""
 
     def __post_init__(self) -> None:
+        if len(self.name) > LONGEST_NAME:
+            raise SpecError(f"Sweep.name: names files, so at most {LONGEST_NAME} characters, got {len(self.name)}")
         if not self.conditions and not self.searches:
             raise SpecError("Sweep.conditions and Sweep.searches are both empty: there is nothing to do")
         names = [search.name for search in self.searches]
@@ -76,11 +85,15 @@ class Sweep:
             check_contexts(edge.forest, {})
         return found
 
-    def plan(self, store: str | os.PathLike[str] | None = None) -> Plan:
+    def plan(
+        self,
+        store: str | os.PathLike[str] | None = None,
+        purchase: Purchase = Purchase(),  # noqa: B008 - frozen
+    ) -> Plan:
         """What the sweep comes to, on this machine, given what `store` has. Imports neither torch nor Ray."""
         sources = Sources()
         forest, searches = self.grow(sources), self.prepare(sources)
-        return plan_of(forest, searches, Store(store or default_store()))
+        return plan_of(forest, searches, Store(store or default_store()), purchase)
 
     def run(
         self,
@@ -107,18 +120,29 @@ class Sweep:
         """
         if local and address is not None:
             raise SpecError("local executes in this process, where a cluster's address has no use: give one of the two")
+        with heeded(), spoken(goes_on=True):
+            return self._run(store, address, retry_diverged, console, local)
+
+    def _run(
+        self,
+        store: str | os.PathLike[str] | None,
+        address: str | None,
+        retry_diverged: bool,
+        console: Console | None,
+        local: bool,
+    ) -> bool:
         answers = console or Console()  # tables are the answer; what happens on the way goes to stderr
         console = console or Console(stderr=True)
-        results = Store(store or default_store())
-        results.check_writable()
-        sources = Sources()
-        run = Run(
-            self.name, self.grow(sources), self.prepare(sources), results, self.snapshots, retry_diverged, console
-        )
-        run.execute(run.begin(), _in_this_process if local else _on_cluster(address))
-        print_summary(results, self.name, run.forest, answers)
-        print_searches(run.ledgers(), answers)
-        return run.conclude()
+        with told(lambda line: say(console, line, "yellow")):
+            results = Store(store or default_store())
+            results.check_writable()
+            sources = Sources()
+            forest, searches = self.grow(sources), self.prepare(sources)
+            run = Run(self.name, forest, searches, results, self.snapshots, retry_diverged, console)
+            run.execute(run.begin(), _in_this_process if local else _on_cluster(address))
+            print_summary(results, self.name, run.forest, answers)
+            print_searches(run.ledgers(), answers)
+            return run.conclude()
 
     def main(self, options: argparse.Namespace | None = None) -> int:
         """What a sweep script does when called by itself.
@@ -128,29 +152,30 @@ class Sweep:
 
         Returns:
             The exit status: 0 if every condition is complete, 1 if not, 2 for bad input, 130 after Ctrl-C, 143 after
-            SIGTERM.
+            SIGTERM, 129 after SIGHUP.
         """
         if being_loaded():
             raise SpecError(
                 "sweep.main() is called while memexp loads the script; put it under if __name__ == '__main__'"
             )
-        options = options or run_options(add_help=True).parse_args()
-        return guarded(
-            lambda: 0 if self.run(options.store, options.address, options.retry_diverged, local=options.local) else 1,
-            options.debug,
-        )
+        last, options = options is None, options or run_options(add_help=True).parse_args()
+
+        def run() -> int:
+            return 0 if self.run(options.store, options.address, options.retry_diverged, local=options.local) else 1
+
+        return carried_out(lambda: guarded(run, options.debug), goes_on=True, last=last)
 
 
 def _in_this_process(work: Work) -> AbstractContextManager[Executor]:
     from memexp.local import in_this_process
 
-    return in_this_process(work.needs, work.searches)
+    return in_this_process(work.needs, work.searches, work.peaks)
 
 
 def _on_cluster(address: str | None) -> Callable[[Work], AbstractContextManager[Executor]]:
     def opened(work: Work) -> AbstractContextManager[Executor]:
         from memexp.cluster.executor import on_cluster
 
-        return on_cluster(address, work.needs, work.store)
+        return on_cluster(address, work.needs, work.store, work.reads, work.peaks)
 
     return opened

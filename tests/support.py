@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pyarrow as pa
 
 from memexp.store import Store
 
-__all__ = ["STARTED", "command", "data", "ended", "sweep_script"]
+__all__ = ["STARTED", "command", "data", "ended", "on_a_terminal", "sweep_script"]
 
 STARTED: list[subprocess.Popen[str]] = []
 """The processes of `command`; whatever is left of them after a test is killed."""
@@ -35,7 +38,7 @@ sweep = Sweep(
                   probes=[Recognition(pair), Recall()], labels={{"list": "first"}}, interference=interference)
         for n in {exposures!r} for lr in {lrs!r} for interference in afterwards
     ],
-    resources=Resources(workers={workers}, stall_minutes={stall}),
+    resources=Resources(workers={workers}, spread={spread}, stall_minutes={stall}),
     snapshots=Snapshots(minutes=None, steps={snapshots}),
 )
 {more}
@@ -53,6 +56,7 @@ def sweep_script(
     items: int = 12,
     snapshots: int | None = None,
     stall: float = 60,
+    spread: bool = False,
     more: str = "",
 ) -> Path:
     """Write lists of `items` sentences and a sweep script over them to `folder`; returns the script.
@@ -66,6 +70,7 @@ def sweep_script(
         items: sentences in each list.
         snapshots: steps between two of them; None makes none.
         stall: minutes that a worker may hang.
+        spread: whether the workers of a trial may be on several nodes.
         more: statements after the sweep is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,6 +90,7 @@ def sweep_script(
             workers=workers,
             snapshots=snapshots,
             stall=stall,
+            spread=spread,
             more=more,
         )
     )
@@ -99,8 +105,9 @@ def command(*arguments: object, prefix: Sequence[str] = (), **environment: str) 
         prefix: another command that executes it.
         environment: variables beside the present ones.
     """
-    # Where the tests themselves were started in the background, SIGINT is ignored.
+    # Where the tests themselves were started in the background, SIGINT is ignored, and SIGHUP under nohup.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += "; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
     memexp = [sys.executable, "-c", f"{code}; from memexp.cli import main; sys.exit(main())", *map(str, arguments)]
     process = subprocess.Popen(
         [*prefix, *memexp],
@@ -112,6 +119,30 @@ def command(*arguments: object, prefix: Sequence[str] = (), **environment: str) 
     )
     STARTED.append(process)
     return process
+
+
+def on_a_terminal(*arguments: object, folder: str | os.PathLike[str] = ".") -> tuple[subprocess.Popen[str], int]:
+    """Start ``memexp`` on a terminal of its own, which is closed by closing the file descriptor that is returned."""
+    ours, its = os.openpty()
+
+    def attach() -> None:
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "memexp.cli", *map(str, arguments)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        cwd=folder,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        text=True,
+        start_new_session=True,
+        preexec_fn=attach,
+    )
+    os.close(its)
+    STARTED.append(process)
+    return process, ours
 
 
 def ended(process: subprocess.Popen[str], status: int) -> str:

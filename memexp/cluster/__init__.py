@@ -1,6 +1,9 @@
 """Everything that knows Ray: Tune coordinates the trials of a sweep, Train forms the worker groups of sharded ones.
 
 - `connect`: the cluster, and whether it can hold what a sweep asks for.
+- `joining`, `servers`: starting Ray or joining a cluster, and its servers while one is connected.
+- `nodes`: whether every node of a cluster could execute a trial.
+- `environment`: the driver's settings and credentials, on their way to the workers.
 - `experiment`: the trials of conditions as one Tune experiment; what every experiment shares.
 - `groups`: a trial of several workers.
 - `searches`: the searches of a sweep as one Tune experiment.

@@ -6,15 +6,12 @@ with connected(address=None, needs=[Resources(workers=2)], store=store) as clust
 
 from __future__ import annotations
 
-import _thread
 import contextlib
+import dataclasses
 import math
 import os
-import socket
-import sys
-import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,27 +19,19 @@ from typing import Any
 import psutil
 import ray
 
-from memexp.errors import ClusterError, one_line
+from memexp.cluster import environment
+from memexp.cluster.joining import DRIVER, DRIVERS, joined
+from memexp.cluster.nodes import all_fit, rooms
+from memexp.errors import ClusterError
+from memexp.plan.room import Peak, refuse
+from memexp.sources import ResolvedModel, Stream
 from memexp.spec import Resources
 from memexp.store import Store
 
 __all__ = ["DRIVER", "Cluster", "connected"]
 
-DRIVER = "memexp_driver"
-"""Custom resource that a driver of a worker group holds instead of a CPU: on a small machine that CPU would be the one
-its workers wait for. Declared by `connected` on a local cluster and by cluster.yaml on a head node."""
-DRIVERS = 1_000
-
 BOOTSTRAPPED = "~/ray_bootstrap_config.yaml"
 """What ``ray up`` leaves on a head node."""
-
-SERVERS = ("raylet", "gcs_server")
-"""What a local cluster cannot do without."""
-LOOK_EVERY = 0.2
-"""Seconds between two looks at them: Ray itself takes two to notice."""
-
-GRACE = 4.0
-"""Seconds that what is under way has to end when one of them is dead."""
 
 # File systems that every node of a cluster sees alike; anything else is taken for a node's own disk.
 SHARED_FILE_SYSTEMS = (
@@ -84,16 +73,30 @@ class Cluster:
 
     def slots(self, resources: Resources) -> int:
         """How many trials with these resources can execute side by side."""
-        return max(1, self._workers(resources) // resources.workers)
+        return max(1, self._fitting(resources))
 
-    def _workers(self, resources: Resources) -> int:
-        """How many workers fit on the nodes there are, or may come to be; none is on two of them."""
-        wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
+    def all_cpus(self, resources: Resources) -> float:
+        """CPUs that each worker of a trial with these resources holds so that nothing has room beside it."""
+        nodes = [*self.nodes, *(node for node, _ in self.kinds)]
+        shares = {node.get("CPU", 0.0) / count for node in nodes for count in range(1, resources.workers + 1)}
+        wide = (dataclasses.replace(resources, cpus=share) for share in shares if share > resources.cpus)
+        held = [one.cpus for one in wide if self._fitting(one)]
+        return max(held, default=resources.cpus)
 
-        def fit(node: Mapping[str, float]) -> int:
-            return min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items() if amount)
+    def _fitting(self, resources: Resources) -> int:
+        """How many trials fit on the nodes there are, or may come to be; no worker is on two of them."""
+        together = 1 if resources.spread else resources.workers
+        now = sum(_fit(node, resources) // together for node in self.nodes)
+        then = sum(_fit(node, resources) // together * count for node, count in self.kinds)
+        return max(now, then) * together // resources.workers
 
-        return max(sum(map(fit, self.nodes)), sum(fit(node) * count for node, count in self.kinds))
+    def _told(self) -> str:
+        """The nodes there are, or may come to be, those alike together."""
+        counts: Counter[str] = Counter()
+        for node, count in [*self.kinds] or [(node, 1) for node in self.nodes]:
+            had = [(name, node.get(name, 0.0)) for name in ("CPU", "GPU")]
+            counts[" and ".join(f"{has:g} {name}{'s' * (has != 1)}" for name, has in had if has)] += count
+        return ", ".join(f"{count} node{'s' * (count != 1)} of {has}" for has, count in counts.items() if has)
 
     def check(self, resources: Resources) -> None:
         """Raise ClusterError if a trial with these resources could never start."""
@@ -106,9 +109,12 @@ class Cluster:
                 raise ClusterError(f"{named} needs {total:g} {name}s and the cluster can reach {self.total(name):g}")
             if not any(node.get(name, 0.0) >= amount for node in nodes):
                 raise ClusterError(f"a worker with {amount:g} {name}s fits on no node of the cluster")
-        if self._workers(resources) < resources.workers:
+        if not self._fitting(resources):
+            apart = not resources.spread and self._fitting(dataclasses.replace(resources, spread=True))
             raise ClusterError(
-                f"{named}: only {self._workers(resources)} such workers fit on the nodes that the cluster can reach"
+                f"{named}: {'no node has' if apart or not resources.spread else 'the nodes have not'} room for all "
+                f"{resources.workers} workers{'' if resources.spread else ' together'}; there are {self._told()}"
+                + ("; Resources(spread=True) lets them be on several nodes, whose network is slower" if apart else "")
             )
         if resources.workers > 1 and self.total(DRIVER) < 1:
             raise ClusterError(
@@ -117,8 +123,20 @@ class Cluster:
             )
 
 
+def _fit(node: Mapping[str, float], resources: Resources) -> int:
+    """How many workers a node holds."""
+    wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
+    return min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items() if amount)
+
+
 @contextlib.contextmanager
-def connected(address: str | None, needs: Iterable[Resources], store: Store) -> Iterator[Cluster]:
+def connected(
+    address: str | None,
+    needs: Iterable[Resources],
+    store: Store,
+    reads: Iterable[ResolvedModel | Stream] = (),
+    peaks: Sequence[Peak] = (),
+) -> Iterator[Cluster]:
     """Connect to a cluster for the time of the context, and check it before anything is started on it.
 
     Args:
@@ -126,106 +144,52 @@ def connected(address: str | None, needs: Iterable[Resources], store: Store) -> 
             ends with the context. None takes RAY_ADDRESS, else ``auto`` on a node made by ``ray up``, else ``local``.
         needs: the resources of the trials to come.
         store: where results are to go.
+        reads: what trials read from where they are executed.
+        peaks: what they take of memory.
 
     Raises:
-        ClusterError: there is no such cluster, it cannot hold a trial, or its nodes would not share the store.
+        ClusterError: there is no such cluster, it cannot hold a trial or what one takes of memory, its nodes would not
+            share the store, or one of them could not execute a trial.
     """
     needs = set(needs)
     address = (
         address or os.environ.get("RAY_ADDRESS") or ("auto" if Path(BOOTSTRAPPED).expanduser().exists() else "local")
     )
     already = ray.is_initialized()  # within a test or a notebook that keeps a cluster
-    if not already:
-        _init(address, sharded=any(resources.workers > 1 for resources in needs))
-    with contextlib.nullcontext() if already else _ours():
+    sharded = any(resources.workers > 1 for resources in needs)
+    with contextlib.nullcontext() if already else joined(address, sharded), environment.shared():
         cluster = _look()
         for resources in needs:
             cluster.check(resources)
+        _check_memory(cluster, peaks)
         if cluster.spans_machines and store.is_local and not _is_shared(Path(store.location)):
             raise ClusterError(
                 f"the store {store.location} is on this node's own disk, which the cluster's other nodes cannot see: "
                 "give --store s3://... or a folder on a shared file system"
             )
-        yield cluster
+        with all_fit(_alive(), store, reads) if cluster.spans_machines else contextlib.nullcontext():
+            yield cluster
 
 
-@contextlib.contextmanager
-def _ours() -> Iterator[None]:
-    """A connection that ends with the context; with one line at once where a server that this process started dies.
-
-    Ray by itself prints the end of its log several times, and after some ten seconds ends this process from below.
-    """
-    printer = ray._private.worker
-    printed, printer._worker_logs_enabled = printer._worker_logs_enabled, False
-    servers = [(child.name(), child) for child in psutil.Process().children() if child.name() in SERVERS]
-    over = threading.Event()
-    dead: list[str] = []
-
-    def look() -> None:
-        while not over.wait(LOOK_EVERY):
-            dead.extend(_died(name) for name, server in servers if not _lives(server))
-            if dead and not over.is_set():
-                _thread.interrupt_main()
-                if not over.wait(GRACE):  # the main thread waits for the dead
-                    print(f"memexp: {dead[0]}", file=sys.stderr, flush=True)
-                    os._exit(2)
-                return
-
-    thread = threading.Thread(target=look, daemon=True, name="memexp-servers")
-    thread.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not dead:
-            raise
-        raise ClusterError(dead[0]) from None
-    finally:
-        if not dead:
-            over.set()
-        ray.shutdown()
-        over.set()
-        thread.join()
-        printer._worker_logs_enabled = printed
-
-
-def _died(name: str) -> str:
-    return f"Ray's {name} died (killed, or out of memory); the same command goes on"
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)  # a child, whom nobody may have waited for yet
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _init(address: str, sharded: bool) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    # Threads that spin while they wait cost other trials on the same cores up to four times their speed.
-    variables = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    # A process that is to be reused has to let go of its last trial: of gigabytes, on a busy machine. Tune allows it
-    # two seconds and counts the next trial as failed.
-    environment = {"env_vars": variables | {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}}
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        # Ray itself would knock for minutes where nobody answers.
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except OSError as error:
-            raise ClusterError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
-    try:
-        if address == "local":
-            # Where Tune may stop a nested Train trial its cleaner asks the dashboard; without one the next trial hangs.
-            ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=sharded, runtime_env=environment, **quiet)
-        else:
-            ray.init(address, runtime_env=environment, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no Ray cluster at {address!r}: {one_line(error, 200)}") from error
+def _check_memory(cluster: Cluster, peaks: Sequence[Peak]) -> None:
+    """Raise ClusterError where a trial takes more than there is on any node that could hold its workers."""
+    if not peaks or cluster.reachable is not None:  # what the autoscaler starts has yet to be seen
+        return
+    alive = _alive()
+    found = rooms(alive)
+    for peak in peaks:
+        needed = 1 if peak.resources.spread else peak.resources.workers
+        pairs = zip(alive, found, strict=True)
+        refuse([peak], [room for node, room in pairs if room and _fit(node["Resources"], peak.resources) >= needed])
 
 
 def _look() -> Cluster:
-    nodes = tuple(node["Resources"] for node in ray.nodes() if node["Alive"])
+    nodes = tuple(node["Resources"] for node in _alive())
     return Cluster(nodes, *_autoscaled())
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _autoscaled() -> tuple[Mapping[str, float] | None, tuple[tuple[Mapping[str, float], int], ...]]:

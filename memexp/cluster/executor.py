@@ -16,7 +16,9 @@ from memexp.cluster.searches import run_searches
 from memexp.plan import Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.plan.retries import Outcome
+from memexp.plan.room import Peak
 from memexp.search.ledger import Ledger
+from memexp.sources import ResolvedModel, Stream
 from memexp.spec import Resources, Snapshots
 from memexp.store import Store
 
@@ -52,7 +54,13 @@ class ClusterExecutor:
 
 
 @contextlib.contextmanager
-def on_cluster(address: str | None, needs: Iterable[Resources], store: Store) -> Iterator[ClusterExecutor]:
+def on_cluster(
+    address: str | None,
+    needs: Iterable[Resources],
+    store: Store,
+    reads: Iterable[ResolvedModel | Stream] = (),
+    peaks: Sequence[Peak] = (),
+) -> Iterator[ClusterExecutor]:
     """Connect for the time of the context; see `memexp.cluster.connect.connected` for arguments and errors."""
-    with connected(address, needs, store) as cluster:
+    with connected(address, needs, store, reads, peaks) as cluster:
         yield ClusterExecutor(cluster)

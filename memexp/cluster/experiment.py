@@ -8,34 +8,42 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
+import errno
 import functools
 import logging
 import math
 import os
-import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import ray
-from ray import cloudpickle, tune
+from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
 
+from memexp.cluster import environment, nodes, places
 from memexp.cluster.connect import DRIVER, Cluster
-from memexp.plan import Ask, Trial
+from memexp.cluster.deaths import MEMORY, killed_for_memory
+from memexp.cluster.sending import Sender, send_probes
+from memexp.errors import ClusterError, one_line, without_secrets
+from memexp.plan import Trial
 from memexp.plan.attempts import Attempt, Progress, failures
-from memexp.plan.retries import DEATHS, Outcome, leave_out
+from memexp.plan.retries import DEATHS, Death, Outcome, leave_out
 from memexp.spec import Resources
 from memexp.store import Store
+from memexp.store.patience import told
 
-__all__ = ["NUMBER", "Listener", "fit", "placement", "run_trials", "send_probes", "tune_trial"]
+__all__ = ["NUMBER", "Listener", "fit", "holds", "placement", "run_trials", "tune_trial"]
 
 NUMBER = "number"
 """In the configuration of a Tune trial which of the trials it is."""
+
+BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 REPORT_EVERY = 0.5
 """Seconds between reports of a trial: each one waits for Tune's event loop."""
@@ -46,6 +54,10 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 # A trial that died is a line of `Outcome`; Tune's own word for it is a traceback through Ray.
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+# Tune would write credentials into a runtime environment, and Ray that to its logs; `environment` has them travel.
+ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
 
 
 def run_trials(
@@ -61,11 +73,15 @@ def run_trials(
     workers is a driver that holds no CPU and starts a TorchTrainer. A crashed trial is started once more.
     """
     send_probes(ask for trial in trials for ask in trial.asks)
-    payloads = [ray.put(trial) for trial in trials]
-    needs = [trial.resources for trial in trials]  # without the trials, which would travel with the function
-    listener = Listener(on_progress)
+    sender = Sender()
+    sent = [sender.send(trial) for trial in trials]
+    # Without the trials, which would travel with the function.
+    needs = [holds(trial, cluster) for trial in trials]
+    listener = Listener(on_progress, attempt, trials)
     fit(
-        lambda config: tune_trial(ray.get(payloads[config[NUMBER]]), config[NUMBER], store, attempt),
+        lambda config: tune_trial(
+            sent[config[NUMBER]].received(), config[NUMBER], store, attempt, needs[config[NUMBER]]
+        ),
         lambda config: placement(needs[config[NUMBER]], cluster),
         attempt,
         listener,
@@ -86,9 +102,10 @@ def fit(
     """A Tune experiment that shows nothing, keeps nothing and starts a crashed trial once more.
 
     The configuration of every trial has its `NUMBER`.
+
+    Raises ClusterError where this node has no room for Tune's records.
     """
-    # Interrupted, Tune may still be writing to it.
-    with tempfile.TemporaryDirectory(prefix="memexp-tune-", ignore_cleanup_errors=True) as scratch:
+    with _scratch() as scratch:
         tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space=space,
@@ -104,19 +121,27 @@ def fit(
         ).fit()
 
 
-def send_probes(asks: Iterable[Ask]) -> None:
-    """Have a user's own probes travel with the trials, with the modules beside them: workers could not import these."""
-    names = {type(ask.probe).__module__ for ask in asks}
-    own = {name for name in names if name.partition(".")[0] != "memexp"}
-    folders = {_folder(sys.modules[name]) for name in own} - {None}
-    own |= {name for name, module in list(sys.modules.items()) if _folder(module) in folders}
-    for name in own:
-        cloudpickle.register_pickle_by_value(sys.modules[name])
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder of this node for the time of an experiment; that it cannot be written is said in a line."""
+    try:
+        # Interrupted, Tune may still be writing to it.
+        with tempfile.TemporaryDirectory(prefix="memexp-tune-", ignore_cleanup_errors=True) as scratch:
+            yield scratch
+    except OSError as error:
+        if error.errno not in BROKEN_DISK:
+            raise
+        why, where = one_line(error.strerror or error), tempfile.gettempdir()
+        raise ClusterError(
+            f"Ray cannot keep its records in {where} on this node: {why}; "
+            "make room or set TMPDIR, and the same command goes on"
+        ) from error
 
 
-def _folder(module: ModuleType) -> Path | None:
-    file = getattr(module, "__file__", None)
-    return Path(file).resolve().parent if file else None
+def holds(trial: Trial, cluster: Cluster) -> Resources:
+    """What a trial is to hold, which is not what it computes with where it is to be alone."""
+    cpus = cluster.all_cpus(trial.resources) if trial.alone else trial.resources.cpus
+    return dataclasses.replace(trial.resources, cpus=cpus)
 
 
 def placement(resources: Resources, cluster: Cluster) -> PlacementGroupFactory:
@@ -132,23 +157,34 @@ def placement(resources: Resources, cluster: Cluster) -> PlacementGroupFactory:
     return PlacementGroupFactory([bundle])
 
 
-def tune_trial(trial: Trial, number: int, store: Store, attempt: Attempt) -> None:
-    """What a Tune trial does; `number` tells it from the others of the experiment."""
+@without_secrets()
+def tune_trial(trial: Trial, number: int, store: Store, attempt: Attempt, held: Resources | None = None) -> None:
+    """What a Tune trial does; `number` tells it from the others of the experiment.
+
+    `held` is what it holds where that is not what it computes with.
+    """
+    environment.take()
     # What one trial recorded as failed is not another's to leave out: it may be on a better node.
     attempt = attempt.of_trial(trial.phase, number)
+    reporter = _Reporter(at_once=trial.stoppable)
+    with told(reporter.tell):
+        _execute(trial, store, attempt, held or trial.resources, reporter)
+
+
+def _execute(trial: Trial, store: Store, attempt: Attempt, held: Resources, reporter: _Reporter) -> None:
     if trial.resources.workers > 1:
         from memexp.cluster.groups import drive
 
-        lines = drive(trial, store, attempt)
+        lines, killed = drive(trial, held, store, attempt)
         # All of it: the last report of a group that died may have died with it.
         there = {kind: store.names(kind) for kind in {ask.kind for ask in trial.asks}}
         answered = [ask.file for ask in trial.asks if ask.name in there[ask.kind]]
-        tune.report({"answered": answered, "steps": 0, "failures": lines})
+        tune.report({"answered": answered, "steps": 0, "failures": lines, "killed": killed})
         return
+    nodes.check_here()
     from memexp.core.processes import World
     from memexp.trial.execute import execute
 
-    reporter = _Reporter(at_once=trial.stoppable)
     # By a process that died before this one started: what hung costs itself only.
     failed = failures(store, attempt, [trial.base, *trial.stages])
     attempt = attempt.begun()
@@ -185,30 +221,42 @@ class _Reporter:
         self.at_once = at_once
         self.answered: list[str] = []
         self.said: list[str] = []
+        self.reached: dict[str, int] = {}
         self.steps = 0
         self.last = time.monotonic()
+        self.thread = threading.get_ident()
+
+    def tell(self, line: str) -> None:
+        """Report a line at once; one of another thread than the trial's, to which alone Tune listens, with the next."""
+        self.said.append(line)
+        if threading.get_ident() == self.thread:
+            self.flush([])
 
     def __call__(self, progress: Progress) -> None:
         self.answered += progress.answered
         self.said += progress.said
         self.steps += progress.steps
+        self.reached |= progress.reached
         if (self.at_once and self.answered) or time.monotonic() - self.last > REPORT_EVERY:
             self.flush([])
 
     def flush(self, failures: list[str]) -> None:
-        tune.report({"answered": self.answered, "steps": self.steps, "said": self.said, "failures": failures})
-        self.answered, self.said, self.steps, self.last = [], [], 0, time.monotonic()
+        made = {"answered": self.answered, "steps": self.steps, "reached": list(self.reached.items())}
+        tune.report({**made, "said": self.said, "failures": failures})
+        self.answered, self.said, self.reached = [], [], {}
+        self.steps, self.last = 0, time.monotonic()
 
 
 class Listener(tune.Callback):  # type: ignore[misc] # untyped
     """Hands what trials report to the display, and keeps their failures."""
 
-    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
-        self.on_progress = on_progress
+    def __init__(self, on_progress: Callable[[Progress], None], attempt: Attempt, trials: Sequence[Trial]) -> None:
+        """`attempt` executes `trials`, which may become more."""
+        self.on_progress, self.attempt, self.trials = on_progress, attempt, trials
         self.failures: list[str] = []
         """One line for every stage that a trial recorded as failed."""
-        self.lost: dict[int, str] = {}
-        """Why trials died, by their number."""
+        self.lost: dict[int, Death] = {}
+        """How trials died, by their number."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks among what a restored experiment would need; a display cannot be and is not."""
@@ -219,12 +267,25 @@ class Listener(tune.Callback):  # type: ignore[misc] # untyped
     ) -> None:
         self.failures += result.get("failures", [])
         answered, said = tuple(result.get("answered", ())), tuple(result.get("said", ()))
-        self.on_progress(Progress(answered, result.get("steps", 0), said=said))
+        self.on_progress(Progress(answered, result.get("steps", 0), dict(result.get("reached", ())), said=said))
+        if result.get("killed"):
+            self._lose(trial, result["killed"])
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._lose(trial, _last_words(trial))
+
+    def _lose(self, trial: TuneTrial, why: str) -> None:
+        number = trial.config[NUMBER]
+        death = self.lost[number] = Death(why, of_memory=why.startswith(MEMORY))
+        if self.trials[number].resources.workers > 1:
+            places.give_back(self.attempt.of_trial(self.trials[number].phase, number).prefix)
+        if death.of_memory:
+            self.on_progress(Progress(said=(f"a trial was {why}",)))
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
         for trial in trials:  # in an order of Tune's: one that was started again has gone to the end
-            if trial.status == TuneTrial.ERROR:
-                self.lost[trial.config[NUMBER]] = _last_words(trial)
+            if trial.status == TuneTrial.ERROR and trial.config[NUMBER] not in self.lost:
+                self._lose(trial, _last_words(trial))
 
 
 def _last_words(trial: TuneTrial) -> str:
@@ -232,7 +293,8 @@ def _last_words(trial: TuneTrial) -> str:
     text = ""
     with contextlib.suppress(OSError):  # a full disk
         text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
-    return (text.strip() or "for a reason that could not be written down").splitlines()[-1].strip()
+    last = (text.strip() or "for a reason that could not be written down").splitlines()[-1].strip()
+    return killed_for_memory(text) or last
 
 
 class _Silence(tune.ProgressReporter):  # type: ignore[misc] # untyped

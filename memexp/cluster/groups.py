@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from concurrent.futures import Future
@@ -9,16 +10,24 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
+from memexp.cluster import environment, nodes, places
+from memexp.cluster.deaths import killed_for_memory
+from memexp.cluster.rendezvous import AtNode
+from memexp.errors import without_secrets
 from memexp.plan import Trial
-from memexp.plan.attempts import Attempt, Progress, failures
+from memexp.plan.attempts import Attempt, Log, Progress, failures
 from memexp.plan.retries import DEATHS, PLACEMENTS, leave_out
+from memexp.spec import Resources
 from memexp.store import Store
+from memexp.store.patience import told
 
 __all__ = ["drive", "fit_group"]
 
@@ -26,44 +35,55 @@ __all__ = ["drive", "fit_group"]
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # A group may have to wait for nodes that the autoscaler has yet to start: twelve times five minutes, not for ever.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+# Train would copy what a probe prints to a log of its own, past `memexp.trial.printed`, which takes secrets out.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 LISTEN_S = 0.5
 """How long is listened for a report of a group before it is looked whether the group has ended."""
 
 # Where Tune stops a trial, Train's cleaner learns from the dashboard that the group's place is to be given back. On a
 # machine with several Rays it has to be told whose, or it dies and the next group waits for that place for ever.
 DASHBOARD = "RAY_API_SERVER_ADDRESS"
-ENV_VARS_TO_PROPAGATE.add(DASHBOARD)
+ENV_VARS_TO_PROPAGATE.update((DASHBOARD, places.GROUP))
 
 
-def drive(trial: Trial, store: Store, attempt: Attempt) -> list[str]:
-    """Execute `trial` on ``trial.resources.workers`` workers; called inside a Tune trial that holds no CPU.
+def drive(trial: Trial, held: Resources, store: Store, attempt: Attempt) -> tuple[list[str], str | None]:
+    """Execute `trial` on workers that hold so much each; called inside a Tune trial that holds no CPU.
 
     An error of one worker ends its group, since the others wait for it. What that worker recorded as failed is then
     left out and a new group does the rest; a group that dies without a word (kill -9, a lost node) is started again:
     `memexp.plan.retries` says how often.
 
     Returns:
-        One line for every stage that failed.
+        One line for every stage that failed, and why a group died that is not to be started again beside others.
 
     Raises:
         TrainingFailedError: two groups died without a word.
     """
     os.environ[DASHBOARD] = ray.get_runtime_context().gcs_address
-    reports = Queue(1, actor_options={"num_cpus": 0})  # a group is never more than one report ahead of Tune
     lines: list[str] = []
     deaths = 0
     while trial.asks or trial.leaves:
         this = attempt.begun()
+        os.environ[places.GROUP] = this.name
+        store.size(".ray/any")  # waits for object storage, which Train would give up within seconds
+        reports = Queue(1, actor_options={"num_cpus": 0})  # a group is never more than one report ahead of Tune
         try:
-            return lines + fit_group(_group(trial, store, this, reports), reports)
-        except TrainingFailedError:
+            return lines + fit_group(_group(trial, held, store, this, reports), reports), None
+        except (TrainingFailedError, RayError) as error:
+            places.give_back(f"{this.name} ")
             failed = failures(store, this, [trial.base, *trial.stages])
+            if not failed and not trial.halved and Log.read(store, this).rows(status="halved"):
+                trial = dataclasses.replace(trial, halved=True)
+                continue
+            killed = killed_for_memory(error)
+            if killed and not failed:
+                return lines, killed
             deaths += not failed
             if not failed and deaths > DEATHS:
                 raise
             lines += failed.values()
             trial = leave_out(trial, failed, store, this)
-    return lines
+    return lines, None
 
 
 class _Reports(UserCallback):  # type: ignore[misc] # untyped
@@ -78,6 +98,10 @@ class _Reports(UserCallback):  # type: ignore[misc] # untyped
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         self.queue.put(metrics[0])
+
+
+# Train's controller takes what its own module names so.
+worker_group.placement_group = places.named
 
 
 def fit_group(group: TorchTrainer, reports: Queue) -> list[str]:
@@ -98,20 +122,24 @@ def fit_group(group: TorchTrainer, reports: Queue) -> list[str]:
         except Empty:
             if over:
                 return ended.result()
+        except RayError:  # the queue's process is gone, and with it the group sooner or later
+            return ended.result()
 
 
-def _group(trial: Trial, store: Store, attempt: Attempt, reports: Queue) -> TorchTrainer:
-    resources = {"CPU": trial.resources.cpus}
-    if trial.resources.gpus:
-        resources["GPU"] = trial.resources.gpus
+def _group(trial: Trial, held: Resources, store: Store, attempt: Attempt, reports: Queue) -> TorchTrainer:
+    resources = {"CPU": held.cpus}
+    if held.gpus:
+        resources["GPU"] = held.gpus
     return TorchTrainer(
         _work,
-        train_loop_config={"trial": trial, "store": store, "attempt": attempt},
+        train_loop_config={"trial": trial, "store": store, "attempt": attempt, "reports": reports},
         scaling_config=ScalingConfig(
-            num_workers=trial.resources.workers,
-            use_gpu=trial.resources.gpus > 0,
+            num_workers=held.workers,
+            use_gpu=held.gpus > 0,
             resources_per_worker=resources,
+            placement_strategy="PACK" if held.spread else "STRICT_PACK",
         ),
+        torch_config=AtNode(),
         run_config=RunConfig(
             # Of the name depends whether Train takes this for the continuation of another attempt: it never is, since
             # the store says what is left to do.
@@ -126,10 +154,13 @@ def _group(trial: Trial, store: Store, attempt: Attempt, reports: Queue) -> Torc
     )
 
 
+@without_secrets()
 def _work(config: dict[str, Any]) -> list[str]:
     """What every worker does: the trial, over the process group that Train has set up."""
     import ray.train
 
+    environment.take()
+    nodes.check_here()
     from memexp.core.processes import World
     from memexp.trial.execute import execute
 
@@ -137,7 +168,13 @@ def _work(config: dict[str, Any]) -> list[str]:
 
     def report(progress: Progress) -> None:
         # Every rank must report equally often; only the first one's figures arrive.
-        ray.train.report({"answered": list(progress.answered), "steps": progress.steps, "said": list(progress.said)})
+        made = {"answered": list(progress.answered), "steps": progress.steps, "reached": list(progress.reached.items())}
+        ray.train.report({**made, "said": list(progress.said)})
 
-    world = World.current(trial.resources.gpus)
-    return execute(trial, config["store"], world, config["attempt"], report)
+    def tell(line: str) -> None:
+        # Not through Train, to which all ranks report together.
+        config["reports"].put({"answered": [], "steps": 0, "said": [line]})
+
+    with told(tell):
+        world = World.current(trial.resources.gpus)
+        return execute(trial, config["store"], world, config["attempt"], report)

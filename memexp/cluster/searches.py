@@ -10,12 +10,10 @@ rule of stopping gives up. Both leave everything to `_Experiment`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -24,13 +22,13 @@ from ray.tune.search import Searcher
 from memexp import plan as planning
 from memexp.cluster.active_search import ActiveSearch, RunningSuggestion
 from memexp.cluster.connect import Cluster
-from memexp.cluster.experiment import NUMBER, Listener, fit, placement, send_probes, tune_trial
+from memexp.cluster.experiment import NUMBER, Listener, fit, placement, tune_trial
+from memexp.cluster.sending import Sender, send_probes
 from memexp.plan import Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.plan.retries import Outcome
 from memexp.search.ledger import Ledger
 from memexp.spec import Resources, Snapshots
-from memexp.store import Store
 
 __all__ = ["run_searches"]
 
@@ -51,7 +49,7 @@ def run_searches(
     store = ledgers[0].store
     experiment = _Experiment(searches, cluster, snapshots)
     send_probes(ask for search in searches for ask in search.example.forest.asks)
-    listener = Listener(on_progress)
+    listener = Listener(on_progress, attempt, experiment.started)
     settings = tune.TuneConfig(
         search_alg=_SuggestionSearcher(experiment),
         scheduler=_StoppingScheduler(experiment),
@@ -61,7 +59,7 @@ def run_searches(
     )
     try:
         fit(
-            lambda config: _work(config, store, attempt),
+            lambda config: tune_trial(config["trial"].received(), config[NUMBER], store, attempt),
             lambda config: placement(config["needs"], cluster),
             attempt,
             listener,
@@ -75,12 +73,6 @@ def run_searches(
     return experiment.started, Outcome(listener.failures, listener.lost)
 
 
-def _work(config: dict[str, Any], store: Store, attempt: Attempt) -> None:
-    """What a Tune trial does. Texts come one by one: all suggestions of a search share them."""
-    texts = {text: ray.get(ref) for text, ref in config["texts"].items()}
-    tune_trial(dataclasses.replace(ray.get(config["trial"]), texts=texts), config[NUMBER], store, attempt)
-
-
 class _Experiment:
     """The searches of an experiment and the Tune trials that try their suggestions."""
 
@@ -88,7 +80,7 @@ class _Experiment:
         self.searches, self.cluster, self.snapshots = deque(searches), cluster, snapshots
         self.started: list[Trial] = []
         self.running: dict[str, tuple[ActiveSearch, RunningSuggestion]] = {}  # by the id of the Tune trial
-        self.texts: dict[str, ray.ObjectRef] = {}
+        self.sender = Sender()
         self.error: Exception | None = None
 
     @contextlib.contextmanager
@@ -138,19 +130,11 @@ class _Experiment:
         return not self.running or used + 1 / self.cluster.slots(resources) < 1 + 1e-9
 
     def _config(self, search: ActiveSearch, suggestion: RunningSuggestion) -> dict[str, Any]:
-        """What the process of a Tune trial is given; `_work` takes it."""
+        """What the process of a Tune trial is given."""
         trial = planning.whole(suggestion.candidate.forest, suggestion.asks)
         trial.stoppable, trial.snapshots = search.search.stopping is not None, self.snapshots
         self.started.append(trial)
-        for text in trial.texts:
-            if text not in self.texts:
-                self.texts[text] = ray.put(trial.texts[text])
-        return {
-            NUMBER: len(self.started) - 1,
-            "trial": ray.put(dataclasses.replace(trial, texts={})),
-            "texts": {text: self.texts[text] for text in trial.texts},
-            "needs": trial.resources,
-        }
+        return {NUMBER: len(self.started) - 1, "trial": self.sender.send(trial), "needs": trial.resources}
 
 
 class _SuggestionSearcher(Searcher):  # type: ignore[misc] # untyped

@@ -1,29 +1,194 @@
-"""How many tokens and rows a batch may have, by type of device.
+"""How many tokens and rows a batch may have: by type of device, by the model, and by the memory there is for it.
 
-batches_of(lengths, SCORING_TOKENS[world.device.type], rows=len(lengths))
+lm.budget = budget_of(lm, resources)
+batches_of(lengths, lm.budget.scoring_tokens, rows=len(lengths))
+with halved(lm): ...                    # once more, after memory ran out
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "ANSWER_ROWS",
-    "GROUP_OVERHEAD",
-    "GROUP_TOKENS",
-    "RECALL_ROWS",
-    "RECALL_TOKENS",
-    "SCORING_TOKENS",
-]
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-# What a micro-group of training costs by itself (its gradients are added to those of the others) and how large one may
-# be, in padded tokens: 48 to 192 took the same time, 16 and no splitting more. On a GPU a short batch costs what a
-# padded one does, so there a batch is split only to bound memory.
-GROUP_OVERHEAD = {"cpu": 48, "cuda": 4_096}
-GROUP_TOKENS = {"cpu": 4_096, "cuda": 8_192}
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-# Padded tokens in a batch. Small on a CPU, where larger ones fall out of the cache (8,192 was 3 times slower).
-SCORING_TOKENS = {"cpu": 1_024, "cuda": 16_384}
-RECALL_TOKENS = {"cpu": 6_144, "cuda": 32_768}
+from memexp.spec import Resources
 
-# Rows of a batch. Answers end one by one, and a batch goes on to its last: 40 to 64 were some 8 % faster than 96.
-RECALL_ROWS = {"cpu": 96, "cuda": 512}
-ANSWER_ROWS = {"cpu": 48, "cuda": 512}
+if TYPE_CHECKING:
+    from memexp.core.model import LanguageModel
+
+__all__ = ["Budget", "budget_of", "halved", "largest", "on_gpu", "spare"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a batch may have. A single row may always be one."""
+
+    group_overhead: int
+    """What a micro-group of training costs by itself, in padded tokens: its gradients are added to the others'."""
+    group_tokens: int
+    """Padded tokens of a micro-group on one rank."""
+    scoring_tokens: int
+    """Padded tokens of a batch that is scored."""
+    recall_tokens: int
+    """Padded tokens of a batch that is completed, those to come included."""
+    recall_rows: int
+    """Rows of a batch that is completed."""
+    answer_rows: int
+    """Rows of a batch of answers, which end one by one while it goes on to the last."""
+
+    def halved(self) -> Budget:
+        """Half of each."""
+        return Budget(self.group_overhead, *(max(1, number // 2) for number in self._numbers))
+
+    def at_most(self, other: Budget) -> Budget:
+        """The lesser of each."""
+        return Budget(self.group_overhead, *map(min, self._numbers, other._numbers))
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        return self.group_tokens, self.scoring_tokens, self.recall_tokens, self.recall_rows, self.answer_rows
+
+
+# Training on a CPU: overheads of 48 to 192 took the same time, 16 and no splitting more. On a GPU a short batch costs
+# what a padded one does, so there a batch is split only to bound memory. Scoring on a CPU: larger batches fall out of
+# the cache (8,192 tokens were 3 times slower). Answers: 40 to 64 rows were some 8 % faster than 96.
+_LARGEST = {
+    "cpu": Budget(48, 4_096, 1_024, 6_144, 96, 48),
+    "cuda": Budget(4_096, 8_192, 16_384, 32_768, 512, 512),
+}
+
+
+def largest(device: str) -> Budget:
+    """By type of device, whatever the model."""
+    return _LARGEST[device]
+
+
+SMALL = 10_000_000
+"""Parameters of a model that has `largest` on a CPU."""
+CPU_BYTES = 1 << 30
+"""For the batch of a larger one, the same on every machine: of what is split depend the last digits. Of 135 million
+parameters a step in a quarter of it took a tenth longer, and no less memory at the peak: gradients of the first
+micro-group are there beside the activations of the second. A sharded model is gathered anew for every one."""
+GPU_RESERVE = 3 << 29
+"""Of a GPU's memory what CUDA, its libraries and unused rests of blocks take."""
+GPU_TOKENS, GPU_WORK = 1_024, 8e12
+"""A micro-group of more tokens, and of more tokens times parameters, is no faster: it keeps a GPU busy for long."""
+GPU_SHARE = 0.9
+"""Of what is left on a GPU, since the figures below are no measurements."""
+
+# Numbers that are there for each token, per number that a linear layer takes or gives: counted on GPT-2, OPT and Llama,
+# where in training norms, activations and residual sums come on top, in float32 whatever the linear layers take.
+TRAINED, PASSED = {4: 1.5, 2: 2.5}, 1.0
+"""By bytes of a number in a linear layer."""
+
+
+def budget_of(lm: LanguageModel, resources: Resources, gathered: int = 0) -> Budget:
+    """What batches of `lm`, as it is held now, may have on its device; a probe keeps so many bytes `gathered`."""
+    if lm.world.device.type != "cpu":
+        return on_gpu(lm, resources, _memory(lm, resources), gathered)
+    if sum(parameter.numel() for parameter in lm.parameters()) <= SMALL:
+        return largest("cpu")
+    return _within(CPU_BYTES, CPU_BYTES, largest("cpu"), lm, resources)
+
+
+def on_gpu(lm: LanguageModel, resources: Resources, memory: float, gathered: int = 0) -> Budget:
+    """What batches of `lm` may have on a GPU with so many bytes."""
+    parameters = sum(parameter.numel() for parameter in lm.parameters())
+    most = largest("cuda")
+    busy = max(GPU_TOKENS, min(most.group_tokens, int(GPU_WORK // parameters)))
+    free = _spare(lm, resources, memory)
+    return _within(free, free - gathered, replace(most, group_tokens=busy), lm, resources)
+
+
+def _within(free: int, probing: int, most: Budget, lm: LanguageModel, resources: Resources) -> Budget:
+    tokens = _Tokens.of(lm, resources.checkpointing)
+    groups = max(1, free // tokens.training)
+    scored, kept = (max(1, probing // per) for per in (tokens.scoring, tokens.recall))
+    return most.at_most(Budget(0, groups, scored, kept, most.recall_rows, most.answer_rows))
+
+
+def spare(lm: LanguageModel, resources: Resources) -> int:
+    """Bytes of a GPU that batches may take, beside all that training takes whatever the batch."""
+    return _spare(lm, resources, _memory(lm, resources))
+
+
+def _spare(lm: LanguageModel, resources: Resources, memory: float) -> int:
+    return int(GPU_SHARE * (memory - GPU_RESERVE - _standing(lm, resources)))
+
+
+def _memory(lm: LanguageModel, resources: Resources) -> float:
+    """Bytes of its GPU that are this trial's."""
+    share = resources.gpus if 0 < resources.gpus < 1 else 1.0
+    return share * torch.cuda.get_device_properties(lm.world.device).total_memory
+
+
+@contextlib.contextmanager
+def halved(lm: LanguageModel) -> Iterator[None]:
+    """Batches of half the size, meanwhile."""
+    before, lm.budget = lm.budget, lm.budget.halved()
+    try:
+        yield
+    finally:
+        lm.budget = before
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Bytes that a token costs."""
+
+    training: int
+    scoring: int
+    recall: int
+
+    @classmethod
+    def of(cls, lm: LanguageModel, checkpointing: bool) -> _Tokens:
+        from memexp.core.model import blocks
+
+        config: Any = lm.lm.config
+        size = 2 if lm.dtype == "bfloat16" else 4
+        depth, heads = len(blocks(lm.lm)), _number(config, "num_attention_heads", 1)
+        hidden = int(getattr(lm.lm.get_input_embeddings(), "embedding_dim", 0)) or _number(config, "hidden_size", 1)
+        head = lm.lm.get_output_embeddings()
+        linear = [module for module in lm.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head]
+        block = size * sum(map(_extent, linear)) / depth
+        passing = PASSED * block + 4 * hidden
+        trained = 4 * hidden * depth + TRAINED[size] * block if checkpointing else TRAINED[size] * block * depth
+        width = _number(config, "head_dim", hidden // heads)
+        cached = 2 * size * depth * width * _number(config, "num_key_value_heads", heads)
+        return cls(int(trained), int(passing), int(cached + passing))
+
+
+def _number(config: Any, name: str, default: int) -> int:
+    """What a configuration says, of architectures with a list for all blocks the most."""
+    said = getattr(config, name, None)
+    if isinstance(said, list | tuple):
+        said = max(said, default=None)
+    return said if isinstance(said, int) and said > 0 else default
+
+
+def _extent(module: nn.Module) -> int:
+    """What a linear layer takes and gives for a token."""
+    if isinstance(module, Conv1D):
+        return int(module.nx + module.nf)
+    return int(module.in_features) + int(module.out_features)  # type: ignore[arg-type] # of a Linear
+
+
+def _standing(lm: LanguageModel, resources: Resources) -> int:
+    """Bytes that training takes whatever the batch: what a rank holds, learns with, and gathers of others."""
+    from memexp.core.model import blocks, local
+
+    moments = 0 if resources.offload else 2
+    held = 0
+    for parameter in lm.parameters():
+        held += local(parameter).nbytes * (2 + moments if parameter.requires_grad else 1)
+    if lm.world.size == 1:
+        return held
+    size = 2 if lm.dtype == "bfloat16" else 4
+    inside = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks(lm.lm)]
+    apart = sum(parameter.numel() for parameter in lm.parameters()) - sum(inside)
+    return held + size * (2 * max(inside) + apart)

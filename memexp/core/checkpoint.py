@@ -1,67 +1,76 @@
 """Snapshots: a trajectory saved to disk or object storage in the middle of a stage, and loaded again exactly.
 
 Kept are what has been learned, the optimizer, the draws still to come, and the losses of the stage's steps so far; what
-a step trains on is a function of its number (batches.py). The files of a snapshot, written by all ranks through
-torch.distributed.checkpoint, count for nothing until a last small file, the mark, lists them:
+a step trains on is a function of its number (batches.py). Every rank writes its own slices of the tensors, as
+safetensors; all else is JSON of a fixed form (kept.py). The files count for nothing until a last small one, the mark,
+lists them with their sizes and sums. Nothing is pickled, and nothing that is read can execute anything.
 
-    mark = save_snapshot(store, "0123456789abcdef", 400, lm, optimizer, steps)
-    loaded = load_snapshot(store, mark, lm, study)
+    save_snapshot(store, Mark("0123456789abcdef", 400), plan, lm, optimizer, steps)
+    loaded = load_snapshot(store, Mark("0123456789abcdef", 400), plan, lm, study)
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-import os
-import shutil
+import itertools
 import uuid
-import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.optim import AdamW
 
+from memexp.core import kept
 from memexp.core.data import key_seed
-from memexp.core.model import LanguageModel, local
+from memexp.core.kept import State
+from memexp.core.model import LanguageModel
 from memexp.core.optimizer import adamw
 from memexp.core.processes import World
+from memexp.core.slices import Held, deal, fill_all, hold, layout
+from memexp.core.tensor_files import Piece, write
 from memexp.core.train import Step
-from memexp.errors import StoreError
+from memexp.errors import MemexpError, StoreError, StoreGoneError, one_line
+from memexp.identity import NUMERICS
 from memexp.spec import Training
-from memexp.store.snapshots import FOLDER, Mark, SideFiles
+from memexp.store.snapshots import (
+    FOLDER,
+    File,
+    Mark,
+    SideFiles,
+    Snapshot,
+    Unfit,
+    discard,
+    forget_older,
+    mark_text,
+    read_mark,
+)
 
 __all__ = ["Loaded", "load_snapshot", "save_snapshot"]
 
+T = TypeVar("T")
+
 CHUNK = 2**24
 """Bytes read at a time to look whether a file is what was written."""
+THREADS = 4
+"""Files of a rank that are written or looked at together: object storage is slow for one, and quick for many."""
 
-_LEARNED = StateDictOptions(ignore_frozen_params=True)
+_STATE = "state.json"
+# ---------------------------------------------------------------------------------------------------------
+# Saving
 
 
 def save_snapshot(
-    store: SideFiles, trajectory: str, step: int, lm: LanguageModel, optimizer: AdamW, steps: Sequence[Step]
-) -> Mark:
-    """Save a trajectory after its `step`-th step; an older snapshot of it is removed. All ranks call.
+    store: SideFiles, mark: Mark, plan: str, lm: LanguageModel, optimizer: AdamW, steps: Sequence[Step]
+) -> None:
+    """Save a trajectory after its ``mark.step``-th step; an older snapshot of it is removed. All ranks call.
 
     Args:
         store: where to.
-        trajectory: its identity.
-        step: steps of it that have been made.
+        mark: the trajectory, and steps of it that have been made.
+        plan: identity of the stage that the trajectory begins after.
         lm: the model.
         optimizer: its optimizer.
         steps: those of the present stage so far, for ``training/``.
@@ -69,48 +78,76 @@ def save_snapshot(
     Raises:
         StoreError: it could not be written (on all ranks); training may go on, a restart begins earlier.
     """
-    world, mark = lm.world, Mark(trajectory, step)
-    folder = world.broadcast(f"{FOLDER}/{trajectory}/{step:09d}-{uuid.uuid4().hex}")
-    state, written = _state(lm, optimizer, drawn=True, begun=bool(optimizer.state)), _Files(store)
+    world = lm.world
+    folder = world.broadcast(f"{mark.step:09d}-{uuid.uuid4().hex}")
+    path = f"{FOLDER}/{mark.trajectory}/{folder}"
+    held = hold(world, kept.tensors(lm, optimizer), kept.like(lm))
+
+    def publish(files: Mapping[str, _Written]) -> None:
+        said = layout(held, {name: one.pieces for name, one in files.items()})
+        state = kept.state(lm, optimizer, steps, said, draws)
+        there = {name: one.file for name, one in files.items()}
+        there[_STATE] = _summed(store, f"{path}/{_STATE}", lambda to: to.write(state.model_dump_json().encode()))
+        if gone := [name for name, file in there.items() if store.size(f"{path}/{name}") != file.size]:
+            raise StoreError(f"cannot write {path}/{gone[0]}: it is not as long as what was written")
+        belongs: dict[str, Any] = vars(mark) | {"plan": plan, "numerics": NUMERICS}
+        snapshot = Snapshot(format=1, workers=world.size, folder=folder, files=there, **belongs)
+        store.put_text(mark.path, mark_text(snapshot))
+
     try:
-        with _explained("write", folder), _unwarned():
-            state_dict_saver.save(state, storage_writer=_writer(written, folder), no_dist=world.size == 1)
-    except StoreError:  # on all ranks, when all have ended
-        _forget(store, folder, world)
+        written = _together(world, lambda: _write(store, path, held, world), StoreError)
+        draws = world.gather(kept.draws(world))
+        files = {name: one for each in written for name, one in each.items()}
+        _together(world, lambda: publish(files) if world.leads else None, StoreError)
+    except StoreError:  # on all ranks, or the others would train on while one does not
+        if world.leads:  # on a full disk it would take the room of results
+            discard(store, f"{mark.trajectory}/{folder}")
         raise
-    sums = {path: sum_ for each in world.gather(written.sums) for path, sum_ in each.items()}
-    failure = None
     if world.leads:
-        try:
-            files = {path: [store.size(path), sums[path]] for path in store.list_text(f"{folder}/")}
-            text = {"workers": world.size, "files": files, "steps": [dataclasses.astuple(each) for each in steps]}
-            begun = "optimizer" in state
-            store.put_text(mark.path, json.dumps({"folder": folder, "begun": begun, **text}))
-            _forget_older(store, mark, folder)
-        except StoreError as error:
-            failure = error
-    if failure := world.broadcast(failure):  # as one, or the others would train on while rank 0 does not
-        _forget(store, folder, world)
-        raise failure
-    return mark
+        forget_older(store, mark)
 
 
-def _forget(store: SideFiles, folder: str, world: World) -> None:
-    """Remove what became no snapshot: on a full disk it would take the room of results."""
-    if world.leads:
-        with contextlib.suppress(StoreError):
-            for path in store.list_text(f"{folder}/"):
-                store.delete(path)
+@dataclass(frozen=True)
+class _Written:
+    """A file of tensors."""
+
+    file: File
+    pieces: list[Piece]
 
 
-def _forget_older(store: SideFiles, newest: Mark, folder: str) -> None:
-    """Remove what a newer snapshot has made useless; not what is being written, which has no mark yet."""
-    paths = store.list_text(f"{FOLDER}/{newest.trajectory}/")
-    for path in [path for path in paths if path.endswith(".json") and path < newest.path]:
-        old = json.loads(store.get_text(path) or "{}").get("files", {})
-        store.delete(path)
-        for file in old:
-            store.delete(file)
+def _write(store: SideFiles, path: str, held: Mapping[str, Held], world: World) -> dict[str, _Written]:
+    """This rank's files."""
+
+    def one(number: int, dealt: Sequence[tuple[Piece, Tensor]]) -> tuple[str, _Written]:
+        name = f"{world.rank:05d}-{number:05d}.safetensors"
+        file = _summed(store, f"{path}/{name}", lambda stream: write(stream, dealt))
+        return name, _Written(file, [piece for piece, _ in dealt])
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(pool.map(one, itertools.count(), deal(held)))
+
+
+def _summed(store: SideFiles, path: str, writing: Callable[[Any], object]) -> File:
+    """A file, written, and what it has to be."""
+    with store.open(path, "wb") as stream:
+        writing(summed := _Summed(stream))
+    return File(size=summed.size, crc32=summed.crc32)
+
+
+class _Summed:
+    """A stream that is written from its beginning to its end, with the length and the CRC-32 of what was."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.size, self.crc32 = stream, 0, 0
+
+    def write(self, data: Any) -> None:
+        self._stream.write(data)
+        self.size += len(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Loading
 
 
 @dataclass(frozen=True)
@@ -123,189 +160,118 @@ class Loaded:
     """The steps of the stage it was taken in, up to it."""
 
 
-def load_snapshot(store: SideFiles, mark: Mark, lm: LanguageModel, settings: Training) -> Loaded | None:
-    """Bring `lm` and the random draws to a snapshot. All ranks call.
+def load_snapshot(store: SideFiles, mark: Mark, plan: str, lm: LanguageModel, settings: Training) -> Loaded | None:
+    """Bring `lm` and the random draws to a snapshot of a trajectory that begins after the stage `plan`. All ranks call.
 
     Returns:
-        None where the snapshot is gone or not whole; `lm` may then hold part of it and is of no use as it is.
+        None where the snapshot is gone; `lm` may then hold part of it and is of no use as it is.
+
+    Raises:
+        Unfit: it is not whole, not what was written, or not of this trajectory (on all ranks); for `lm` see above.
+        StoreGoneError: nothing could be read.
     """
-    said = lm.world.broadcast(_whole(store, mark) if lm.world.leads else None)
-    if said is None or _changed(store, said["files"], lm.world):
-        return None
-    # torch makes room for the moments of a fresh optimizer only where no gradient lies about, as a stage that ran out
-    # of memory leaves them; else it loads none, without a word.
-    lm.zero_grad()
-    optimizer = adamw(lm, settings)
-    # Dropout goes on where it was only on as many ranks: each draws for its own rows.
-    state = _state(lm, optimizer, drawn=said["workers"] == lm.world.size, begun=said.get("begun", True))
-    reader = _reader(_Files(store), said["folder"])
     try:
-        with _unwarned():
-            state_dict_loader.load(state, storage_reader=reader, no_dist=lm.world.size == 1)
-    except (CheckpointException, StoreError, OSError):
-        return None  # removed by another attempt just now
-    set_model_state_dict(lm, state["model"], options=StateDictOptions(strict=False))
-    if "optimizer" in state:
-        set_optimizer_state_dict(lm, optimizer, optim_state_dict=state["optimizer"], options=_LEARNED)
-        if len(optimizer.state) < len(lm.learning()):
+        return _loaded(store, mark, plan, lm, settings)
+    except Unfit as error:
+        # Another attempt may be at work on the same, and has removed it just now.
+        if not lm.world.broadcast(lm.world.leads and _is_there(store, mark)):
             return None
-    if "draws" in state:
-        _set_draws(lm.world, state["draws"][str(lm.world.rank)])
-    else:
-        torch.manual_seed(key_seed(mark.trajectory, mark.step, "draws", lm.world.rank))
-    return Loaded(optimizer, [Step(*values) for values in said["steps"]])
+        raise Unfit(f"snapshot {mark.path} is passed over: {error}") from error
 
 
-def _whole(store: SideFiles, mark: Mark) -> dict[str, Any] | None:
-    """What a mark says, if every file it lists is there in its full length."""
+def _is_there(store: SideFiles, mark: Mark) -> bool:
     try:
-        said: dict[str, Any] = json.loads(store.get_text(mark.path) or "null")
-        whole = said is not None and all(store.size(path) == size for path, (size, _) in said["files"].items())
-    except (ValueError, KeyError, TypeError, AttributeError):  # not JSON, or not ours
+        return store.size(mark.path) is not None
+    except StoreError:
+        return True
+
+
+def _loaded(store: SideFiles, mark: Mark, plan: str, lm: LanguageModel, settings: Training) -> Loaded | None:
+    world = lm.world
+
+    def read() -> tuple[Snapshot, State] | None:
+        snapshot = read_mark(store, mark, plan) if world.leads else None
+        return (snapshot, _read_state(store, snapshot)) if snapshot else None
+
+    said = world.broadcast(_together(world, read, Unfit)[0])
+    if said is None:
         return None
-    return said if whole else None
+    snapshot, state = said
+    mine = sorted(snapshot.files)[world.rank :: world.size]
+
+    def check() -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda name: _check(store, snapshot, name), mine))
+
+    _together(world, check, Unfit)
+    optimizer = adamw(lm, settings)
+    _together(world, lambda: kept.prepare(lm, optimizer, state), Unfit)
+    held = hold(world, kept.tensors(lm, optimizer), kept.like(lm))
+
+    def fill() -> None:
+        with torch.no_grad():
+            fill_all(lambda name: store.open(snapshot.path(name), "rb"), state.layout, held)
+        # Dropout goes on where it was only on as many ranks: each draws for its own rows.
+        if snapshot.workers == world.size and state.device == world.device.type:
+            kept.set_draws(world, state.draws[world.rank])
+        else:
+            torch.manual_seed(key_seed(mark.trajectory, mark.step, "draws", world.rank))
+
+    _together(world, fill, Unfit)
+    return Loaded(optimizer, [Step(*values) for values in state.steps])
 
 
-def _changed(store: SideFiles, files: Mapping[str, tuple[int, int]], world: World) -> bool:
-    """Whether a file has not the sum it was written with: torch would load it all the same. All ranks call.
-
-    Reading everything once more takes seconds for every ten GB and rank, on a restart only.
-    """
-    changed = False
-    for path in sorted(files)[world.rank :: world.size]:
-        try:
-            sum_ = 0
-            with store.open(path, "rb") as stream:
-                while chunk := stream.read(CHUNK):
-                    sum_ = zlib.crc32(chunk, sum_)
-            changed = changed or sum_ != files[path][1]
-        except (StoreError, OSError):  # removed by another attempt just now
-            changed = True
-    return world.any(changed)
-
-
-def _state(lm: LanguageModel, optimizer: AdamW, drawn: bool, begun: bool) -> dict[str, Any]:
-    """What is kept: draws where they can go on, the optimizer where it has made a step.
-
-    Of one that has made none torch would take the state of one that has.
-    """
-    state: dict[str, Any] = {"model": get_model_state_dict(lm, options=_LEARNED)}
-    if begun:
-        _give_all_a_state(lm, optimizer)
-        state["optimizer"] = get_optimizer_state_dict(lm, optimizer, options=_LEARNED)
-    if drawn:
-        state["draws"] = {str(lm.world.rank): _draws(lm.world)}
+def _read_state(store: SideFiles, snapshot: Snapshot) -> State:
+    _check(store, snapshot, _STATE)
+    with store.open(snapshot.path(_STATE), "rb") as stream:
+        state = State.model_validate_json(stream.read())
+    if {*state.layout.files, _STATE} != snapshot.files.keys():  # those of which there is no sum
+        raise Unfit(f"its mark and {_STATE} list other files")
     return state
 
 
-def _give_all_a_state(lm: LanguageModel, optimizer: AdamW) -> None:
-    """Moments of zero for parameters that no pass uses, as some decoders have: torch asks for those of all."""
-    for parameter in lm.learning().values() if optimizer.state else ():
-        if parameter not in optimizer.state:
-            step = torch.zeros((), device=local(parameter).device)
-            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": step, **moments}
+def _check(store: SideFiles, snapshot: Snapshot, name: str) -> None:
+    """Raise Unfit where a file is not what was written.
+
+    Reading everything once more takes seconds for every ten GB and rank, on a restart only.
+    """
+    if name not in snapshot.files:
+        raise Unfit(f"its mark does not list {name}")
+    path, file = snapshot.path(name), snapshot.files[name]
+    size = store.size(path)
+    if size != file.size:
+        raise Unfit(f"{name} is missing" if size is None else f"{name} has {size} bytes, not {file.size}")
+    if _sum(store, path) != file.crc32:
+        raise Unfit(f"{name} is not what was written: its sum is wrong")
 
 
-def _draws(world: World) -> Tensor:
-    return torch.cuda.get_rng_state(world.device) if world.device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_draws(world: World, state: Tensor) -> None:
-    if world.device.type == "cuda":
-        torch.cuda.set_rng_state(state, world.device)
-    else:
-        torch.set_rng_state(state)
-
-
-@contextlib.contextmanager
-def _explained(doing: str, what: str) -> Iterator[None]:
-    """torch.distributed.checkpoint puts what went wrong on a rank into an error of its own."""
-    try:
-        yield
-    except CheckpointException as error:
-        first = next(iter(error.failures.values()))[0]
-        if isinstance(first, StoreError):
-            raise StoreError(str(first)) from error
-        raise StoreError(f"cannot {doing} snapshot {what}: {' '.join(str(first).split())[:200]}") from error
-
-
-@contextlib.contextmanager
-def _unwarned() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is what a single process wants
-        yield
+def _sum(store: SideFiles, path: str) -> int:
+    found = 0
+    with store.open(path, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            found = zlib.crc32(chunk, found)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------
-# torch.distributed.checkpoint over a store
+# Small parts
 
 
-class _Summed:
-    """A stream that is written from its beginning to its end, with the CRC-32 of what was."""
+def _together(world: World, work: Callable[[], T], failure: type[MemexpError]) -> Sequence[T]:
+    """What each rank's `work` returns. Raises `failure` on all ranks where one failed, whatever the reason.
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.sum = stream, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, data: Any) -> int:
-        self.sum = zlib.crc32(data, self.sum)
-        return self._stream.write(data)
-
-
-class _Files(FileSystemBase):
-    """The few things torch.distributed.checkpoint does with files."""
-
-    def __init__(self, store: SideFiles) -> None:
-        self.store = store
-        self.sums: dict[str, int] = {}
-        """CRC-32 of each file that was written."""
-
-    @contextlib.contextmanager
-    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
-        with self.store.open(os.fspath(path), "wb" if mode == "wb" else "rb") as stream:
-            summed = _Summed(stream)
-            yield summed if mode == "wb" else stream
-        if mode == "wb":
-            self.sums[os.fspath(path)] = summed.sum
-
-    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
-        return f"{os.fspath(path)}/{suffix}"
-
-    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        with self.create_stream(path, "rb") as old, self.create_stream(new_path, "wb") as new:
-            shutil.copyfileobj(old, new)
-        self.rm_file(path)
-
-    def init_path(self, path: str | os.PathLike[str]) -> str:
-        return os.fspath(path)
-
-    def mkdir(self, path: str | os.PathLike[str]) -> None:
-        return None  # a store makes folders as it needs them
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        return True
-
-    def exists(self, path: str | os.PathLike[str]) -> bool:
-        return self.store.size(os.fspath(path)) is not None
-
-    def rm_file(self, path: str | os.PathLike[str]) -> None:
-        self.store.delete(os.fspath(path))
-
-
-def _writer(files: _Files, folder: str) -> FileSystemWriter:
-    # The store makes files durable when they are closed.
-    writer = FileSystemWriter(folder, sync_files=False)
-    writer.fs = files  # type: ignore[assignment] # declared as the one of local files
-    writer.path = folder
-    return writer
-
-
-def _reader(files: _Files, folder: str) -> FileSystemReader:
-    reader = FileSystemReader(folder)
-    reader.fs = files  # type: ignore[assignment] # likewise
-    reader.path = folder
-    return reader
+    But for storage that is gone: then StoreGoneError, since of that no snapshot is at fault.
+    """
+    outcome: tuple[T | None, MemexpError | None]
+    try:
+        outcome = work(), None
+    except StoreGoneError as error:
+        outcome = None, StoreGoneError(str(error))
+    except MemexpError as error:
+        outcome = None, failure(str(error))
+    except Exception as error:  # nothing that lies in a snapshot may end a sweep, or leave other ranks waiting
+        outcome = None, failure(f"{type(error).__name__}: {one_line(error, 200)}")
+    outcomes = world.gather(outcome)
+    if errors := [error for _, error in outcomes if error is not None]:
+        raise next((error for error in errors if isinstance(error, StoreGoneError)), errors[0])
+    return [value for value, _ in outcomes]  # type: ignore[misc] # none failed

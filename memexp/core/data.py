@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Row", "batches_of", "encode", "groups", "key_seed", "left_padded", "order", "right_padded"]
+__all__ = ["Row", "batches_of", "encode", "ends_of", "groups", "key_seed", "left_padded", "order", "right_padded"]
 
 Row = Sequence[int]
 
@@ -53,6 +53,30 @@ def left_padded(rows: Sequence[Row]) -> tuple[NDArray[np.int64], NDArray[np.int6
         padded[i, longest - len(row) :] = row
         mask[i, longest - len(row) :] = 1
     return padded, mask
+
+
+def ends_of(rows: Sequence[Row], asked: Sequence[tuple[int, Row]]) -> tuple[list[NDArray[np.int64]], torch.Tensor]:
+    """Where to look for how likely continuations are, each at the end of a row.
+
+    Args:
+        rows: token ids of a context with all but the last token of a continuation.
+        asked: which row, and all tokens of the continuation.
+
+    Returns:
+        The positions that are looked at, counted through the padded rows; for each token asked for which of them, and
+        the token, both in order of position. And that order of the tokens.
+    """
+    counts = np.ones(len(rows), np.int64)
+    for row, tokens in asked:
+        counts[row] = max(counts[row], len(tokens))
+    lengths = np.array([len(row) for row in rows], np.int64)
+    width = lengths.max()
+    keep = np.concatenate([i * width + np.arange(lengths[i] - counts[i], lengths[i]) for i in range(len(rows))])
+    behind = counts.cumsum()  # of each row, where in `keep` its positions end
+    of = np.concatenate([np.arange(behind[row] - len(tokens), behind[row]) for row, tokens in asked])
+    wanted = np.concatenate([np.asarray(tokens, np.int64) for _, tokens in asked])
+    order = np.argsort(of, kind="stable")
+    return [keep, of[order], wanted[order]], torch.from_numpy(order)
 
 
 def batches_of(lengths: Sequence[int], tokens: int, rows: int) -> list[list[int]]:

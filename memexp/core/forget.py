@@ -66,7 +66,7 @@ def ablated(lm: LanguageModel, forget: Forget, pretrained: Fork) -> Iterator[Non
         SpecError: the model has no such block.
     """
     chosen = _chosen(lm, forget)
-    kept = [(local(parameter), local(parameter).detach().clone()) for _, parameter in chosen]
+    kept = [(parameter, local(parameter).detach().clone()) for _, parameter in chosen]
     try:
         with torch.no_grad():
             for name, parameter in chosen:
@@ -74,8 +74,8 @@ def ablated(lm: LanguageModel, forget: Forget, pretrained: Fork) -> Iterator[Non
         yield
     finally:
         with torch.no_grad():
-            for held, learned in kept:
-                held.copy_(learned)
+            for parameter, learned in kept:
+                local(parameter).copy_(learned)  # asked again: sharding may pad what it holds in the first pass
 
 
 def _chosen(lm: LanguageModel, forget: Forget) -> list[tuple[str, nn.Parameter]]:

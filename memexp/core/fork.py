@@ -2,11 +2,15 @@
 
 For forks; checkpoint.py has what outlives the process. Random state is no part of it: every stage seeds its own.
 
-    fork = take(lm, optimizer)          # later: optimizer = restore(lm, fork, study)
+    fork = take(lm, optimizer)                   # later, as often as needed:
+    optimizer = restore(lm, fork, study)
+    optimizer = spend(lm, fork, study)           # the last time: nothing of the fork is left
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,49 +19,98 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from memexp.core.model import LanguageModel, local
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import adamw, room
 from memexp.spec import Training
 
-__all__ = ["Fork", "restore", "take"]
+__all__ = ["Fork", "compact", "on_host", "restore", "spend", "take"]
 
 
 @dataclass(frozen=True)
 class Fork:
-    """This rank's part of what a trajectory has learned, copied; on the CPU, so that forks cost no GPU memory."""
+    """This rank's part of what a trajectory has learned, copied; all of it in the host's memory, none on a GPU."""
 
     weights: dict[str, Tensor]
     """The learning parameters by name (of a sharded model the local shard)."""
-    optimizer: dict[str, Any] | None
+    optimizer: Moments | None
     """The optimizer's state, None before the first step."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """An optimizer's state."""
+
+    settings: list[dict[str, Any]]
+    """Of each group of parameters."""
+    kept: dict[str, dict[str, Tensor]]
+    """What it keeps of each parameter, by name (of a sharded one, of the local shard)."""
 
 
 def take(lm: LanguageModel, optimizer: AdamW | None) -> Fork:
     """Copy what `lm` and `optimizer` have learned so far."""
-    weights = {name: local(parameter).detach().to("cpu", copy=True) for name, parameter in lm.learning().items()}
-    return Fork(weights, None if optimizer is None else _copied(optimizer.state_dict()))
+    learning = lm.learning()
+    weights = {name: on_host(parameter.detach()) for name, parameter in learning.items()}
+    if optimizer is None:
+        return Fork(weights, None)
+    settings = [
+        {key: copy.copy(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    kept = {
+        name: {key: on_host(value) for key, value in optimizer.state[parameter].items()}
+        for name, parameter in learning.items()
+        if parameter in optimizer.state
+    }
+    return Fork(weights, Moments(settings, kept))
+
+
+def compact(fork: Fork) -> Fork:
+    """`fork` in half the memory as far as nothing is lost, as with weights that were stored in 16 bits."""
+    return Fork({name: _halved(fork.weights.pop(name)) for name in list(fork.weights)}, fork.optimizer)
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    for dtype in (torch.bfloat16, torch.float16):
+        half = tensor.to(dtype)
+        if tensor.dtype == torch.float32 and torch.equal(half.float(), tensor):
+            return half
+    return tensor
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """A copy of this rank's part of a tensor, in the host's memory."""
+    return local(tensor).to("cpu", copy=True)
 
 
 def restore(lm: LanguageModel, fork: Fork, settings: Training | None) -> AdamW | None:
-    """Bring `lm` back to `fork`, bit for bit.
+    """Bring `lm` back to `fork`, bit for bit. Let go of its present optimizer first, or both are there for a while.
 
     Returns:
         The optimizer of `settings` with the fork's state, or None where it has none.
     """
-    with torch.no_grad():
-        for name, parameter in lm.learning().items():
-            local(parameter).copy_(fork.weights[name])
+    return _restored(lm, fork, settings, dict.__getitem__)
+
+
+def spend(lm: LanguageModel, fork: Fork, settings: Training | None) -> AdamW | None:
+    """As `restore`, and `fork` is emptied on the way: what the model has again, the host has no more."""
+    return _restored(lm, fork, settings, dict.pop)
+
+
+@torch.no_grad()
+def _restored(
+    lm: LanguageModel, fork: Fork, settings: Training | None, get: Callable[[dict[str, Any], str], Any]
+) -> AdamW | None:
+    """`get` is how something is had from the fork."""
+    lm.zero_grad()  # a stage that failed half-way through a batch leaves gradients behind
+    learning = lm.learning()
+    for name, parameter in learning.items():
+        local(parameter).copy_(get(fork.weights, name))
     if fork.optimizer is None or settings is None:
         return None
     optimizer = adamw(lm, settings)
-    optimizer.load_state_dict(_copied(fork.optimizer))
+    for group, was in zip(optimizer.param_groups, fork.optimizer.settings, strict=True):
+        group |= {key: copy.copy(value) for key, value in was.items()}
+    for name in list(fork.optimizer.kept):
+        held = get(fork.optimizer.kept, name)
+        optimizer.state[learning[name]] = here = room(optimizer, learning[name])
+        for key in list(held):
+            local(here[key]).copy_(get(held, key))
     return optimizer
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return value

@@ -9,13 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from memexp.core.batch_sizes import ANSWER_ROWS, RECALL_ROWS, RECALL_TOKENS
+from memexp.core.copies import to_device
 from memexp.core.data import Row, batches_of, left_padded
 from memexp.core.kv_cache import can_drop, drop, preallocate
 from memexp.core.model import LanguageModel
-from memexp.core.ranks import deal_to_ranks
+from memexp.core.precision import CACHES
+from memexp.core.ranks import deal_to_ranks, idle
 
 __all__ = ["answer_greedily", "complete_greedily"]
 
@@ -31,22 +33,23 @@ def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[i
     Returns:
         The new token ids for each cue, on every rank; None where the model's logits were not finite numbers.
     """
-    batches = _batches(lm, cues, counts, RECALL_ROWS[lm.world.device.type])
+    batches = _batches(lm, cues, counts, lm.budget.recall_rows)
 
     def complete(batch: list[int], steps: int) -> list[list[int] | None]:
-        needed = max(counts[i] for i in batch)
-        new, sound = _greedy_batch(lm, [cues[i] for i in batch], needed)
+        needed = longest(batch) if batch else 0
+        new, sound = _greedy_batch(lm, [cues[i] for i in batch], needed) if batch else ([], [])
         for _ in range(steps - needed):  # passes that the other ranks of this round still need
-            nothing = torch.zeros((1, 1), dtype=torch.long, device=lm.world.device)
-            lm.next(nothing, None, nothing)
+            idle(lm)
         return [
             row[: counts[i]] if all(flags[: counts[i]]) else None
             for row, flags, i in zip(new, sound, batch, strict=True)
         ]
 
+    def longest(batch: list[int]) -> int:
+        return max(counts[i] for i in batch)
+
     found: list[list[int] | None] = [[] for _ in cues]
     with lm.evaluating():
-        longest = [max(counts[i] for i in batch) for batch in batches]
         for i, new in deal_to_ranks(lm.world, batches, complete, longest):
             found[i] = new
     return found
@@ -72,7 +75,7 @@ def _batches(
             groups.setdefault(0 if lm.pads_left else sizes[i], []).append(i)
     batches: list[list[int]] = []
     for _, group in sorted(groups.items()):
-        for dealt in batches_of([sizes[i] for i in group], RECALL_TOKENS[lm.world.device.type], rows):
+        for dealt in batches_of([sizes[i] for i in group], lm.budget.recall_tokens, rows):
             batch = [group[at] for at in dealt]
             padded = max(len(cues[i]) for i in batch) + max(counts[i] for i in batch)
             # The longest cue with the largest count of another row may be more than the model's context holds.
@@ -85,34 +88,30 @@ def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> tuple[l
 
     With each token, whether its logit was a finite number.
     """
-    device = lm.world.device
-    padded, real = left_padded(cues)
-    ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(real).to(device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    is_padded = not real.all()
-    banned = lm.end_tokens
+    ids, mask, positions, is_padded = _left_padded(lm, cues)
     past = None
     new: list[torch.Tensor] = []
     sound: list[torch.Tensor] = []
     for step in range(steps):
-        logits, past = lm.next(ids, mask if is_padded else None, positions, past)
-        # Some configs keep an id beyond a vocabulary that was made smaller.
-        logits[:, [i for i in banned if 0 <= i < logits.shape[1]]] = -torch.inf
-        chosen = logits.argmax(-1)
+        (chosen, finite), past = lm.choose(ids, mask if is_padded else None, positions, past, lm.end_tokens)
         new.append(chosen)
-        sound.append(_sound(logits, chosen))
+        sound.append(finite)
         if step == 0:
-            past = preallocate(past, steps)
+            past = preallocate(past, steps, CACHES.get(lm.dtype))
         if step + 1 < steps:
             ids = chosen[:, None]
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = positions[:, -1:] + 1
-    return torch.stack(new, dim=1).tolist(), torch.stack(sound, dim=1).tolist()
+    both = torch.stack([torch.stack(new, dim=1), torch.stack(sound, dim=1).long()]).cpu()
+    return both[0].tolist(), both[1].bool().tolist()
 
 
-def _sound(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Whether the largest logit of each row is a finite number: among others a NaN counts as the largest."""
-    return logits.gather(1, chosen[:, None])[:, 0].isfinite()
+def _left_padded(lm: LanguageModel, cues: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
+    """Token ids, their mask and positions where the model computes, and whether anything is padded."""
+    padded, real = left_padded(cues)
+    positions = (real.cumsum(1) - 1).clip(min=0)
+    ids, mask, at = to_device(lm.world.device, padded, real, positions)
+    return ids, mask, at, not real.all()
 
 
 def answer_greedily(
@@ -130,10 +129,13 @@ def answer_greedily(
         The text of each continuation, on every rank; None where the model's logits were not finite numbers.
     """
     room = sys.maxsize if lm.context is None else lm.context
-    batches = _batches(lm, cues, limits, ANSWER_ROWS[lm.world.device.type], room)
+    batches = _batches(lm, cues, limits, lm.budget.answer_rows, room)
 
     def answer(batch: list[int], _: int) -> list[str | None]:
-        return _answer_batch(lm, [cues[i] for i in batch], [limits[i] for i in batch], [stops[i] for i in batch])
+        while not batch and lm.world.any(False):
+            idle(lm)
+        chosen = [cues[i] for i in batch]
+        return _answer_batch(lm, chosen, [limits[i] for i in batch], [stops[i] for i in batch]) if batch else []
 
     with lm.evaluating():
         found = dict(deal_to_ranks(lm.world, batches, answer))
@@ -144,28 +146,22 @@ def _answer_batch(
     lm: LanguageModel, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]
 ) -> list[str | None]:
     """The answers of one batch; ranks go on together until the last of all their batches is done."""
-    device, ends = lm.world.device, set(lm.end_tokens)
+    ends = set(lm.end_tokens)
     shown = _special_stops(lm, stops)
     broken: set[int] = set()
-    padded, real = left_padded(cues)
-    ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(real).to(device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    is_padded = not real.all()
+    ids, mask, positions, is_padded = _left_padded(lm, cues)
     new: list[list[int]] = [[] for _ in cues]
     rows = list(range(len(cues)))  # which row of the batch each row of `ids` is
     going = set(rows)
     past = None
-    nothing = torch.zeros((1, 1), dtype=torch.long, device=device)
-    while lm.world.any(bool(going)):
+    while not _over(lm, bool(going)):
         if not going:  # a pass that other ranks need
-            lm.next(nothing, None, nothing)
+            idle(lm)
             continue
-        logits, past_now = lm.next(ids, mask if is_padded else None, positions, past)
-        if past is None:
-            past_now = preallocate(past_now, max(limits))
-        past = past_now
-        chosen = logits.argmax(-1)
-        for row, token, sound in zip(rows, chosen.tolist(), _sound(logits, chosen).tolist(), strict=True):
+        (chosen, finite), past_now = lm.choose(ids, mask if is_padded else None, positions, past)
+        past = preallocate(past_now, max(limits), CACHES.get(lm.dtype)) if past is None else past_now
+        # The one wait a token: whether an answer is over is seen in its text.
+        for row, (token, sound) in zip(rows, torch.stack([chosen, finite.long()], dim=1).tolist(), strict=True):
             if row in going:
                 new[row].append(token)
                 broken |= set() if sound else {row}
@@ -173,7 +169,7 @@ def _answer_batch(
                 if over or _stopped(lm, new[row], stops[row], shown[row]):
                     going.discard(row)
         if 0 < 2 * len(going) <= len(rows) and can_drop(past):
-            kept = torch.tensor([at for at, row in enumerate(rows) if row in going], device=device)
+            (kept,) = to_device(lm.world.device, np.flatnonzero([row in going for row in rows]))
             rows = [row for row in rows if row in going]
             chosen, mask, positions = chosen[kept], mask[kept], positions[kept]
             drop(past, kept)
@@ -181,6 +177,15 @@ def _answer_batch(
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
         positions = positions[:, -1:] + 1
     return [None if row in broken else _before(lm, tokens, stops[row], shown[row]) for row, tokens in enumerate(new)]
+
+
+def _over(lm: LanguageModel, going: bool) -> bool:
+    """Whether no rank goes on. All ranks ask; one that goes on itself knows, and does not wait to be told."""
+    if lm.world.size == 1:
+        return not going
+    (own,) = to_device(lm.world.device, np.array([int(going)]))
+    everywhere = lm.world.sum(own.double())
+    return not going and not float(everywhere)
 
 
 def _text(lm: LanguageModel, tokens: Row, special: bool = False) -> str:

@@ -15,18 +15,27 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
+from memexp.core.footprint import footprint
 from memexp.core.load import random_config
+from memexp.core.model import blocks
 from memexp.core.refusals import REFUSALS
 from memexp.core.tokenizer import load_tokenizer
+from memexp.core.weights import places_in
 from memexp.errors import MemexpError, ModelError, one_line
-from memexp.sources import ResolvedModel
+from memexp.sources import ResolvedModel, stored
 from memexp.sources.pinned import location, read_config
 
-__all__ = ["inspect"]
+__all__ = ["inspect", "memory_facts"]
 
 ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding)
 """What an adapter can sit on."""
@@ -49,6 +58,8 @@ def inspect(model: ResolvedModel) -> dict[str, Any]:
         raise ModelError(f"model {model.name!r}: {one_line(error)}") from error
     if model.folder is not None:
         _refuse_unpickling(model.name, model.folder)
+    if (files := stored(model, fetch=False)) is not None:
+        places_in(lm, files, model.name)  # refuses weights that lack a parameter
     head = lm.get_output_embeddings()
     linear = [m.weight for m in lm.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
     return {
@@ -56,11 +67,34 @@ def inspect(model: ResolvedModel) -> dict[str, Any]:
         "linear": sum(sum(weight.shape) for weight in linear),
         "context": getattr(config, "max_position_embeddings", None),
         "blocks": getattr(config, "num_hidden_layers", None),
+        **memory_facts(lm, config),
         # One name for all blocks: "model.layers.*.mlp.up_proj".
         "modules": sorted(
             {re.sub(r"\b\d+\b", "*", name) for name, m in lm.named_modules() if isinstance(m, ADAPTABLE)}
         ),
     }
+
+
+def memory_facts(lm: PreTrainedModel, config: PreTrainedConfig) -> dict[str, Any]:
+    """What memory depends on; without what cannot be found out for an architecture."""
+    head, embedding = lm.get_output_embeddings(), lm.get_input_embeddings()
+    width = int(getattr(embedding, "embedding_dim", 0))
+    found: dict[str, Any] = {
+        "vocabulary": int(getattr(config, "vocab_size", 0)),
+        "width": width,
+        "tied": head is not None and getattr(head, "weight", None) is getattr(embedding, "weight", None),
+        "coarse": str(getattr(config, "dtype", None)) == "torch.bfloat16",
+    }
+    # Architectures without a list of blocks, or whose settings do not go together with fewer of them: a plan then
+    # knows less, and the model is refused where that matters.
+    with contextlib.suppress(ModelError, AttributeError, TypeError, ValueError, RuntimeError, KeyError, IndexError):
+        found["block_parameters"] = max(sum(one.numel() for one in block.parameters()) for block in blocks(lm))
+        heads = int(config.num_attention_heads)
+        each = getattr(config, "head_dim", None) or width // heads
+        keys = getattr(config, "num_key_value_heads", None) or heads
+        found["cache_numbers"] = 2 * int(keys) * int(each) * int(config.num_hidden_layers)
+        found["token_bytes"] = footprint(config)
+    return found
 
 
 def _config(model: ResolvedModel, source: str) -> PreTrainedConfig:

@@ -1,19 +1,20 @@
 """A causal LM in memory, whole or sharded over the world's ranks, however load.py came by it.
 
-`LanguageModel` is the one module that everything else calls, for three operations only: negative log-likelihoods of
-given tokens, logits at the end of given rows, and logits of the next token of rows that grow. Being the root of the
-sharding it gathers what a rank needs by itself.
+`LanguageModel` is the one module that everything else calls, for four operations only: negative log-likelihoods of
+given tokens, those of continuations at the end of given rows, and of rows that grow logits of the next token or the
+likeliest one. Being the root of the sharding it gathers what a rank needs by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -22,10 +23,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from memexp.core.batch_sizes import Budget, largest
+from memexp.core.copies import to_device
+from memexp.core.data import Row, ends_of, right_padded
+from memexp.core.head import Work, float32_logits, likeliest, likelihoods, losses, over
+from memexp.core.masks import unwatched
+from memexp.core.precision import arithmetic, widened
 from memexp.core.processes import World
+from memexp.core.traits import Traits, ask, head_is_plain
 from memexp.errors import ModelError
 
-__all__ = ["LanguageModel", "blocks", "local", "set_dropout"]
+__all__ = ["LanguageModel", "blocks", "drops", "local", "set_dropout"]
 
 UNLIMITED = 1_000_000_000
 """transformers writes 1e30 for a tokenizer that knows no limit."""
@@ -41,60 +49,80 @@ class LanguageModel(nn.Module):
         world: World,
         dtype: str,
         own_tokenizer: bool = True,
+        traits: Traits | None = None,
     ) -> None:
-        """`own_tokenizer`: whether the ids in the model's configuration are of `tokenizer`."""
+        """`own_tokenizer`: whether the ids in the model's configuration are of `tokenizer`; `traits`: None asks it."""
         super().__init__()
         self.own_tokenizer = own_tokenizer
         self.lm = lm
         self.tokenizer = tokenizer
         self.world = world
         self.dtype = dtype
+        self.budget: Budget = largest(world.device.type)
+        """What batches may have; `load` makes it that of the model and the device."""
+        self.offload = False
+        """Whether the optimizer's moments are kept on the host."""
+        self.together: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        """Around passes that belong together; sharding keeps weights gathered meanwhile."""
         self.passes = 0
         """Forward passes made so far: what shows that a worker is at work."""
-        self._plain_head = _head_is_plain(lm)
-        self._takes_positions = "position_ids" in inspect.signature(lm.base_model.forward).parameters
-        self.caches = True
-        """Whether completions go on from its key-value cache; else every token takes a pass over its whole row."""
-        self.pads_left = _pads_left(lm, self._next)
-        """Whether rows of other lengths may be completed together; else each needs company of its own length."""
-        self._takes_positions = self._takes_positions and self.pads_left  # otherwise it counts them its own way
-        self.caches = not _caches_wrongly(lm, self._next)
-        self.pads_left = self.pads_left and self.caches
-        self._takes_positions = self._takes_positions and self.caches  # whole rows need none
+        self.adopt(traits if traits is not None else self._ask())
         self.eval()  # as transformers hands models over; a new module would be in training mode
+
+    def _ask(self) -> Traits:
+        """What the model itself says that it does, in several passes; `adopt` it then."""
+        self.adopt(Traits(head_is_plain(self.lm)))
+        return ask(self.lm, self._plain_head, self._next)
+
+    def adopt(self, traits: Traits) -> None:
+        """Compute as `traits` allow."""
+        self.traits = traits
+        self._plain_head = traits.plain_head
+        self.caches = traits.caches
+        """Whether completions go on from its key-value cache; else every token takes a pass over its whole row."""
+        self.pads_left = traits.pads_left
+        """Whether rows of other lengths may be completed together; else each needs company of its own length."""
+        takes = "position_ids" in inspect.signature(self.lm.base_model.forward).parameters
+        self._takes_positions = takes and traits.pads_left  # otherwise it counts them its own way
 
     def forward(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Dispatch, so that sharding's hooks see one forward pass for each operation."""
-        operations: dict[str, Callable[..., Any]] = {"nll": self._nll, "ends": self._ends, "next": self._next}
-        enabled = self.dtype == "bfloat16"
         self.passes += 1
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled):
-            return operations[operation](*args, **kwargs)
+        how = widened() if operation == "ask" else arithmetic(self.dtype, self.world.device)
+        with how, unwatched(self.world.device):
+            return getattr(self, f"_{operation}")(*args, **kwargs)
 
     def nll(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Negative log-likelihood of every token but each row's first, given those before it.
 
         Args:
-            ids: right-padded token ids, (rows, longest).
-            lengths: number of real tokens in each row, (rows,), at least 1.
+            ids: right-padded token ids, (rows, longest), on the CPU.
+            lengths: number of real tokens in each row, (rows,), at least 1, on the CPU.
 
         Returns:
             (sum of lengths - 1,) float32 nats, row after row.
         """
-        return self("nll", ids, lengths)  # type: ignore[no-any-return] # a module's call is untyped
+        padded, real = ids.numpy(), lengths.numpy()[:, None]
+        at = np.arange(padded.shape[1])[None]
+        # What is asked for is counted here: to look for it on a GPU is to wait for it.
+        keep, targets = np.flatnonzero(at < real - 1), padded[:, 1:][at[:, 1:] < real]
+        return self("nll", *to_device(self.world.device, padded, keep, targets))  # type: ignore[no-any-return] # untyped
 
-    def ends(self, ids: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
-        """Logits after each of the last tokens of every row.
+    def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]]) -> list[tuple[Tensor, bool]]:
+        """How likely some continuations are, each at the end of a row.
 
         Args:
-            ids: right-padded token ids, (rows, longest).
-            lengths: number of real tokens in each row, (rows,).
-            counts: after how many of its last tokens logits are wanted, (rows,), at least 1.
+            rows: token ids of a context with all but the last token of a continuation.
+            asked: which row, and all tokens of the continuation.
 
         Returns:
-            (sum of counts, vocabulary) float32 logits, row after row.
+            For each of `asked` the log-likelihoods of its tokens, in float64 nats on the CPU, and whether each of its
+            tokens is the likeliest.
         """
-        return self("ends", ids, lengths, counts)  # type: ignore[no-any-return] # as above
+        places, order = ends_of(rows, asked)
+        found = self("ends", *to_device(self.world.device, right_padded(rows), *places), places[1]).detach().cpu()
+        each = torch.empty_like(found).index_copy_(0, order, found).split([len(tokens) for _, tokens in asked])
+        return [(one[:, 0].contiguous(), bool((one[:, 1] > 0).all())) for one in each]
 
     def next(self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: Any = None) -> tuple[Tensor, Any]:
         """Logits of the token after the last of each row.
@@ -110,46 +138,44 @@ class LanguageModel(nn.Module):
         """
         return self("next", ids, mask, positions, past)  # type: ignore[no-any-return] # as above
 
-    def _nll(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        at = torch.arange(ids.shape[1], device=ids.device)[None]
-        logits = self._logits(ids, at < (lengths - 1)[:, None])
-        return F.cross_entropy(logits, ids[:, 1:][at[:, 1:] < lengths[:, None]], reduction="none")
+    def choose(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: Any = None, banned: Collection[int] = ()
+    ) -> tuple[tuple[Tensor, Tensor], Any]:
+        """The likeliest token after the last of each row, but for those `banned`; all else as in `next`.
 
-    def _ends(self, ids: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
-        at = torch.arange(ids.shape[1], device=ids.device)[None]
-        with self._head_in_float32():
-            return self._logits(ids, (at < lengths[:, None]) & (at >= (lengths - counts)[:, None]))
+        Returns:
+            (rows,) token ids with (rows,) whether their logits are finite numbers, and the cache.
+        """
+        return self("choose", ids, mask, positions, past, banned)  # type: ignore[no-any-return] # as above
 
-    @contextlib.contextmanager
-    def _head_in_float32(self) -> Iterator[None]:
-        """The output embedding outside of autocast: at logits of 64 to 128 bfloat16 has steps of one half, and ties."""
-        head = self.lm.get_output_embeddings()
-        if head is None or not torch.is_autocast_enabled(self.world.device.type):
-            yield
-            return
-        plain = head.forward
+    def _nll(self, ids: Tensor, keep: Tensor, targets: Tensor) -> Any:
+        return self._over(ids, keep, losses(targets))
 
-        def forward(hidden: Tensor) -> Any:
-            with torch.autocast(self.world.device.type, enabled=False):
-                return plain(hidden.float())
+    def _ends(self, ids: Tensor, keep: Tensor, of: Tensor, wanted: Tensor, sorted_of: NDArray[np.int64]) -> Any:
+        return self._over(ids, keep, likelihoods(of, wanted, sorted_of))
 
-        head.forward = forward
-        try:
-            yield
-        finally:
-            del head.forward  # what hides the class's own
-
-    def _logits(self, ids: Tensor, keep: Tensor) -> Tensor:
-        """Logits at the positions where `keep` (rows, longest) is true, row after row."""
+    def _over(self, ids: Tensor, keep: Tensor, work: Work) -> Any:
+        """`work` on the logits at the positions `keep`, which count through (rows, longest)."""
         if self._plain_head:
             # The head is the widest layer by far: on the positions that are asked for only.
             hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            logits: Tensor = self.lm.get_output_embeddings()(hidden[keep])
-        else:
-            logits = self.lm(input_ids=ids, use_cache=False).logits[keep]
-        return logits.float()
+            return over(self.lm, hidden.flatten(0, 1)[keep], work)
+        with float32_logits(self.lm):
+            logits = self.lm(input_ids=ids, use_cache=False).logits
+        return work(logits.flatten(0, 1)[keep].float(), slice(0, len(keep)))
 
-    def _next(self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+    def _next(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, past: Any) -> tuple[Tensor, Any]:
+        return self._grown(ids, mask, positions, past, lambda logits, _: logits)
+
+    def _choose(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, past: Any, banned: Collection[int]
+    ) -> tuple[tuple[Tensor, Tensor], Any]:
+        return self._grown(ids, mask, positions, past, likeliest(banned))
+
+    def _grown(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, past: Any, work: Work
+    ) -> tuple[Any, Any]:
+        """`work` on the logits after the last token of each row, and the cache."""
         if not self.caches:
             ids = ids if past is None else torch.cat([past, ids], dim=1)
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": self.caches}
@@ -157,22 +183,23 @@ class LanguageModel(nn.Module):
             inputs["past_key_values"] = past
         if mask is not None:
             inputs["attention_mask"] = mask
-        if self._takes_positions:
+        if self._takes_positions and positions is not None:
             inputs["position_ids"] = positions
         if self._plain_head:
             output = self.lm.base_model(**inputs)
-            logits = self.lm.get_output_embeddings()(output.last_hidden_state[:, -1])
+            found = over(self.lm, output.last_hidden_state[:, -1], work)
         else:
-            output = self.lm(**inputs, logits_to_keep=1)
-            logits = output.logits[:, -1]
+            with float32_logits(self.lm):
+                output = self.lm(**inputs, logits_to_keep=1)
+            found = work(output.logits[:, -1].float(), slice(0, len(ids)))
         if not self.caches:
-            return logits.float(), ids
+            return found, ids
         cache = getattr(output, "past_key_values", None)
         if cache is None:
             raise ModelError(
                 f"{type(self.lm).__name__} keeps no key-value cache, which recall and open questions are completed with"
             )
-        return logits.float(), cache
+        return found, cache
 
     @property
     def context(self) -> int | None:
@@ -203,80 +230,15 @@ class LanguageModel(nn.Module):
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Without dropout and without gradients."""
+        """Without dropout and without gradients; sharded weights stay gathered meanwhile, where they fit."""
         was = self.training
         self.eval()
         try:
             # Inference mode does less beside the work, but would freeze what sharding gathers.
-            with torch.inference_mode() if self.world.size == 1 else torch.no_grad():
+            with torch.inference_mode() if self.world.size == 1 else torch.no_grad(), self.together():
                 yield
         finally:
             self.train(was)
-
-
-@torch.inference_mode()
-def _head_is_plain(lm: PreTrainedModel) -> bool:
-    """Whether logits are the output embedding of the last hidden state and nothing more (no cap, no scale).
-
-    Asked of the model itself, on two tokens, rather than of a list of architectures.
-    """
-    head = lm.get_output_embeddings()
-    if head is None:
-        return False
-    lm.eval()
-    ids = torch.tensor([[0, 1]], device=next(lm.parameters()).device)
-    try:
-        plain = head(lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    except (AttributeError, RuntimeError):  # no such output, or of another width than the head takes
-        return False
-    # To the last bit: a cap hardly shows on the small logits of an untrained model, and would after training.
-    return torch.equal(plain, lm(input_ids=ids, use_cache=False).logits)
-
-
-@torch.no_grad()
-def _caches_wrongly(lm: PreTrainedModel, step: Callable[..., tuple[Tensor, Any]]) -> bool:
-    """Whether going on from its key-value cache, a model predicts otherwise than from the whole row (MiniMax does).
-
-    Asked of the model, as with the head. False where it keeps no cache: completing refuses that.
-    """
-    lm.eval()
-    one, two = [i for i in range(3) if i != getattr(lm.config, "pad_token_id", None)][:2]  # RoBERTa counts none of pads
-    ids = torch.tensor([[one, two, one, two, two, one]], device=next(lm.parameters()).device)
-    whole = lm(input_ids=ids, use_cache=False).logits[0].float()
-    past: Any = None
-    try:
-        for first, last in ((0, 3), (3, 4), (4, 5), (5, 6)):
-            at = torch.arange(first, last, device=ids.device)[None]
-            logits, past = step(ids[:, first:last], None, at, past)
-            # MiniMax's counts no tokens, of which little shows in the numbers of a model that is not trained.
-            miscounts = hasattr(past, "get_seq_length") and past.get_seq_length() != last
-            room = (1e-6 if miscounts else 1e-4) * whole.abs().max()
-            if bool((logits[0] - whole[last - 1]).abs().max() > room):
-                return True
-    except (AttributeError, ValueError, TypeError, RuntimeError, IndexError, ModelError):  # no cache of the usual kind
-        return False
-    return False
-
-
-@torch.no_grad()
-def _pads_left(lm: PreTrainedModel, step: Callable[..., tuple[Tensor, Any]]) -> bool:
-    """Whether a left-padded row with a mask and positions predicts what the row predicts by itself, cache included.
-
-    Asked of the model, as with the head: some count positions from elsewhere, or take none and see the padding.
-    """
-    lm.eval()
-    device = next(lm.parameters()).device
-    long, short = [0, 1, 0, 1], [1, 0, 1]
-    ids, mask = torch.tensor([long, [0, *short]], device=device), torch.tensor([[1] * 4, [0, 1, 1, 1]], device=device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    alone = lm(input_ids=torch.tensor([short], device=device), use_cache=False).logits[0].float()
-    try:
-        first, past = step(ids[:, :3], mask[:, :3], positions[:, :3], None)
-        second, _ = step(ids[:, 3:], mask, positions[:, 3:], past)
-    except (AttributeError, ValueError, TypeError, RuntimeError, IndexError, ModelError):  # no cache of the usual kind
-        return False
-    room = 1e-4 * float(alone.abs().max())
-    return bool(((first[1] - alone[1]).abs().max() <= room) and ((second[1] - alone[2]).abs().max() <= room))
 
 
 def blocks(lm: PreTrainedModel) -> nn.ModuleList:
@@ -309,6 +271,20 @@ def set_dropout(lm: PreTrainedModel, probability: float | None) -> None:
             kept = vars(holder).setdefault("_memexp_dropout", {})
             kept.setdefault(name, getattr(holder, name))
             setattr(holder, name, kept[name] if probability is None else probability)
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether training `module` draws dropout now, an adapter's included."""
+    holders = [
+        holder for part in module.modules() for holder in (part, getattr(part, "config", None)) if holder is not None
+    ]
+    return any(
+        getattr(holder, name) > 0
+        for holder in {id(holder): holder for holder in holders}.values()
+        for name in vars(holder)
+        # Those are of heads that a causal language model has not.
+        if not name.startswith(("summary", "classifier")) and _is_dropout(holder, name)
+    )
 
 
 def _is_dropout(holder: nn.Module | PreTrainedConfig, name: str) -> bool:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 __all__ = ["World"]
 
@@ -59,6 +60,12 @@ class World:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]  # type: ignore[no-any-return] # unpickled from what rank 0 put in, a T
 
+    def broadcast_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Rank 0's `tensor`, on every rank: a contiguous one of its shape on the device, written over on the others."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
     def gather(self, value: T) -> Sequence[T]:
         """Every rank's `value` in rank order, on every rank (pickled)."""
         if self.size == 1:
@@ -67,13 +74,18 @@ class World:
         dist.all_gather_object(boxes, value)
         return boxes
 
-    def sum(self, value: float) -> float:
-        """The sum of every rank's `value`, in float64, on every rank."""
+    @overload
+    def sum(self, value: float) -> float: ...
+    @overload
+    def sum(self, value: Tensor) -> Tensor: ...
+    def sum(self, value: float | Tensor) -> float | Tensor:
+        """The sum of every rank's `value`, in float64, on every rank; of a tensor a tensor, which nobody waits for."""
         if self.size == 1:
             return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        total = torch.as_tensor(value, dtype=torch.float64, device=self.device)
+        total = total.clone() if total is value else total
         dist.all_reduce(total)
-        return float(total)
+        return total if isinstance(value, Tensor) else float(total)
 
     def any(self, value: bool) -> bool:
         """Whether `value` is true on any rank, on every rank."""

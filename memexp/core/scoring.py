@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memexp.core.batch_sizes import SCORING_TOKENS
 from memexp.core.data import Row, batches_of, right_padded
 from memexp.core.model import LanguageModel
-from memexp.core.ranks import deal_to_ranks
+from memexp.core.ranks import deal_to_ranks, idle
 
 __all__ = ["Likelihood", "continuations", "token_nlls"]
 
@@ -34,14 +33,14 @@ def token_nlls(lm: LanguageModel, rows: Sequence[Row]) -> list[NDArray[np.float3
     # Equal rows are scored once, so that their numbers are equal to the last bit and a tie stays a tie.
     distinct = list(dict.fromkeys(tuple(row) for row in rows if len(row) > 1))
     lengths = [len(row) for row in distinct]
-    batches = batches_of(lengths, SCORING_TOKENS[lm.world.device.type], rows=len(rows))
+    batches = batches_of(lengths, lm.budget.scoring_tokens, rows=len(rows))
 
     def score(batch: list[int], _: int) -> list[NDArray[np.float32]]:
+        if not batch:
+            return idle(lm)
         chosen = [distinct[i] for i in batch]
-        device = lm.world.device
-        ids = torch.from_numpy(right_padded(chosen)).to(device)
-        counts = torch.tensor([len(row) for row in chosen], device=device)
-        nll = lm.nll(ids, counts).cpu().numpy()
+        lengths = torch.tensor([len(row) for row in chosen])
+        nll = lm.nll(torch.from_numpy(right_padded(chosen)), lengths).cpu().numpy()
         return np.split(nll, np.cumsum([len(row) - 1 for row in chosen])[:-1])
 
     with lm.evaluating():
@@ -72,38 +71,25 @@ def continuations(lm: LanguageModel, pairs: Sequence[tuple[Row, Row]]) -> list[L
     Returns:
         One for each pair, on every rank.
     """
-    # What goes into the model is all but the last token; who asks what of it, and how many of its ends are needed.
+    # What goes into the model is all but the last token; who asks what of it.
     asked: dict[tuple[int, ...], list[int]] = {}
     for i, (context, continuation) in enumerate(pairs):
         asked.setdefault((*context, *continuation[:-1]), []).append(i)
     rows = list(asked)
-    ends = [max(len(pairs[i][1]) for i in asked[row]) for row in rows]
-    batches = batches_of(list(map(len, rows)), SCORING_TOKENS[lm.world.device.type], rows=len(rows))
+    batches = batches_of(list(map(len, rows)), lm.budget.scoring_tokens, rows=len(rows))
 
     def score(batch: list[int], _: int) -> list[list[tuple[int, Likelihood]]]:
-        device = lm.world.device
-        ids = torch.from_numpy(right_padded([rows[i] for i in batch])).to(device)
-        lengths, counts = (
-            torch.tensor([size[i] for i in batch], device=device) for size in (list(map(len, rows)), ends)
-        )
-        logits = lm.ends(ids, lengths, counts)
-        per_row = zip(
-            logits.log_softmax(-1).split(counts.tolist()), logits.argmax(-1).split(counts.tolist()), strict=True
-        )
-        return [
-            [(i, _likelihood(logs, best, pairs[i][1])) for i in asked[rows[row]]]
-            for row, (logs, best) in zip(batch, per_row, strict=True)
-        ]
+        if not batch:
+            return idle(lm)
+        owners = [(at, i) for at, row in enumerate(batch) for i in asked[rows[row]]]
+        each = lm.ends([rows[row] for row in batch], [(at, pairs[i][1]) for at, i in owners])
+        answers: list[list[tuple[int, Likelihood]]] = [[] for _ in batch]
+        for (at, i), (logs, greedy) in zip(owners, each, strict=True):
+            answers[at].append((i, Likelihood(float(logs.sum()), greedy)))
+        return answers
 
     found: dict[int, Likelihood] = {}
     with lm.evaluating():
         for _, answers in deal_to_ranks(lm.world, batches, score):
             found.update(answers)
     return [found[i] for i in range(len(pairs))]
-
-
-def _likelihood(logs: torch.Tensor, best: torch.Tensor, tokens: Row) -> Likelihood:
-    """Of `tokens`, from the log-probabilities (ends, vocabulary) and the likeliest tokens (ends,) before them."""
-    wanted = torch.tensor(tokens, device=logs.device)
-    each = logs[-len(tokens) :].gather(1, wanted[:, None])
-    return Likelihood(float(each.double().sum()), bool((best[-len(tokens) :] == wanted).all()))

@@ -2,6 +2,8 @@
 
 optimizer = adamw(lm, study)
 steps = train(lm, optimizer, study, StudyBatches(study, rows, seed=0), first=1, last=25)
+
+A GPU is given work ahead: the losses of several steps are read at once, as to look at one is to wait for its step.
 """
 
 from __future__ import annotations
@@ -11,16 +13,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW
 
-from memexp.core.batch_sizes import GROUP_OVERHEAD, GROUP_TOKENS
-from memexp.core.batches import Batches
+from memexp.core.batches import Batch, Batches
 from memexp.core.data import Row, groups, key_seed, right_padded
 from memexp.core.model import LanguageModel, local, set_dropout
+from memexp.core.precision import products
 from memexp.errors import MemexpError
 from memexp.spec import Training
 
 __all__ = ["Diverged", "Step", "train", "update"]
+
+READ_STEPS = {"cpu": 1, "cuda": 10}
+"""Steps whose losses are read together."""
+
+Loss = float | Tensor | None
+"""Of a step; on a GPU a number there that nobody has read yet."""
 
 
 class Diverged(MemexpError):
@@ -51,7 +60,8 @@ def train(
     batches: Batches,
     first: int,
     last: int,
-    after: Callable[[Step], None] = lambda _: None,
+    after: Callable[[Sequence[Step]], None] = lambda _: None,
+    room: Callable[[], int] = lambda: READ_STEPS["cuda"],
 ) -> list[Step]:
     """Make the steps `first` to `last` of a stage. All ranks call with the same batches.
 
@@ -62,7 +72,8 @@ def train(
         batches: what each step takes.
         first: step to begin with, from 1.
         last: step to end with.
-        after: called after every step.
+        after: called with the steps since the last call, when their losses are read; the model is as the last left it.
+        room: how many steps may be made before `after` has to be called again.
 
     Raises:
         Diverged: a loss is not finite; the model is then of no more use.
@@ -71,53 +82,68 @@ def train(
     lm.train()
     lm.zero_grad()  # a stage that failed half-way through a batch leaves gradients behind
     steps: list[Step] = []
+    unread: list[tuple[Batch, int, Loss, int]] = []
     for number in range(first, last + 1):
         batch = batches(number)
         if batch.draws is not None:
             # Other dropout on every rank: they hold other rows.
             torch.manual_seed(key_seed(*batch.draws, lm.world.rank))
-        loss, tokens = update(lm, optimizer, batch.rows, batch.lr, settings.clip_norm)
-        if loss is not None and not math.isfinite(loss):
-            where = f"exposure {batch.exposure}" if batches.what == "study" else batches.what
-            raise Diverged(f"the loss is {loss} at step {number} ({where}, lr {settings.lr:g})")
-        steps.append(Step(batch.exposure, number, loss, batch.lr, tokens))
-        after(steps[-1])
+        unread.append((batch, number, *update(lm, optimizer, batch.rows, batch.lr, settings.clip_norm)))
+        if number == last or len(unread) >= min(READ_STEPS[lm.world.device.type], room()):
+            made = _read(unread, batches.what, settings.lr)
+            unread = []
+            steps += made
+            after(made)
     _check_weights(lm, f"after step {last} ({batches.what}, lr {settings.lr:g})")
     return steps
 
 
+def _read(unread: Sequence[tuple[Batch, int, Loss, int]], what: str, lr: float) -> list[Step]:
+    """The steps with their losses, in one wait. Raises Diverged at the first that is not finite."""
+    kept = [loss for *_, loss, _ in unread if isinstance(loss, Tensor)]
+    found = iter(torch.stack(kept).tolist() if kept else [])
+    steps: list[Step] = []
+    for batch, number, held, tokens in unread:
+        loss = next(found) if isinstance(held, Tensor) else held
+        if loss is not None and not math.isfinite(loss):
+            where = f"exposure {batch.exposure}" if what == "study" else what
+            raise Diverged(f"the loss is {loss} at step {number} ({where}, lr {lr:g})")
+        steps.append(Step(batch.exposure, number, loss, batch.lr, tokens))
+    return steps
+
+
+@torch.no_grad()
 def _check_weights(lm: LanguageModel, when: str) -> None:
     """Raise Diverged where the last update, which comes after the last loss, has broken the weights."""
     lm.eval()
-    broken = sum(int(not torch.isfinite(parameter.detach()).all()) for parameter in map(local, lm.learning().values()))
+    finite = [torch.isfinite(local(parameter)).all() for parameter in lm.learning().values()]
+    broken = int(not torch.stack(finite).all())  # one look for all of them
     if lm.world.sum(broken):
         raise Diverged(f"weights are not finite {when}")
 
 
 def update(
     lm: LanguageModel, optimizer: AdamW, batch: Sequence[Row], lr: float, clip_norm: float | None
-) -> tuple[float | None, int]:
+) -> tuple[Loss, int]:
     """One step on one global batch: its mean loss over all predicted tokens of all ranks, and their number."""
     world = lm.world
     rows = [row for row in batch if len(row) > 1]  # a one-token text predicts nothing
     tokens = sum(len(row) - 1 for row in rows)
     if tokens == 0:
         return None, 0
-    device = world.device
-    loss = 0.0
+    kind = world.device.type
+    loss: float | Tensor = 0.0
     lengths = [len(row) for row in rows]
-    for group in groups(lengths, GROUP_OVERHEAD[device.type], GROUP_TOKENS[device.type], world.size):
+    for group in groups(lengths, lm.budget.group_overhead, lm.budget.group_tokens, world.size):
         mine = group[world.rank]
         # A rank left without an item takes part with weight zero: its peers wait for it in every pass.
         chosen = [rows[i] for i in mine] or [rows[group[0][0]][:2]]
-        nll = lm.nll(
-            torch.from_numpy(right_padded(chosen)).to(device),
-            torch.tensor([len(row) for row in chosen], device=device),
-        )
+        nll = lm.nll(torch.from_numpy(right_padded(chosen)), torch.tensor([len(row) for row in chosen]))
         # Sharding averages gradients over ranks; times size, the sum of the ranks' parts is the mean over all tokens.
         part = nll.sum() / tokens * (1.0 if mine else 0.0)
-        (part * world.size).backward()
-        loss += float(part.detach())
+        with products(lm.dtype, world.device):
+            (part * world.size).backward()
+        loss = loss + (part.detach().double() if kind == "cuda" else float(part.detach()))
     for settings in optimizer.param_groups:
         settings["lr"] = lr
     if clip_norm is not None:

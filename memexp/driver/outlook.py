@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from memexp import plan as planning
-from memexp.plan import Forest
-from memexp.plan.inspection import sizes
-from memexp.plan.memory import memory_per_worker
+from memexp.errors import SpecError
+from memexp.plan import Forest, Stage, Trial
+from memexp.plan.attempts import Log
+from memexp.plan.devices import DEVICES
+from memexp.plan.inspection import Inspection, sizes
+from memexp.plan.memory import Need, fewest, memory_per_worker, needed
+from memexp.plan.outlay import hours, load_of, seconds_per_token, work_of
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger
 from memexp.spec import Resources
 from memexp.store import Store
 
-__all__ = ["Plan", "forests", "plan_of", "remarks"]
+__all__ = ["Plan", "Purchase", "forests", "plan_of", "remarks"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class Plan:
     diverged: int
     """Conditions not to be had: their training diverged (repeated with ``--retry-diverged``)."""
     models: tuple[Mapping[str, Any], ...]
-    """For each base: model, method, parameters, workers, bytes per worker."""
+    """For each base: model, method, dtype, parameters and workers; bytes of a worker's weights, gradients and moments;
+    bytes at the peak of a worker, of what, and of a host with all of them; hours of one device: likely, and from least
+    to most; where it is asked for, what they cost, and the smallest number of workers that fits so much memory."""
     searches: tuple[Mapping[str, Any], ...] = ()
     """For each search: name, identity, trials, those of them that are through, and optimizer steps that the others
     come to at most."""
@@ -57,7 +64,31 @@ class Plan:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
 
-def plan_of(forest: Forest, searches: Sequence[Prepared], store: Store) -> Plan:
+@dataclass(frozen=True)
+class Purchase:
+    """What a plan is asked to decide."""
+
+    memory: float | None = None
+    """GB of a device."""
+    price: float | None = None
+    """Of a device for an hour."""
+    device: str | None = None
+    """A key of `memexp.plan.devices.DEVICES`; by default an H100 where GPUs are asked for."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("--memory", self.memory), ("--price", self.price)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise SpecError(f"{name} must be a number above 0, got {value:g}")
+        if self.device is not None and self.device not in DEVICES:
+            raise SpecError(f"--device: {self.device!r} is not known; known are {', '.join(DEVICES)}")
+
+
+def plan_of(
+    forest: Forest,
+    searches: Sequence[Prepared],
+    store: Store,
+    purchase: Purchase = Purchase(),
+) -> Plan:
     """The numbers of a sweep with these conditions and searches, on this machine, given what `store` has."""
     missing = planning.find_missing(forest, store)
     trials = planning.bundle(forest, missing.asks, _slots_here)
@@ -71,7 +102,7 @@ def plan_of(forest: Forest, searches: Sequence[Prepared], store: Store) -> Plan:
         steps_missing=sum(trial.steps for trial in trials),
         copies=len(missing.copies),
         diverged=len({ask.condition_id for ask in missing.diverged}),
-        models=_models(forests(forest, searches)),
+        models=_models(forests(forest, searches), trials, store, purchase),
         searches=tuple(_search(Ledger(search, store)) for search in searches),
         remarks=remarks(forests(forest, searches)),
     )
@@ -92,20 +123,51 @@ def _slots_here(resources: Resources) -> int:
     return max(1, int((os.cpu_count() or 1) / (resources.cpus * resources.workers)))
 
 
-def _models(forests: Sequence[Forest]) -> tuple[Mapping[str, Any], ...]:
+def _models(
+    forests: Sequence[Forest], trials: Sequence[Trial], store: Store, purchase: Purchase
+) -> tuple[Mapping[str, Any], ...]:
     """What `Plan.models` says of every base."""
     found = {base: (forest, forest.stages[base]) for forest in forests for base in forest.resources}
     inspected = sizes([stage.model for _, stage in found.values()])
+    log = Log.read(store)
     return tuple(
-        {
-            "model": stage.model.name,
-            "method": type(stage.method).__name__.lower(),
-            "parameters": inspected[stage.model.id].parameters,
-            "workers": forest.resources[stage.id].workers,
-            "bytes_per_worker": memory_per_worker(inspected[stage.model.id], stage.method, forest.resources[stage.id]),
-        }
-        for forest, stage in found.values()
+        _model(forest, stage, inspected[stage.model.id], trials, log, purchase) for forest, stage in found.values()
     )
+
+
+def _model(
+    forest: Forest, stage: Stage, inspection: Inspection, trials: Sequence[Trial], log: Log, purchase: Purchase
+) -> Mapping[str, Any]:
+    resources, load = forest.resources[stage.id], load_of(forest, stage.id)
+
+    def need(workers: int) -> Need:
+        return needed(inspection, stage.method, stage.dtype, dataclasses.replace(resources, workers=workers), load)
+
+    now = need(resources.workers)
+    device = purchase.device or ("h100" if resources.gpus else "cpu")
+    per_token = seconds_per_token(log, stage.model.name, device)
+    work = work_of(forest, stage.id, trials)
+    least, likely, most = hours(work, inspection.parameters, stage.method, stage.dtype, DEVICES[device], per_token)
+    told: dict[str, Any] = {
+        "model": stage.model.name,
+        "method": type(stage.method).__name__.lower(),
+        "dtype": stage.dtype,
+        "parameters": inspection.parameters,
+        "workers": resources.workers,
+        "bytes_per_worker": memory_per_worker(inspection, stage.method, resources),
+        "peak_bytes_per_worker": now.worker,
+        "peak_bytes_per_host": now.host,
+        "peak_parts": {**now.parts, "forks and base": now.copies, "process": now.process + now.host_process},
+        "device": device,
+        "device_hours": likely,
+        "device_hours_range": [least, most],
+        "measured": per_token is not None,
+    }
+    if purchase.memory is not None:
+        told["workers_that_fit"] = fewest(need, 1e9 * purchase.memory)
+    if purchase.price is not None:
+        told |= {"price": likely * purchase.price, "price_range": [least * purchase.price, most * purchase.price]}
+    return told
 
 
 def _search(ledger: Ledger) -> Mapping[str, Any]:

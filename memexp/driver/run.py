@@ -8,6 +8,7 @@ whole = run.conclude()
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -19,14 +20,16 @@ from memexp import plan as planning
 from memexp.driver.cleaning import discard_snapshots
 from memexp.driver.outlook import forests, remarks
 from memexp.driver.work import Executor, Work, execute
+from memexp.errors import MemexpError
 from memexp.plan import Forest, Missing
 from memexp.plan.attempts import Attempt, commit_of_code
 from memexp.plan.heartbeat import heartbeat
 from memexp.plan.model_checks import check_models
 from memexp.report.terminal import say
-from memexp.script import terminable
+from memexp.script import Told
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger, progress_of
+from memexp.signals import asked, stopped_by
 from memexp.spec import Snapshots
 from memexp.store import Store, option_for
 from memexp.store.manifests import Manifest, write_manifest
@@ -75,19 +78,28 @@ class Run:
             with heartbeat(self.store, attempt, len(work.missing.asks)):
                 for forest, bases in work.models:
                     check_models(forest, bases)
-                with open_executor(work) as executor, terminable():
+                with open_executor(work) as executor:
                     self._record()
                     failures = execute(work, attempt, executor, self.console)
-        except KeyboardInterrupt:
-            missing = planning.find_missing(self.forest, self.store)
-            done = ", ".join(self._so_far(missing, self.ledgers()))
-            say(self.console, f"stopped: {done} complete; the same command goes on")
-            raise
+        except BaseException as error:
+            if asked() is None and not isinstance(error, KeyboardInterrupt):
+                raise
+            self._tell_of_stop()
+            raise Told from error
         for line in failures:
             say(self.console, line, "red")
         if failures:
             where = option_for(self.store)
             say(self.console, f"more: memexp query {where}\"SELECT error FROM stages WHERE status = 'failed'\"")
+
+    def _tell_of_stop(self) -> None:
+        """The line of a stop, with how far it came where the store can still be asked."""
+        how = f"stopped by {stopped_by()}"
+        with contextlib.suppress(MemexpError):
+            how += (
+                f": {', '.join(self._so_far(planning.find_missing(self.forest, self.store), self.ledgers()))} complete"
+            )
+        say(self.console, f"{how}; the same command goes on")
 
     def ledgers(self, retry_diverged: bool = False) -> list[Ledger]:
         """The searches as the store has them now."""

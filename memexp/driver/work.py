@@ -14,13 +14,15 @@ from typing import Protocol
 from rich.console import Console
 
 from memexp import plan as planning
+from memexp.driver.peaks import peaks
 from memexp.plan import Forest, Missing, Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.plan.retries import Outcome, concluded, execute_with_retries
+from memexp.plan.room import Peak
 from memexp.report.progress import Display, SearchDisplay
 from memexp.report.terminal import say
 from memexp.search.ledger import Ledger
-from memexp.sources import ResolvedModel
+from memexp.sources import ResolvedModel, Stream
 from memexp.spec import Resources, Snapshots
 from memexp.store import Store
 
@@ -86,6 +88,24 @@ class Work:
         edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
         return grid.union(*(one.resources.values() for one in edges))
 
+    @property
+    def peaks(self) -> list[Peak]:
+        """What its trials take of memory."""
+        grid = {self.forest.path(ask.stage)[0].id: None for ask in self.missing.asks}
+        edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
+        return peaks(
+            [*((self.forest, base) for base in grid), *((one, base) for one in edges for base in one.resources)]
+        )
+
+    @property
+    def reads(self) -> list[ResolvedModel | Stream]:
+        """Models and streams, which its trials read from where they are executed."""
+        stages = [stage for ask in self.missing.asks for stage in self.forest.path(ask.stage)]
+        grid = [self.forest.streams[one] for one in {stage.corpus for stage in stages} if one in self.forest.streams]
+        edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
+        models = {model.id: model for _, found in self.models for model in found}
+        return [*models.values(), *grid, *(stream for one in edges for stream in one.streams.values())]
+
 
 def execute(work: Work, attempt: Attempt, executor: Executor, console: Console) -> list[str]:
     """First the conditions, then the searches, whose samplers are told what the conditions came to.
@@ -105,8 +125,8 @@ def _conditions(work: Work, attempt: Attempt, executor: Executor, console: Conso
     asks = work.missing.asks
     trials = planning.bundle(work.forest, asks, executor.slots)
     trials = [dataclasses.replace(trial, snapshots=work.snapshots) for trial in trials]
-    steps = sum(trial.steps for trial in trials)
-    say(console, f"executing {len(trials)} trials, {steps} steps, for {len(asks)} results")
+    steps = {stage.id: stage.steps for trial in trials for stage in trial.stages if stage.id not in trial.given}
+    say(console, f"executing {len(trials)} trials, {sum(steps.values())} steps, for {len(asks)} results")
     with Display(asks, steps, console, executor.plain) as display:
         return execute_with_retries(
             work.forest,
@@ -123,4 +143,10 @@ def _searches(work: Work, attempt: Attempt, executor: Executor, console: Console
     say(console, f"trying {left} suggestions of {searches}")
     with SearchDisplay(left, console, executor.plain) as display:
         trials, outcome = executor.execute_searches(work.searches, attempt, display, work.snapshots)
-    return concluded(trials, outcome, work.store, attempt)
+        return concluded(
+            trials,
+            outcome,
+            lambda now, attempt: executor.execute_trials(now, work.store, attempt, display),
+            work.store,
+            attempt,
+        )

@@ -5,7 +5,8 @@
 
 The export is itself a store, for reading: a folder for each kind, rows as they were, in each file the columns of all,
 sorted by model, exposures, learning rate and so on. Nothing in the store is changed. `export.json` beside the kinds
-lists the store's files that are in it, and its own.
+lists the store's files that are in it, and its own. With `--incremental` only what is new since is read: files are
+added, each sorted in itself and with the columns of what it was made of.
 
 An export appears whole: it is written to a hidden folder beside its place and renamed. An older export of the same
 store changes places with the new one in a single step where the system can (Linux, renameat2), else in two renames.
@@ -21,21 +22,19 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from memexp import __version__
 from memexp.errors import StoreError
-from memexp.identity import identity
-from memexp.records import METADATA
+from memexp.exchange.exported import Part, differing, rank, read_in_order, told, written
+from memexp.exchange.incremental import ReplacedError, extended
+from memexp.identity import identity, parsed
 from memexp.report.progress import counted
 from memexp.store import EXPORT, Store
 from memexp.store.folder import STALE, sync
@@ -44,19 +43,8 @@ from memexp.store.unified import with_columns
 
 __all__ = ["Export", "compact", "default_target"]
 
-SORTED_BY = (
-    *("sweep", "started", "model", "method", "experiment", "exposures", "lr", "batch_size", "seed"),
-    *("forget_side", "forget_layer", "restudy_exposures", "retention_steps"),
-)
-"""Columns by which files are put in order, where they have them; the rows of a file stay together and in order."""
-GROUP_ROWS = 1 << 17
-GROUP_BYTES = 128 << 20
-"""A row group ends at either: DuckDB's threads take one each, and one has to fit in memory."""
-FILE_BYTES = 128 << 20
-"""A file ends beyond it: `Store.verify` has several whole ones in memory."""
-READ_AT_ONCE = 64
-"""Small files of the store in memory at a time."""
-THREADS = 8
+TRIES = 5
+"""How often an export is begun again that others replaced while it was extended."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +66,13 @@ def default_target(store: Store) -> str:
     return f"{root}-compacted"
 
 
-def compact(store: Store, target: str | None = None) -> Export:
+def compact(store: Store, target: str | None = None, incremental: bool = False) -> Export:
     """Export `store` to the local folder `target`.
+
+    Args:
+        store: what is exported.
+        target: where to, by default `default_target`.
+        incremental: keep of an older export what is still in the store, and read only what is new (incremental.py).
 
     Raises:
         StoreError: the store is empty or a file of it broken, or `target` cannot be written, lies in the store, or is
@@ -87,25 +80,32 @@ def compact(store: Store, target: str | None = None) -> Export:
     """
     out = Path(os.path.abspath(os.path.expanduser(target or default_target(store))))
     _check_apart(store, out)
-    sources = {kind: sorted(store.names(kind)) for kind in store.kinds()}
-    if not sources:
+    for _ in range(TRIES):
+        with suppress(ReplacedError):
+            return _compact(store, out, incremental)
+    raise StoreError(f"{out}: others replace this export all the time; try again")
+
+
+def _compact(store: Store, out: Path, incremental: bool) -> Export:
+    listed = {kind: store.listed(kind) for kind in store.kinds()}
+    if not listed:
         raise StoreError(f"{store.location}: the store is empty")
     older = _older(store, out)
-    stamps = {kind: store.stamp(kind) for kind in sources}
+    stamps = {
+        kind: identity(sorted([file.key, file.stamp] for file in files.values())) for kind, files in listed.items()
+    }
     if older is not None and older.get("stamps") == stamps:
         return _export(out, older, new=False)
-    made = {
-        "store": store.location,
-        "memexp": __version__,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": 0,
-        "files": {},
-        "sources": sources,
-        "stamps": stamps,
-    }
     with explained(f"write {out}"), _hidden_beside(out) as folder:
-        for kind, names in sources.items():
-            _write_kind(store, kind, names, folder, made)
+        parts = []
+        for kind, files in listed.items():
+            sources = {name: file.stamp for name, file in files.items()}
+            if incremental:
+                parts += extended(store, kind, sources, _parts(older, kind), out, folder)
+            else:
+                # A name of its own for each content: a reader that meets two exports never mixes them.
+                parts.append(_whole_kind(store, kind, sources, f"{kind}-{identity(stamps)}", folder))
+        made = _told(store, parts, stamps)
         with open(folder / EXPORT, "w", encoding="utf-8") as file:
             json.dump(made, file, indent=1)
             file.flush()
@@ -113,6 +113,28 @@ def compact(store: Store, target: str | None = None) -> Export:
         sync(folder)
         _publish(folder, out)
     return _export(out, made, new=True)
+
+
+def _told(store: Store, parts: Sequence[Part], stamps: dict[str, str]) -> dict[str, Any]:
+    """What an export says of itself."""
+    sources: dict[str, list[str]] = {}
+    for part in parts:
+        sources.setdefault(part.kind, []).extend(part.sources)
+    return {
+        "store": store.location,
+        "memexp": __version__,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": sum(part.rows for part in parts),
+        "files": {path: size for part in parts for path, size in part.files.items()},
+        "sources": {kind: sorted(names) for kind, names in sources.items()},
+        "stamps": stamps,
+        "parts": [asdict(part) for part in parts],
+    }
+
+
+def _parts(older: dict[str, Any] | None, kind: str) -> list[Part]:
+    """Those of an older export; none of one that memexp made before it knew of parts."""
+    return [Part(**part) for part in (older or {}).get("parts", []) if part["kind"] == kind]
 
 
 def _export(out: Path, made: dict[str, Any], new: bool) -> Export:
@@ -151,7 +173,7 @@ def _older(store: Store, out: Path) -> dict[str, Any] | None:
 
 def _manifest(out: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((out / EXPORT).read_text(encoding="utf-8"))
+        found = parsed((out / EXPORT).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     whole = isinstance(found, dict) and {"store", "rows", "files", "sources"} <= found.keys()
@@ -200,93 +222,17 @@ def _exchanged(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-# ---------------------------------------------------------------------------------------------------------
-# The rows
-
-
-def _write_kind(store: Store, kind: str, names: Sequence[str], folder: Path, made: dict[str, Any]) -> None:
-    """Write all rows of `kind` and enter the files in `made`. Every file of the store is read twice: for its columns
-    and rank in the order, and for its rows."""
+def _whole_kind(store: Store, kind: str, sources: dict[str, str], stem: str, folder: Path) -> Part:
+    """Write all rows of `kind`. Every file of the store is read twice: for its columns and rank, and for its rows."""
+    names = sorted(sources)
     schemas: list[pa.Schema] = []
     order: list[tuple[list[tuple[int, Any]], str]] = []
-    told: dict[bytes, bytes] = {}
-    for name, table in zip(names, counted(_read(store, kind, names), f"of {kind} looked at", len(names)), strict=True):
-        if not any(table.schema.equals(known) for known in schemas):
-            schemas.append(table.schema)
-        if METADATA in (table.schema.metadata or {}):
-            told = {METADATA: table.schema.metadata[METADATA]}
-        order.append((_rank(table), name))
+    tables = counted(read_in_order(store, kind, names), f"of {kind} looked at", len(names))
+    for name, table in zip(names, tables, strict=True):
+        differing(schemas, [table.schema])
+        order.append((rank(table), name))
     schema = store.unified(kind, schemas)
     ordered = [name for _, name in sorted(order)]
-    tables = counted(_read(store, kind, ordered), f"of {kind} exported", len(names))
-    # A name of its own for each content: a reader that meets two exports never mixes them.
-    writer = _Writer(folder / kind, f"{kind}-{identity(made['stamps'])}", schema.with_metadata(told or None))
-    for group in _groups(with_columns(table, schema) for table in tables):
-        writer.write(group)
-        made["rows"] += group.num_rows
-    made["files"] |= {f"{kind}/{path.name}": path.stat().st_size for path in writer.close()}
-
-
-def _read(store: Store, kind: str, names: Sequence[str]) -> Iterator[pa.Table]:
-    """Tables in the order of `names`, a few at a time."""
-    left = iter(names)
-    with ThreadPoolExecutor(THREADS) as pool:
-        while some := list(islice(left, READ_AT_ONCE)):
-            yield from pool.map(lambda name: store.read(kind, name), some)
-
-
-def _rank(table: pa.Table) -> list[tuple[int, Any]]:
-    """Where a file comes in the order: by its first row; columns that it has not, and NULL, come first."""
-    first = table.slice(0, 1)
-    values = [first[name][0].as_py() if name in first.column_names and first.num_rows else None for name in SORTED_BY]
-    return [_comparable(value) for value in values]
-
-
-def _comparable(value: Any) -> tuple[int, Any]:
-    """A key that any two values of a column have an order by, also if their files disagree on its type."""
-    if value is None:
-        return 0, 0
-    return (1, value) if isinstance(value, int | float) else (2, str(value))
-
-
-def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Tables joined to the size of row groups."""
-    kept: list[pa.Table] = []
-    rows = size = 0
-    for table in tables:
-        kept.append(table)
-        rows, size = rows + table.num_rows, size + table.nbytes
-        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-            yield pa.concat_tables(kept).combine_chunks()
-            kept, rows, size = [], 0, 0
-    if kept:
-        yield pa.concat_tables(kept).combine_chunks()
-
-
-class _Writer:
-    """Row groups into files of a bounded size."""
-
-    def __init__(self, folder: Path, stem: str, schema: pa.Schema) -> None:
-        folder.mkdir()
-        self.folder, self.stem, self.schema = folder, stem, schema
-        self.paths: list[Path] = []
-        self.open: pq.ParquetWriter | None = None
-
-    def write(self, group: pa.Table) -> None:
-        if self.open is None:
-            self.paths.append(self.folder / f"{self.stem}-{len(self.paths):03d}.parquet")
-            self.open = pq.ParquetWriter(
-                self.paths[-1], self.schema, compression="zstd", use_dictionary=True, write_page_checksum=True
-            )
-        self.open.write_table(group, row_group_size=max(1, group.num_rows))
-        if self.paths[-1].stat().st_size >= FILE_BYTES:
-            self.close()
-
-    def close(self) -> list[Path]:
-        """End the file and make it durable; all paths so far."""
-        if self.open is not None:
-            self.open.close()
-            self.open = None
-            for path in (self.paths[-1], self.folder):
-                sync(path)
-        return self.paths
+    tables = counted(read_in_order(store, kind, ordered), f"of {kind} exported", len(names))
+    same = (with_columns(table, schema) for table in tables)
+    return written(folder, kind, stem, same, schema.with_metadata(told(schemas)), sources)

@@ -226,7 +226,7 @@ def _read(path: Path) -> _Result:
             for name in _ARRAYS:
                 if name not in loaded:
                     raise DataError(f"{path}: has no array {name!r}, so it is no result of a recognition test")
-            seen, unseen, accuracy = (loaded[name] for name in _ARRAYS)
+            seen, unseen, accuracy = (np.asarray(loaded[name]) for name in _ARRAYS)  # bytes, of what is no array
     except _UNREADABLE as error:
         why = one_line(error, 120)
         raise DataError(f"{path}: cannot be read ({why})") from error

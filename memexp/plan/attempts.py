@@ -18,8 +18,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -27,9 +26,12 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from memexp.errors import redacted, writable
 from memexp.plan.forest import Stage
 from memexp.records import STAGES
 from memexp.store import Store
+from memexp.store.known import known
+from memexp.store.threads import threaded
 from memexp.store.unified import with_columns
 
 __all__ = [
@@ -48,8 +50,6 @@ __all__ = [
 ]
 
 KIND = "stages"
-THREADS = 16
-"""Files read at a time."""
 STOPPED = "stopped-"
 """Before the identity of a search in the names of files about what its rule ended."""
 
@@ -59,8 +59,10 @@ Row = dict[str, Any]
 Failed = tuple[str, str | None]
 """A stage, or with the identity of a probe its measurement by that probe."""
 
-Part = Literal["conditions", "apart", "searches"]
-Status = Literal["complete", "failed", "diverged", "skipped", "stopped", "differs", "unsaved"]
+Part = Literal["conditions", "apart", "searches", "conditions-alone", "apart-alone", "searches-alone"]
+Status = Literal[
+    "complete", "failed", "diverged", "skipped", "stopped", "differs", "unsaved", "unread", "begun", "halved"
+]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Attempt:
     commit: str | None = None
     """Version of the user's code."""
     part: Part = "conditions"
-    """Which part of the run: the conditions, the trees of trials that died, each apart, or the searches."""
+    """Which part of the run: the conditions, the trees of trials that died, each apart, or the searches; what of these
+    is tried with nothing beside it."""
     phase: int | None = None
     """Phase of the trials."""
     trial: int | None = None
@@ -115,6 +118,8 @@ class Progress:
     """Result files that exist now, as ``kind/name``."""
     steps: int = 0
     """Optimizer steps made."""
+    reached: Mapping[str, int] = field(default_factory=dict)
+    """How many steps of a stage are behind a trajectory now, by stage: those that are made once more count once."""
     suggestions: int = 0
     """Suggestions of a search that are through."""
     said: tuple[str, ...] = ()
@@ -159,7 +164,7 @@ def row(
         "sweep": attempt.sweep,
         "model": stage.model.name,
         "status": status,
-        "error": error,
+        "error": None if error is None else writable(redacted(error)),
         "finished": datetime.now(UTC),
         "host": socket.gethostname(),
         "commit": attempt.commit,
@@ -207,8 +212,7 @@ class Log:
 
     @classmethod
     def _of(cls, store: Store, names: Iterable[str]) -> Log:
-        with ThreadPoolExecutor(THREADS) as pool:
-            tables = list(pool.map(lambda name: _columns(name, store.read(KIND, name)), sorted(names)))
+        tables = threaded(lambda name: _columns(name, known(store, KIND, name)), sorted(names))
         return cls(pa.concat_tables([STAGES.empty_table(), *tables]).combine_chunks())
 
     def rows(self, **where: Any) -> list[Row]:
@@ -236,11 +240,12 @@ class Log:
     def last(self) -> dict[Failed, Row]:
         """The latest row of each stage, and of what went wrong with its measurements.
 
-        Without those whose numbers differ from stored ones, or that say of a snapshot: no state of a stage.
+        Without those whose numbers differ from stored ones, that speak of a snapshot or a second try, or that something
+        began.
         """
         found: dict[Failed, Row] = {}
         for one in sorted(self.rows(), key=lambda row: row["finished"]):
-            if one["status"] not in ("differs", "unsaved"):
+            if one["status"] not in ("differs", "unsaved", "unread", "begun", "halved"):
                 found[one["stage_id"], one["probe_id"]] = one
         return found
 

@@ -14,58 +14,105 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from memexp.errors import MemexpError
+from memexp.errors import MemexpError, StoreGoneError
+from memexp.identity import parsed
 from memexp.plan.attempts import Attempt
+from memexp.signals import interrupt_main
 from memexp.store import Store
+from memexp.store.patience import stop_waiting
 
-__all__ = ["heartbeat", "running"]
+__all__ = ["heartbeat", "running", "tidied", "tidy_up"]
 
 HEARTBEAT = 10.0
 """Seconds between signs of life of a running sweep."""
 SILENT_AFTER = 60.0
 """Seconds after which a sweep without a sign of life is taken for dead."""
 
+_ENDS: list[Callable[[], None]] = []
+"""What removes the side files of this process."""
+
 
 @contextlib.contextmanager
 def heartbeat(store: Store, attempt: Attempt, results: int) -> Iterator[None]:
-    """Keep a file in the store that says this sweep is being executed, for ``memexp status``."""
+    """Keep a file in the store that says this sweep is being executed, for ``memexp status``.
+
+    Raises StoreGoneError out of whatever is done in the context once the store had no answer for as long as is waited.
+    """
     path = f".running/{attempt.sweep}-{attempt.id}.json"
     stop = threading.Event()
+    gone: list[StoreGoneError] = []
 
     def beat() -> None:
         while True:
-            sign = {"sweep": attempt.sweep, "host": socket.gethostname(), "pid": os.getpid(), "results": results}
-            with contextlib.suppress(MemexpError):  # the store's own errors surface where results are written
-                store.put_text(path, json.dumps(sign | {"time": time.time()}))
+            try:
+                store.put_text(path, _sign(attempt, results))
+            except StoreGoneError as error:
+                gone.append(error)
+                if not stop.is_set():
+                    interrupt_main()  # trials would go on waiting, one after the other
+                return
+            except MemexpError:  # the store's other errors surface where results are written
+                pass
             if stop.wait(HEARTBEAT):
                 return
 
     thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
+
+    def end() -> None:
         stop.set()
         thread.join(HEARTBEAT)
         with contextlib.suppress(MemexpError):
-            store.delete(path)
+            if not gone:
+                store.delete(path)
+
+    thread.start()
+    with tidied(end):
+        try:
+            yield
+        except KeyboardInterrupt:
+            stop_waiting()
+            if gone:
+                raise gone[0] from None
+            raise
+
+
+def _sign(attempt: Attempt, results: int) -> str:
+    own = {"sweep": attempt.sweep, "host": socket.gethostname(), "pid": os.getpid(), "results": results}
+    return json.dumps(own | {"time": time.time()})
+
+
+@contextlib.contextmanager
+def tidied(end: Callable[[], None]) -> Iterator[None]:
+    """Have `end` remove a side file when the context is left, also where the process ends without leaving it."""
+    _ENDS.append(end)
+    try:
+        yield
+    finally:
+        _ENDS.remove(end)
+        end()
+
+
+def tidy_up() -> None:
+    """Remove the side files of this process, which is about to end without leaving its contexts."""
+    for end in list(_ENDS):
+        end()
 
 
 def running(store: Store) -> dict[str, list[dict[str, Any]]]:
     """The signs of life of sweeps that are being executed, by name."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in store.list_text(".running/"):
-        text = store.get_text(path)
-        if text is None:
-            continue
         try:
-            sign = json.loads(text)
+            text = store.get_text(path)
+            if text is None:
+                continue
+            sign = parsed(text)
             if time.time() - sign["time"] < SILENT_AFTER and not _dead(sign):
                 found.setdefault(sign["sweep"], []).append(sign)
-        except (ValueError, TypeError, KeyError):  # not one of ours
+        except (ValueError, TypeError, KeyError, OverflowError):  # not one of ours
             continue
     return found
 

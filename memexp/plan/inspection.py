@@ -6,13 +6,15 @@ planning needs no torch in this one. Answers are remembered.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from memexp.errors import ModelError
 from memexp.sources import ResolvedModel, Sources, parameters_from_headers
@@ -36,6 +38,20 @@ class Inspection:
     """Number of blocks, None where unknown."""
     modules: Sequence[str] = ()
     """Names of what an adapter can sit on, with * for the number of a block; none where unknown."""
+    block_parameters: int = 0
+    """Parameters of the largest block."""
+    vocabulary: int = 0
+    """Tokens that logits are of."""
+    width: int = 0
+    """Numbers of a hidden state."""
+    cache_numbers: int = 0
+    """Keys and values of a token, over all blocks."""
+    tied: bool = False
+    """Whether the output embedding is the input embedding."""
+    coarse: bool = False
+    """Whether its weights are stored in bfloat16."""
+    token_bytes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What is kept of a token for backward, by method and dtype: of a block and outside of all (see footprint.py)."""
 
 
 def depth(model: Model | str) -> int:
@@ -55,13 +71,19 @@ def depth(model: Model | str) -> int:
 
 
 def sizes(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
-    """Inspect `models` for their size only, by identity, from their headers where they have any."""
-    found = {}
+    """Inspect `models`, by identity; where there are headers, they count, and a model that is not known is no error."""
+    counts = {model.id: parameters_from_headers(model) for model in models}
+    found = inspected([model for model in models if counts[model.id] is None])
+    with contextlib.suppress(ModelError):  # one process for all of them, and where one is refused one for each
+        inspected(models)
     for model in models:
-        parameters = parameters_from_headers(model)
+        parameters = counts[model.id]
         if parameters is not None:
-            found[model.id] = Inspection(parameters, 0, None)
-    return found | inspected([model for model in models if model.id not in found])
+            try:
+                found[model.id] = dataclasses.replace(inspected([model])[model.id], parameters=parameters)
+            except ModelError:  # what of it cannot be loaded is told where it is to be
+                found[model.id] = Inspection(parameters, 0, None)
+    return found
 
 
 def inspected(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
@@ -70,7 +92,7 @@ def inspected(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
     Raises ModelError where one cannot be loaded.
     """
     version = importlib.metadata.version("transformers")
-    questions = {model.id: ["inspect", 3, version, model.id] for model in models}
+    questions = {model.id: ["inspect", 4, version, model.id] for model in models}
     answers = {name: recall_answer(question) for name, question in questions.items()}
     unknown = list({model.id: model for model in models if answers[model.id] is None}.values())
     if unknown:

@@ -1,11 +1,219 @@
-"""How much memory a trial needs, as a plan tells it."""
+"""How much memory a trial needs, of each worker and each host, before anything is trained.
+
+    need = needed(inspection, LoRA(r=8), "bfloat16", Resources(workers=8, gpus=1), Load(tokens=2048, forks=1))
+    need.worker, need.host                    # bytes at the peak; need.parts says of what
+    fewest(lambda resources: ..., 80e9)       # workers that it takes
+
+Figures of a token come from the model's own code (`memexp.core.footprint`); all else is arithmetic on sizes. Checked
+against the meter of `tests/core` and against processes by `tests/core/test_plan_memory.py`.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from memexp.plan.inspection import Inspection
 from memexp.spec import Full, LoRA, Resources
 
-__all__ = ["memory_per_worker"]
+__all__ = ["HOST_PROCESS", "Load", "Need", "fewest", "memory_per_worker", "needed"]
+
+HOST_PROCESS = 750_000_000
+"""Of a process that has imported torch, transformers and what else memexp stands on, beside all tensors."""
+GPU_PROCESS, GPU_HOST_PROCESS = 800_000_000, 1_500_000_000
+"""CUDA's context and its libraries' workspaces on a GPU, and on the host the process with them: estimates."""
+LOGITS = 1 << 28
+"""Bytes of logits that are there at once (`memexp.core.head`)."""
+CPU_BATCH, SMALL = 1 << 30, 10_000_000
+"""As `memexp.core.batch_sizes` has them."""
+MOST_WORKERS = 1024
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a trial of a base model does to it."""
+
+    tokens: int
+    """Of the largest batch of training, padding included, over all workers."""
+    forks: int = 0
+    """States that are kept in memory at a time, the base aside."""
+    cue_tokens: int = 0
+    """Of texts that are completed together, tokens to come included."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one worker, and of all of a trial's workers on one host."""
+
+    parts: Mapping[str, int]
+    """Of a worker's device at the peak, by what they are for."""
+    copies: int
+    """Of a worker, on the host: the base as loaded, forks, and moments that are offloaded."""
+    process: int
+    """Of a worker's process on its device, beside tensors."""
+    host_process: int
+    """The same on the host, where the device is a GPU."""
+    on_gpu: bool
+    workers: int
+    """On one host, as if all were."""
+
+    @property
+    def worker(self) -> int:
+        """Of one worker: of its GPU, or on a CPU all that its process takes."""
+        return sum(self.parts.values()) + self.process + (0 if self.on_gpu else self.copies)
+
+    @property
+    def host(self) -> int:
+        """Of a host with all workers of the trial."""
+        return self.workers * (self.copies + self.host_process if self.on_gpu else self.worker)
+
+
+def needed(
+    inspection: Inspection,
+    method: Full | LoRA,
+    dtype: str,
+    resources: Resources,
+    load: Load,
+    on_gpu: bool | None = None,
+) -> Need:
+    """What a trial needs of each worker. `on_gpu`: where it is planned for, by default as `resources` say."""
+    on_gpu = resources.gpus > 0 if on_gpu is None else on_gpu
+    model = _Model.of(inspection, method, dtype, resources.workers)
+    offloaded = resources.offload and on_gpu
+    moments = 8 * model.learning // model.workers
+    standing = {"weights": model.held, "optimizer": 0 if offloaded else moments}
+    peaks = (*_training(model, resources, load, on_gpu), _recall(model, load))
+    peak = max(peaks, key=lambda parts: sum(parts.values()))
+    names = ("gathers", "gradients", "activations", "logits", "cache")
+    copies = 4 * model.learning // model.workers * (1 + 3 * load.forks) + (moments if offloaded else 0)
+    return Need(
+        standing | {name: peak.get(name, 0) for name in names},
+        copies,
+        GPU_PROCESS if on_gpu else HOST_PROCESS,
+        GPU_HOST_PROCESS if on_gpu else 0,
+        on_gpu,
+        model.workers,
+    )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Sizes of a model that learns in a certain way, sharded over workers."""
+
+    workers: int
+    learning: int
+    """Numbers that learn."""
+    held: int
+    """Bytes of weights on each worker."""
+    width: int
+    """Bytes of a number as it is gathered and passed on."""
+    block: int
+    """Numbers of a block, of its own."""
+    outside: int
+    """Numbers outside of the blocks: embeddings, mostly."""
+    full: bool
+    sight: Inspection
+    per_token: tuple[float, float]
+    """Bytes that are kept of a token for backward: of a block, and outside of them."""
+
+    @classmethod
+    def of(cls, inspection: Inspection, method: Full | LoRA, dtype: str, workers: int) -> _Model:
+        coarse = dtype == "bfloat16"
+        name = f"{'lora' if isinstance(method, LoRA) else 'full'}-{'bfloat16' if coarse else 'float32'}"
+        per_token = inspection.token_bytes.get(name) or (40.0 * inspection.width, 0.0)
+        depth = inspection.blocks or 1
+        inside = min(inspection.parameters, inspection.block_parameters * depth)
+        learning = inspection.parameters
+        held = 4 * learning
+        if isinstance(method, LoRA):
+            learning = _adapter(inspection, method)
+            held = (2 if coarse and inspection.coarse else 4) * inspection.parameters + 4 * learning
+        return cls(
+            workers,
+            learning,
+            held // workers,
+            2 if coarse else 4,
+            inspection.block_parameters,
+            inspection.parameters - inside,
+            not isinstance(method, LoRA),
+            inspection,
+            (per_token[0], per_token[1]),
+        )
+
+    @property
+    def depth(self) -> int:
+        return self.sight.blocks or 1
+
+
+def _training(model: _Model, resources: Resources, load: Load, on_gpu: bool) -> tuple[dict[str, int], ...]:
+    """What is there beside weights and moments when backward begins, and when it ends."""
+    block, outside = model.per_token
+    kept = outside + (4 * model.sight.width if resources.checkpointing else block) * model.depth
+    tokens = math.ceil(load.tokens / model.workers)
+    group = max(1, min(tokens, _group(model, kept, on_gpu)))
+    vocabulary = 4 * model.sight.vocabulary
+    logits = 3 * min(vocabulary * group, LOGITS)
+    gradients = 4 * model.learning // model.workers
+    activations = int(kept * group + (block * group if resources.checkpointing else 0))
+    casts = 2 * model.block * model.depth if model.workers == 1 and model.full and model.width == 2 else 0
+    begin, end = _gathers(model)
+    return (
+        {
+            "activations": activations,
+            "logits": logits,
+            "gathers": begin + casts,
+            "gradients": gradients if group < tokens else 0,
+        },
+        {"gradients": gradients, "gathers": end, "activations": int((outside + block) * group)},
+    )
+
+
+def _group(model: _Model, kept: float, on_gpu: bool) -> int:
+    """Tokens of a micro-group on a worker, as `memexp.core.batch_sizes` cuts them."""
+    if on_gpu:
+        return max(1_024, min(8_192, int(8e12 // model.sight.parameters)))
+    if model.sight.parameters <= SMALL:
+        return 4_096
+    return int(CPU_BATCH / (1.15 * kept))
+
+
+def _gathers(model: _Model) -> tuple[int, int]:
+    """Bytes of weights, and of gradients on their way, that are whole on a worker: as backward begins, and ends."""
+    if model.workers == 1:  # the head's gradient comes first; a tied embedding adds another one to it at last
+        if not model.full:
+            return 0, 0
+        return (4 * model.outside, 4 * model.outside) if model.sight.tied else (2 * model.outside, 0)
+    blocks = 2 * model.width * model.block
+    head = model.outside if model.sight.tied else model.outside // 2
+    if not model.full:
+        return _passing(model), _passing(model)
+    if model.sight.tied or model.width == 4:  # one group of all that is outside, in float32
+        copies = 5 if model.sight.tied else 2
+        return blocks + 2 * 4 * model.outside, blocks + copies * 4 * model.outside
+    return 2 * 4 * head, (4 + model.width) * head  # the head in float32, the embedding in what is gathered
+
+
+def _recall(model: _Model, load: Load) -> dict[str, int]:
+    """Keys and values; weights stay gathered only where there is room."""
+    cache = load.cue_tokens // model.workers * model.sight.cache_numbers * model.width
+    return {"cache": cache, "gathers": _passing(model) if model.workers > 1 else 0}
+
+
+def _passing(model: _Model) -> int:
+    """Bytes of weights that are whole on a worker during a pass: two blocks, and the head as it is held."""
+    head = model.outside if model.sight.tied else model.outside // 2
+    return 2 * model.width * model.block + (2 if model.sight.coarse and not model.full else 4) * head
+
+
+def fewest(need: Callable[[int], Need], memory: float) -> int | None:
+    """The smallest power of two of workers on which every one fits `memory` bytes; None where no number does."""
+    workers = 1
+    while workers <= MOST_WORKERS:
+        if need(workers).worker <= memory:
+            return workers
+        workers *= 2
+    return None
 
 
 def memory_per_worker(inspection: Inspection, method: Full | LoRA, resources: Resources) -> int:
@@ -13,10 +221,12 @@ def memory_per_worker(inspection: Inspection, method: Full | LoRA, resources: Re
 
     Full finetuning: 4 numbers a parameter. LoRA: one a parameter, and 4 for each of the adapter's.
     """
+    numbers = 4 * inspection.parameters
     if isinstance(method, LoRA):
-        # Where the linear modules are unknown an adapter of rank 8 is taken for one per cent of the model.
-        adapter = method.r * inspection.linear or inspection.parameters * method.r // 800
-        numbers = inspection.parameters + 4 * adapter
-    else:
-        numbers = 4 * inspection.parameters
+        numbers = inspection.parameters + 4 * _adapter(inspection, method)
     return 4 * numbers // resources.workers
+
+
+def _adapter(inspection: Inspection, method: LoRA) -> int:
+    """Where the linear modules are unknown an adapter of rank 8 is taken for one per cent of the model."""
+    return method.r * inspection.linear or inspection.parameters * method.r // 800

@@ -6,7 +6,6 @@ asks = find_missing(forest, store).asks
 from __future__ import annotations
 
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ from memexp.plan.attempts import Log
 from memexp.plan.forest import Ask, Forest
 from memexp.records import MADE_WITH, rows_for, with_source
 from memexp.store import Store
+from memexp.store.threads import threaded
 
 __all__ = ["Copy", "Missing", "answered", "copy_results", "find_missing"]
 
@@ -70,9 +70,9 @@ def find_missing(
     for ask in forest.asks:
         by_kind.setdefault(ask.kind, []).append(ask)
     for kind, asks in by_kind.items():
-        names = store.names(kind)
+        names = store.listed(kind)
         measured = {tuple(name.split("-")[:2]): name for name in sorted(names)}
-        store.check_whole(kind, {ask.name for ask in asks} & names)
+        store.check_whole(kind, {ask.name for ask in asks} & names.keys(), names)
         for ask in asks:
             if ask.name in names:
                 continue
@@ -94,8 +94,7 @@ def copy_results(missing: Missing, store: Store) -> None:
     def copied(item: Copy) -> None:
         store.commit(item.ask.kind, item.ask.name, answered(item.ask, store.read(item.ask.kind, item.source)))
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(copied, missing.copies))
+    threaded(copied, missing.copies)
     missing.copies.clear()
 
 

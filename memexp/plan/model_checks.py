@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from memexp.errors import ModelError, SpecError
 from memexp.plan.forest import BaseStage, Forest, ForgetStage, TrainingStage
 from memexp.plan.inspection import Inspection, inspected
-from memexp.sources import ResolvedModel, parameters_from_headers
+from memexp.sources import ResolvedModel, check_weights
 from memexp.spec import LoRA
 
 __all__ = ["check_contexts", "check_forgetting", "check_models"]
@@ -24,13 +24,12 @@ def check_models(forest: Forest, models: Sequence[ResolvedModel]) -> dict[str, I
     """Inspect `models` thoroughly, by identity.
 
     Raises:
-        ModelError: one cannot be loaded (unknown architecture, no tokenizer, remote code, unrestricted unpickling), or
-            the block size of a study or probe exceeds its context.
+        ModelError: one cannot be loaded (unknown architecture, no tokenizer, remote code, unrestricted unpickling,
+            weights that are quantised or not all there), or the block size of a study or probe exceeds its context.
         SpecError: a LoRA target matches none of the modules of its model.
     """
     for model in models:
-        if model.folder is not None:
-            parameters_from_headers(model)  # refuses weights that were cut off
+        check_weights(model)
     found = inspected(models)
     check_contexts(forest, found)
     for stage in forest.stages.values():

@@ -4,12 +4,19 @@
 |---|---|
 | a stage or a measurement failed and was recorded | it is left out, what hangs below it is skipped, the rest goes on |
 | its loss was not finite (diverged) | the same; an outcome, repeated only by ``--retry-diverged`` |
+| memory of a GPU ran out | once more from the state before, with half the batch; then as a recorded failure |
+| the same on one worker of a group | a new group makes all that is left with half the batch |
+| an error of the GPU but for want of memory | it is recorded, the process ends; the next does the rest, however often |
 | a worker made no progress for ``stall_minutes`` | it records that and ends itself; then as a recorded failure |
-| a process or worker group died without a word (kill -9, a lost node, no memory) | the rest of its trial once more |
-| it died again | every tree of the trial once, in a trial of its own: what kills its process costs itself only |
-| a tree of its own died twice, or a trial of one tree | recorded as failed |
+| a process or worker group died without a word (kill -9, a lost node) | the rest of its trial once more |
+| it died again | every tree of the trial once, in a trial of its own that says where it is |
+| Ray's memory monitor killed it | the same at once, with nothing beside it: each holds all CPUs of its node |
+| a trial of one tree died twice | recorded as failed |
+| a trial that says where it is died | that stage or measurement is recorded as failed, the rest is executed |
+| the monitor killed it before it began with anything | `STARTS` times: what was taken may have been another's |
 | a worker group found no place | `PLACEMENTS` times, since an autoscaler may be starting nodes |
 | a snapshot could not be written | training goes on; the next one is due in time |
+| one does not read, or is of something else | it is recorded; an older one is taken up, or training begins anew |
 
 Whatever is left when a run ends is tried by the next run of the same command, but for what diverged.
 """
@@ -17,19 +24,21 @@ Whatever is left when a run ends is tried by the next run of the same command, b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from memexp.plan.attempts import Attempt, Failed, failures, row, skipped, write
+from memexp.plan.attempts import Attempt, Failed, Log, Part, failures, row, sentence, skipped, write
 from memexp.plan.forest import Forest
 from memexp.plan.trials import Trial, apart
 from memexp.records import versions
 from memexp.store import Store
-from memexp.store.snapshots import find
 
 __all__ = [
     "DEATHS",
+    "DEVICE_LOST",
     "PLACEMENTS",
+    "Death",
     "Execute",
     "Outcome",
     "concluded",
@@ -40,8 +49,32 @@ __all__ = [
 
 DEATHS = 1
 """How often a trial is started again after a process or worker group that died without a word."""
+STARTS = 3
+"""How often a trial that is alone is started where the monitor kills it before it begins."""
 PLACEMENTS = 12
 """How often a worker group looks for its place, five minutes each."""
+DEVICE_LOST = "this process can make no more use of its GPU"
+"""What a process says that ends for an error of its GPU, which it has recorded."""
+_ALONE: Mapping[Part, Part] = {
+    "conditions": "conditions-alone",
+    "apart": "apart-alone",
+    "searches": "searches-alone",
+}
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a trial ended that could not record it."""
+
+    why: str
+    """A line."""
+    of_memory: bool = False
+    """Whether it was killed because its node had no memory left, be it for what others took."""
+
+    @property
+    def of_device(self) -> bool:
+        """Whether it ended itself for an error of its GPU, having recorded what it was at."""
+        return DEVICE_LOST in self.why
 
 
 @dataclass
@@ -50,8 +83,8 @@ class Outcome:
 
     failures: list[str] = field(default_factory=list)
     """One line for every stage or measurement that a trial recorded as failed."""
-    lost: dict[int, str] = field(default_factory=dict)
-    """Trials, by number, that died without recording it, and why."""
+    lost: dict[int, Death] = field(default_factory=dict)
+    """Trials, by number, that died without recording it."""
 
 
 Execute = Callable[[Sequence[Trial], Attempt], Outcome]
@@ -80,11 +113,10 @@ def leave_out(trial: Trial, failed: Collection[Failed], store: Store, attempt: A
 
 def still_missing(trial: Trial, store: Store) -> Trial:
     """What of a trial is not in the store."""
-    there = {mark.trajectory for mark in find(store).found}
     return dataclasses.replace(
         trial,
         asks=[ask for ask in trial.asks if not store.exists(ask.kind, ask.name)],
-        leaves=tuple(leaf for leaf in trial.leaves if leaf not in there),
+        leaves=trial.lacking_leaves(store),
     )
 
 
@@ -112,18 +144,106 @@ def _execute_phase(
     """The trials of one phase. Of those that died every tree gets a trial of its own, where there are several."""
     outcome = execute(trials, attempt)
     again: list[Trial] = []
-    for number in list(outcome.lost):
+    for number, death in list(outcome.lost.items()):
         trees = apart(forest, still_missing(trials[number], store))
-        if len(trees) > 1:
+        if (len(trees) > 1 or death.of_device) and not death.of_memory:
             del outcome.lost[number]
             again += trees
-    lines = concluded(trials, outcome, store, attempt)
-    if again:
-        again = _without_failed(again, store, attempt)
-    if again:
-        attempt = dataclasses.replace(attempt, part="apart")
-        lines += concluded(again, execute(again, attempt), store, attempt)
-    return lines
+            outcome.failures += _recorded(trials[number], death, store, attempt, number).values()
+    lines = concluded(trials, outcome, execute, store, attempt, forest)
+    again = _without_failed(again, store, attempt)
+    return lines + _executed_apart(again, execute, store, dataclasses.replace(attempt, part="apart"))
+
+
+def concluded(
+    trials: Sequence[Trial],
+    outcome: Outcome,
+    execute: Execute,
+    store: Store,
+    attempt: Attempt,
+    forest: Forest | None = None,
+) -> list[str]:
+    """What is lost for want of memory, or for a GPU, is tried once more, alone; then a line for all that failed.
+
+    Args:
+        trials: those that were executed.
+        outcome: how they ended.
+        execute: executes those that are tried again.
+        store: where they are recorded, in ``stages/``, that died before they could.
+        attempt: who executed them.
+        forest: of the trials, where one may have several trees: each is tried apart.
+    """
+    again: list[Trial] = []
+    for number, death in [(n, death) for n, death in outcome.lost.items() if death.of_memory or death.of_device]:
+        del outcome.lost[number]
+        trial = still_missing(trials[number], store)
+        outcome.failures += _recorded(trial, death, store, attempt, number).values()
+        again += apart(forest, trial) if forest is not None else [trial]
+    for number, death in outcome.lost.items():
+        trial = still_missing(trials[number], store)
+        _record(trial, death, _ends(trial), store, attempt.of_trial(trial.phase, number))
+    again = [dataclasses.replace(trial, alone=True) for trial in _without_failed(again, store, attempt)]
+    alone = dataclasses.replace(attempt, part=_ALONE[attempt.part])
+    return _lines(outcome) + _executed_apart(again, execute, store, alone)
+
+
+def _executed_apart(trials: Sequence[Trial], execute: Execute, store: Store, attempt: Attempt) -> list[str]:
+    """Trees whose trials died, each once more: where it dies again is recorded, and the rest of it goes on."""
+    now, lines = [(dataclasses.replace(trial, cautious=True), 1) for trial in trials], list[str]()
+    known: set[str | None] = set()
+    while now:
+        outcome, again = execute([trial for trial, _ in now], attempt), list[tuple[Trial, int]]()
+        lines += outcome.failures
+        begun = Log.read(store, attempt).rows(status="begun") if outcome.lost else []
+        for number, death in outcome.lost.items():
+            trial, starts = still_missing(now[number][0], store), now[number][1]
+            own = attempt.of_trial(trial.phase, number)
+            here = [one for one in begun if one["trial"] == number and one["start"] not in known]
+            last = max(here, key=lambda one: one["finished"], default=None)
+            if last is None and death.of_memory and starts < STARTS:
+                again.append((trial, starts + 1))
+                continue
+            recorded = _recorded(trial, death, store, attempt, number)
+            at: set[Failed] = set(recorded) or ({(last["stage_id"], last["probe_id"])} if last else _ends(trial))
+            said = list(recorded.values()) or _record(trial, death, at, store, own)
+            lines += said if last or recorded else _died([death])
+            again.append((leave_out(trial, at, store, own), 1))
+        known |= {one["start"] for one in begun}
+        now = [(trial, starts) for trial, starts in again if trial.asks or trial.leaves]
+    return list(dict.fromkeys(lines))
+
+
+def _recorded(trial: Trial, death: Death, store: Store, attempt: Attempt, number: int) -> dict[Failed, str]:
+    """What a trial recorded as failed before it ended itself, and a line for each."""
+    own = attempt.of_trial(trial.phase, number)
+    return failures(store, own, [trial.base, *trial.stages]) if death.of_device else {}
+
+
+def _ends(trial: Trial) -> set[Failed]:
+    return {(stage, None) for stage in (*(ask.stage for ask in trial.asks), *trial.leaves)}
+
+
+def _lines(outcome: Outcome) -> list[str]:
+    return [*dict.fromkeys(outcome.failures), *_died(outcome.lost.values())]
+
+
+def _died(deaths: Iterable[Death]) -> list[str]:
+    """A line for each way in which trials died."""
+    counts = Counter(death.why for death in deaths)
+    return [f"{'a trial' if count == 1 else f'{count} trials'} died: {why}" for why, count in counts.items()]
+
+
+def _record(trial: Trial, death: Death, ends: Collection[Failed], store: Store, attempt: Attempt) -> list[str]:
+    """Write down that these stages, or measurements after them, failed with the trial that died; a line for each."""
+    stages = {stage.id: stage for stage in (trial.base, *trial.stages)}
+    kinds = {ask.probe_id: ask.kind for ask in trial.asks}
+    rows = []
+    for stage, probe in ends:
+        begin = f"{kinds[probe]}: " if probe in kinds else ""
+        why = f"{begin}the trial died: {death.why}"
+        rows.append(row(stages[stage], attempt, "failed", versions(), why, probe_id=probe))
+    write(store, attempt, rows)
+    return [sentence(one) for one in rows]
 
 
 def _without_failed(trials: Sequence[Trial], store: Store, attempt: Attempt) -> list[Trial]:
@@ -132,14 +252,3 @@ def _without_failed(trials: Sequence[Trial], store: Store, attempt: Attempt) -> 
     failed = failures(store, attempt, stages, ("failed", "diverged"))
     found = [leave_out(trial, failed, store, attempt) for trial in trials]
     return [trial for trial in found if trial.asks or trial.leaves]
-
-
-def concluded(trials: Sequence[Trial], outcome: Outcome, store: Store, attempt: Attempt) -> list[str]:
-    """A line for all that failed, recorded in ``stages/`` where a trial died before it could."""
-    for number, why in outcome.lost.items():
-        trial = still_missing(trials[number], store)
-        ends = {*(ask.stage for ask in trial.asks), *trial.leaves}
-        own = attempt.of_trial(trial.phase, number)
-        stages = [stage for stage in (trial.base, *trial.stages) if stage.id in ends]
-        write(store, own, [row(stage, own, "failed", versions(), f"the trial died: {why}") for stage in stages])
-    return [*dict.fromkeys(outcome.failures), *(f"a trial died: {why}" for why in outcome.lost.values())]

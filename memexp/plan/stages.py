@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from memexp.errors import SpecError
-from memexp.identity import NUMERICS, canonical, identity
+from memexp.identity import NUMERICS, NUMERICS_OF, canonical, identity
 from memexp.plan.asks import ask_for
 from memexp.plan.forest import Ask, BaseStage, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.list_remarks import remark_texts
@@ -25,6 +25,9 @@ from memexp.spec import Condition, Forget, Resources, ResourcesFor, Study
 
 __all__ = ["grow"]
 
+MOST_STAGES = 1_000_000
+"""What a plan has memory for: half a gigabyte."""
+
 
 def grow(
     conditions: Iterable[Condition],
@@ -34,7 +37,7 @@ def grow(
     """The forest of `conditions`: reads their corpora, pins their models, and merges what they share.
 
     Raises:
-        SpecError: two conditions give the same label different types, or a label hides a column.
+        SpecError: two conditions give the same label different types, a label hides a column, or there is no end to it.
         DataError, ModelError: a corpus or model cannot be used.
     """
     forest = Forest()
@@ -46,11 +49,9 @@ def grow(
     kinds = {kind: cls.__qualname__ for kind, cls in BY_KIND.items()}
     for condition in conditions:
         path = _path(condition, read)
-        for stage in path:
-            forest.stages.setdefault(stage.id, stage)
+        _merge(path, forest)
         if path[0].id not in forest.resources:
-            needs = resources if isinstance(resources, Resources) else resources(condition.model)
-            forest.resources[path[0].id] = needs
+            forest.resources[path[0].id] = _needs(condition, resources)
         check_label_types(condition, label_types)
         settings = setting_columns(condition, path, read)
         if settings["condition_id"] not in seen:  # a grid may name a condition twice
@@ -74,6 +75,28 @@ def grow(
     return forest
 
 
+def _needs(condition: Condition, resources: ResourcesFor) -> Resources:
+    """What a trial of the condition holds. Raises SpecError where its arithmetic needs more."""
+    needs = resources if isinstance(resources, Resources) else resources(condition.model)
+    if condition.study.dtype == "tf32" and not needs.gpus:
+        raise SpecError(
+            f"Study.dtype: tf32 is arithmetic of GPUs, and {condition.model.name!r} is given none; "
+            "give Resources(gpus=1), or dtype='float32'"
+        )
+    return needs
+
+
+def _merge(path: list[Stage], forest: Forest) -> None:
+    """Add the stages that are new. Raises SpecError where there is no end to them."""
+    for stage in path:
+        forest.stages.setdefault(stage.id, stage)
+    if len(forest.stages) > MOST_STAGES:
+        raise SpecError(
+            f"Sweep.conditions: they come to more than {MOST_STAGES:,} stages, one for each exposure of every "
+            "trajectory; ask for fewer exposures, or make several sweeps of it"
+        )
+
+
 def _path(condition: Condition, read: Reader) -> list[Stage]:
     """The stages of one condition, as in the table of stage identities in ARCHITECTURE.md."""
     study, before, between = condition.study, condition.pretrain, condition.interference
@@ -81,6 +104,8 @@ def _path(condition: Condition, read: Reader) -> list[Stage]:
     key: dict[str, Any] = {"numerics": NUMERICS, "model": model.key, "method": canonical(condition.method)}
     if study.dtype != "float32":
         key["dtype"] = study.dtype
+    if study.dtype in NUMERICS_OF:
+        key["dtype_numerics"] = NUMERICS_OF[study.dtype]
     path: list[Stage] = [BaseStage(id=identity(key), model=model, method=condition.method, dtype=study.dtype)]
     if before is not None:
         pretrained = stop(path[-1], before, before.seed, read.corpus(before.corpus))

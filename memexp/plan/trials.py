@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, TrainingStage
 from memexp.sources import Stream, Texts
 from memexp.spec import Resources, Snapshots
+from memexp.store.snapshots import Mark, SideFiles, is_whole
 
 __all__ = ["TRIALS_PER_SLOT", "Trial", "apart", "bundle", "whole"]
 
@@ -42,11 +43,23 @@ class Trial(Corpora):
 
     stoppable: bool = False
     """May be ended whenever it reports a result, so that its rows in ``stages/`` must not lag behind."""
+    cautious: bool = False
+    """Writes down in ``stages/`` where it is, so that what kills its process costs itself only."""
+    halved: bool = False
+    """Batches half as large throughout: at an earlier try memory ran out on one of its workers."""
+    alone: bool = False
+    """Holds all CPUs of its nodes, as far as they can be shared out: it, or what was beside it, took all memory."""
 
     @property
     def steps(self) -> int:
         """Optimizer steps of all its stages but those that are given."""
         return sum(stage.steps for stage in self.stages if stage.id not in self.given)
+
+    def lacking_leaves(self, store: SideFiles) -> tuple[str, ...]:
+        """Those of its leaves of which the store has no snapshot that could be taken up."""
+        stages = {stage.id: stage for stage in self.stages if isinstance(stage, TrainingStage)}
+        ends = [(stages[leaf], Mark(leaf, stages[leaf].last)) for leaf in self.leaves]
+        return tuple(mark.trajectory for stage, mark in ends if not is_whole(store, mark, stage.start or stage.parent))
 
 
 def bundle(forest: Forest, asks: Sequence[Ask], slots: Callable[[Resources], int]) -> list[Trial]:

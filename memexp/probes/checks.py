@@ -51,7 +51,7 @@ def checked(probe: Probe, items: Any) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def raised_at(error: Exception, probe: Probe) -> traceback.FrameSummary:
+def raised_at(error: BaseException, probe: Probe) -> traceback.FrameSummary:
     """The last line of the user's own on the way to `error`, or else the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = {code.co_filename for cls in type(probe).__mro__ if written_by_user(cls) for code in codes(cls)}

@@ -41,4 +41,4 @@ def _foreign_end_tokens(model: ResolvedModel) -> dict[str, int]:
 
 def float32_head(condition: Condition) -> dict[str, int]:
     """Likelihoods of continuations once came from logits rounded to bfloat16, of which many tie."""
-    return {} if condition.study.dtype == "float32" else {"float32_head": 1}
+    return {"float32_head": 1} if condition.study.dtype == "bfloat16" else {}

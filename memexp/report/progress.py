@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -21,6 +21,7 @@ from rich.progress import (
 
 from memexp.plan import Ask
 from memexp.plan.attempts import Progress
+from memexp.store.patience import passed_on
 
 __all__ = ["Display", "SearchDisplay", "counted"]
 
@@ -57,9 +58,10 @@ class _Shown:
         self.bars.stop()
 
     def _pass_on(self, said: Sequence[str]) -> None:
-        """What probes print in other processes, above the bars; here it is on the terminal already."""
+        """What other processes say, above the bars; what is said here is on the terminal already."""
         for line in said if not self.here else ():
-            self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+            if not passed_on(line):
+                self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def _say(self, line: str) -> None:
         if self.plain and time.monotonic() - self.last > PLAIN_EVERY:
@@ -73,30 +75,35 @@ class Display(_Shown):
     Use as a context and hand it to `execute_trials`: it is called with each trial's `Progress`.
     """
 
-    def __init__(self, asks: Sequence[Ask], steps: int, console: Console, plain: bool = False) -> None:
+    def __init__(self, asks: Sequence[Ask], steps: Mapping[str, int], console: Console, plain: bool = False) -> None:
+        """`steps`: of every stage that is to be trained."""
         super().__init__(console, plain)
         self.open = Counter(ask.condition_id for ask in asks)
         self.waiting = {ask.file: ask.condition_id for ask in asks}
-        self.conditions, self.steps = len(self.open), steps
+        self.reached = dict.fromkeys(steps, 0)
+        self.conditions, self.steps = len(self.open), sum(steps.values())
         self.complete = self.made = 0
         self.first: tuple[float, int] | None = None  # when work was first seen, and how much of it
         self.rows = [
             self.bars.add_task("conditions", total=self.conditions, left=""),
-            self.bars.add_task("steps", total=steps or 1, left=""),
+            self.bars.add_task("steps", total=self.steps or 1, left=""),
         ]
 
     def __call__(self, progress: Progress) -> None:
-        """Count what a trial reports; a file that a restarted trial reports again counts once."""
+        """Count what a trial reports; a file or a step that a restarted trial reports again counts once."""
         self._pass_on(progress.said)
         for file in progress.answered:
             condition = self.waiting.pop(file, None)
             if condition is not None:
                 self.open[condition] -= 1
                 self.complete += self.open[condition] == 0
-        self.made += progress.steps
+        for stage, steps in progress.reached.items():
+            if stage in self.reached:
+                self.reached[stage] = max(self.reached[stage], steps)
+        self.made = sum(self.reached.values())
         self.bars.update(self.rows[0], completed=self.complete)
         left = self._left(time.monotonic())
-        self.bars.update(self.rows[1], completed=min(self.made, self.steps) if self.steps else 1, left=left)
+        self.bars.update(self.rows[1], completed=self.made if self.steps else 1, left=left)
         self._say(f"{self.complete} of {self.conditions} conditions, {self.made} of {self.steps} steps, {left}")
 
     def _left(self, now: float) -> str:
@@ -105,7 +112,7 @@ class Display(_Shown):
         if self.first is None:
             self.first = (now, done)
         since, before = self.first
-        if done - before < whole / 20:
+        if done - before <= whole / 20:
             return "time left not known yet"
         seconds = (now - since) * max(0, whole - done) / (done - before)
         return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"

@@ -12,6 +12,7 @@ from memexp.plan.attempts import Log
 from memexp.plan.heartbeat import running
 from memexp.search.ledger import progress_of
 from memexp.store import Store
+from memexp.store.known import known_rows
 from memexp.store.manifests import latest_manifests
 
 __all__ = ["print_status"]
@@ -74,7 +75,7 @@ def _progress(
     for name, rows in searches.items():
         undone = _undone(rows, have, log)
         # The name of a file begins with what was measured: stage and probe.
-        measured |= {(row["stage_id"], file.split("-")[1]) for row in undone for file in row["results"]}
+        measured |= {(row["stage_id"], file.split("-")[1]) for row in undone for file in row["results"] if "-" in file}
         trials = max(rows, key=lambda row: row["suggested"])["trials"]
         done = {row["suggestion"] for row in rows if row["suggestion"] < trials}
         done -= {row["suggestion"] for row in undone}
@@ -84,9 +85,8 @@ def _progress(
 
 def _searches(store: Store) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """The rows of ``searches/`` by name of the sweep and of the search: of the search that was continued last."""
-    table = store.scan("searches")
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in sorted(table.to_pylist() if table is not None else [], key=lambda row: row["suggested"]):
+    for row in sorted(known_rows(store, "searches"), key=lambda row: row["suggested"]):
         rows = found.setdefault(row["sweep"], {}).setdefault(row["search"], [])
         rows.append(row)
     for searches in found.values():

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from memexp.errors import StoreError
 from memexp.plan import Ask, Forest
 from memexp.probes import BY_KIND
 from memexp.records import SETTINGS, measured_by
@@ -123,7 +124,11 @@ def summarized(store: Store, sweep: str, forest: Forest) -> Summary:
 
 def _headline(store: Store, kind: str, name: str) -> Headline | None:
     """What is to be shown of a kind: as one of its files says, or for those of memexp 0.1 as memexp's own probe."""
-    said = measured_by(store.schema(kind, name))
+    schema = store.schema(kind, name)
+    try:
+        said = measured_by(schema)
+    except StoreError as error:
+        raise StoreError(f"{store.path(kind, name)}: {error}") from error
     if said is not None:
         return said.headline
     return BY_KIND[kind].headline if kind in BY_KIND else None
@@ -163,8 +168,10 @@ def _found(
     for condition, probe, items, total, count, chances, guesses in totals(store, kind, names, [headline.mean, chance]):
         found.items, found.missing = found.items + items, found.missing + items - count
         guessed = [guessed[0] + (chances or 0), guessed[1] + guesses]
+        ask = by_id.get((condition, probe))
+        if ask is None:
+            raise _misplaced(store, kind, names, asks)
         if count:
-            ask = by_id[condition, probe]
             so_far = sums.setdefault((_group(ask, varied), _value(ask, axis)), [0.0, 0.0])
             so_far[0] += total
             so_far[1] += count
@@ -174,6 +181,17 @@ def _found(
     found.partial = len(absent & sums.keys())
     found.chance = guessed[0] / guessed[1] if guessed[1] else None
     return found
+
+
+def _misplaced(store: Store, kind: str, names: set[str], asks: Sequence[Ask]) -> StoreError:
+    """What is wrong with files of these names, of which at least one has rows that none of `asks` has asked for."""
+    ids = {ask.name: (ask.condition_id, ask.probe_id) for ask in asks}
+    for name in sorted(names):
+        table = store.read(kind, name)
+        said = [table[column].to_pylist() for column in ("condition_id", "probe_id") if column in table.column_names]
+        if len(said) < 2 or set(zip(*said, strict=True)) - {ids[name]}:
+            return StoreError(f"{store.path(kind, name)}: its rows are of another condition than its name; delete it")
+    return StoreError(f"{store.path(kind)}: a file has rows of another condition than its name")
 
 
 def _query(store: Store, sweep: str, kind: str, headline: Headline, asks: Sequence[Ask]) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from memexp.errors import redacted
 from memexp.plan import Forest
 from memexp.report.summary import Table, cell_text, summarized
 from memexp.search.ledger import Ledger
@@ -20,7 +21,7 @@ __all__ = ["print_searches", "print_summary", "say"]
 
 def say(console: Console, line: str, style: str | None = None) -> None:
     """One line, as it is: no markup, no colour by content, no wrapping in the middle of a path."""
-    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(redacted(line), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_summary(store: Store, sweep: str, forest: Forest, console: Console) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from memexp.errors import StoreError
 from memexp.probes import BY_KIND
-from memexp.records import BARE, MADE_WITH, SETTINGS, SINCE, SINCE_STAGES
+from memexp.records import BARE, MADE_WITH, SETTINGS, SINCE, SINCE_STAGES, measured_by, misfit
 from memexp.store import Store
 
 __all__ = ["complaint", "print_verification"]
@@ -25,17 +26,11 @@ def print_verification(store: Store) -> int:
 
 def complaint(kind: str, schema: pa.Schema) -> str | None:
     """What is wrong with the columns of a file, or None. Files of a user's own probes need the settings only."""
-    younger = SINCE_STAGES if kind == "stages" else SINCE
     if kind in BARE:
-        expected = list(BARE[kind])
-    else:
-        expected = [*SETTINGS, *MADE_WITH, *(BY_KIND[kind].schema() if kind in BY_KIND else ())]
-    for field in expected:
-        if field.name not in schema.names:
-            if field.name in younger:
-                continue
-            return f"column {field.name!r} is missing"
-        found = schema.field(field.name).type
-        if found != field.type:
-            return f"column {field.name!r} is {found} instead of {field.type}"
-    return None
+        return misfit(schema, BARE[kind], SINCE_STAGES if kind == "stages" else ())
+    own = BY_KIND[kind].schema() if kind in BY_KIND else ()
+    try:
+        measured_by(schema)
+    except StoreError as error:
+        return str(error)
+    return misfit(schema, [*SETTINGS, *MADE_WITH, *own], SINCE)

@@ -9,10 +9,10 @@ is what the metric makes of the rows in the store, never a number that came anot
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -20,13 +20,17 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from memexp import plan as planning
+from memexp.errors import StoreError
+from memexp.identity import parsed
 from memexp.plan import Missing
 from memexp.plan.attempts import Attempt, Log, row, write
 from memexp.records import SEARCHES
 from memexp.search.candidates import Candidate, Prepared, Stop
 from memexp.spec import Point
 from memexp.store import Store
+from memexp.store.known import known
 from memexp.store.query import distinct
+from memexp.store.threads import threaded
 
 __all__ = [
     "Entry",
@@ -147,15 +151,20 @@ def _state(entry: Entry, missing: Missing, ended: set[int]) -> State:
 
 def _stored_points(store: Store, search_id: str) -> dict[int, Point]:
     """The points of all stored suggestions, by their number."""
-    names = sorted(store.names("searches", f"{search_id}-"))
-    with ThreadPoolExecutor(8) as pool:
-        tables = pool.map(lambda name: store.read("searches", name), names)
-        return {int(name.rpartition("-")[2]): _point(table) for name, table in zip(names, tables, strict=True)}
+    numbers = {name: name.removeprefix(f"{search_id}-") for name in store.names("searches", f"{search_id}-")}
+    names = sorted(name for name, number in numbers.items() if number.isdecimal())
+    points = threaded(lambda name: _point(store, name), names)
+    return {int(numbers[name]): point for name, point in zip(names, points, strict=True)}
 
 
-def _point(table: pa.Table) -> Point:
-    point: Point = json.loads(table.column("point")[0].as_py())
-    return point
+def _point(store: Store, name: str) -> Point:
+    """The point of a stored suggestion. Raises StoreError where the file holds none."""
+    table = known(store, "searches", name)
+    with contextlib.suppress(ValueError):
+        point = parsed(table.column("point")[0].as_py()) if table.num_rows else None
+        if isinstance(point, dict):
+            return point
+    raise StoreError(f"{store.path('searches', name)}: column 'point' holds no point of a search; move it away")
 
 
 def remember(store: Store, sweep: str, prepared: Prepared, index: int, candidate: Candidate) -> Candidate:
@@ -186,7 +195,7 @@ def remember(store: Store, sweep: str, prepared: Prepared, index: int, candidate
     name = f"{prepared.id}-{index:05d}"
     if store.commit("searches", name, pa.Table.from_pylist(rows, schema=SEARCHES)):
         return candidate
-    return prepared.candidate(_point(store.read("searches", name)))
+    return prepared.candidate(_point(store, name))
 
 
 def record_stopped(

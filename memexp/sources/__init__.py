@@ -2,7 +2,7 @@
 
 - `texts`, `items`, `tables`: lists, of texts or of questions and facts, from the rows of a file or dataset.
 - `streams`, `parts`: text of any size, read where it is trained on.
-- `pinned`, `hub`: models and tokenizers, and which commit a name stands for.
+- `pinned`, `hub`: models and tokenizers, and which commit a name stands for. `weight_files`: where weights lie.
 - `tokens`: tokenizers without torch. `cache`: what is slow to find again.
 
 Everything is read in the driver and travels to the trials; imports neither torch nor transformers. The plan imports it,
@@ -21,6 +21,7 @@ from memexp.sources.pinned import (
 )
 from memexp.sources.streams import Stream, Windows, resolve_stream, shared_texts
 from memexp.sources.texts import Texts, read_texts
+from memexp.sources.weight_files import Stored, check_weights, pickles, stored
 from memexp.spec import (
     HubItems,
     HubStream,
@@ -39,16 +40,20 @@ __all__ = [
     "ResolvedModel",
     "ResolvedTokenizer",
     "Sources",
+    "Stored",
     "Stream",
     "Texts",
     "Windows",
+    "check_weights",
     "is_corpus",
     "location",
     "parameters_from_headers",
+    "pickles",
     "read_texts",
     "resolve_model",
     "resolve_stream",
     "shared_texts",
+    "stored",
 ]
 
 _LISTS = (TextFile, HubText, ShippedText, InlineText, ItemFile, HubItems, InlineItems)

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from memexp.identity import identity
+from memexp.identity import identity, parsed
 
 __all__ = ["file_question", "recall_answer", "remember_answer"]
 
@@ -26,7 +26,7 @@ def _file(question: Any) -> Path:
 def recall_answer(question: Any) -> Any | None:
     """The remembered answer to a JSON-like question, or None."""
     try:
-        return json.loads(_file(question).read_text(encoding="utf-8"))
+        return parsed(_file(question).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -19,7 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memexp.code_columns import code_column
 from memexp.errors import DataError, one_line
+from memexp.identity import parsed
 from memexp.sources.hub import hub_dataset, resolve_commit
 from memexp.spec import HubItems, HubText
 
@@ -108,9 +110,11 @@ def _json_lines(path: Path) -> list[NumberedRow]:
 def json_row(where: str, line: str) -> dict[str, Any]:
     """The object that a line of JSON holds. Raises a DataError that begins with `where`."""
     try:
-        row = json.loads(line)
+        row = parsed(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
+    except ValueError as error:
+        raise DataError(f"{where}: JSON that cannot be read: {one_line(error)}") from None
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected one JSON object a line, got {type(row).__name__}")
     return row
@@ -141,6 +145,8 @@ def _parquet(path: Path) -> list[NumberedRow]:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path}: not a whole Parquet file: {one_line(error)}") from None
+    if column := code_column(table.schema):
+        raise DataError(f"{path}: {column}")
     return list(enumerate(table.to_pylist(), start=1))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.errors import DataError
+from memexp.identity import parsed
 from memexp.sources.formats import check_file, check_text, file_rows, hub_rows
 from memexp.spec import HubItems, InlineItems, ItemFile
 
@@ -72,8 +73,8 @@ def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
 def _choices(where: str, value: Any) -> list[str]:
     if isinstance(value, str):  # a CSV holds a list as JSON
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
+            value = parsed(value)
+        except ValueError:
             raise DataError(f'{where}: choices must be a list such as ["one", "two"], got {value!r}') from None
     if not isinstance(value, Sequence) or isinstance(value, str) or not 2 <= len(value) <= 26:
         raise DataError(f"{where}: choices must be a list of 2 to 26 texts")

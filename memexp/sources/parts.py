@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memexp.code_columns import code_column
 from memexp.errors import DataError, one_line
 from memexp.sources.cache import file_question, recall_answer, remember_answer
 from memexp.sources.formats import check_file, check_text, decoded, json_row
@@ -167,7 +168,11 @@ def _opened(path: Path) -> BinaryIO:
 
 def _parquet(path: str) -> pq.ParquetFile:
     """Buffered: a row group is read page by page and not as a whole."""
-    return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+    file = pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+    if column := code_column(file.schema_arrow):
+        file.close()
+        raise DataError(f"{path}: {column}")
+    return file
 
 
 @contextlib.contextmanager

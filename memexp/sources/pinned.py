@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.errors import ModelError, one_line
-from memexp.identity import identity
+from memexp.identity import identity, parsed
 from memexp.sources.cache import file_question, recall_answer, remember_answer
 from memexp.sources.hub import hub_file, network_error, resolve_commit
 from memexp.sources.texts import Texts
@@ -262,7 +261,7 @@ def read_config(source: str, commit: str | None) -> dict[str, Any]:
         where = f" at {commit}, or it is not in the cache and the hub does not answer" if commit else ""
         raise ModelError(f"model {source!r} has no config.json{where}")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parsed(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{file}: broken JSON: {error}") from None
     if not isinstance(config, dict):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from memexp.errors import ModelError
+from memexp.identity import parsed
 from memexp.sources.cache import recall_answer, remember_answer
 from memexp.sources.hub import hub_file
 from memexp.sources.pinned import ResolvedModel, ResolvedTokenizer, location
@@ -67,7 +67,7 @@ def end_token(pinned: ResolvedTokenizer) -> int | None:
         return None
     file = hub_file(location(pinned.source), "tokenizer_config.json", None)
     try:
-        token = json.loads(file.read_text(encoding="utf-8")).get("eos_token") if file is not None else None
+        token = parsed(file.read_text(encoding="utf-8")).get("eos_token") if file is not None else None
     except (OSError, ValueError, AttributeError):  # loading the model says so
         return None
     if isinstance(token, dict):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from memexp.errors import SpecError
+from memexp.errors import SpecError, writable
 from memexp.spec.corpora import Pair
 from memexp.spec.fields import LARGEST, NAME, Count, NonNegative, Positive, Rate, as_tuple, finite, spec
 from memexp.spec.headline import Headline
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Condition", "Probe", "Resources", "ResourcesFor", "Snapshots", "counterbalanced"]
 
+LONGEST_KIND = 100
+"""Characters; names of files that begin with a kind go on with two identities and an attempt, and have 255 bytes."""
+
 
 def _label_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
@@ -37,6 +40,8 @@ def _label_name(value: str) -> str:
 def _label(value: str | int | float | bool) -> str | int | float | bool:
     if isinstance(value, float):
         return finite(value)
+    if isinstance(value, str) and writable(value) != value:
+        raise ValueError(f"{value!r} holds half of a surrogate pair, which no file can")
     if isinstance(value, int) and abs(value) > LARGEST:
         raise ValueError(f"{value} does not fit a column of 64 bits")
     return value
@@ -136,7 +141,11 @@ class Condition:
             if "__dataclass_fields__" not in vars(type(probe)):  # a parent's would leave out its own fields
                 raise SpecError(f"{located(type(probe))} is a probe without @spec; put @spec of memexp.spec above it")
             kind = getattr(probe, "kind", "")
-            if not NAME.fullmatch(kind) or kind.lower() in ("training", "stages", "sweeps", "searches"):
+            if (
+                not NAME.fullmatch(kind)
+                or len(kind) > LONGEST_KIND
+                or kind.lower() in ("training", "stages", "sweeps", "searches")
+            ):
                 raise SpecError(f"{type(probe).__name__}.kind: {kind!r} cannot name a table of results")
 
 
@@ -206,14 +215,32 @@ class Resources:
     cpus: Rate = 1.0
     """CPUs of each worker, and its number of threads (rounded up)."""
     gpus: NonNegative = 0.0
-    """GPUs of each worker; a fraction shares one."""
+    """GPUs of each worker, one at most; a fraction is one worker's share of a GPU, and of its memory."""
+    spread: bool = False
+    """Whether the workers of a trial may be on several nodes. They exchange all weights at every step, for which the
+    network between nodes is often slow."""
     stall_minutes: Rate = 60.0
     """A worker that makes no forward pass for so long, while it loads, trains or measures, is taken to hang: it is
-    ended, what it was at is recorded as failed, and the rest goes on. Waiting for the hub does not count."""
+    ended, what it was at is recorded as failed, and the rest goes on. Waiting for the hub or object storage does not
+    count."""
+    checkpointing: bool = False
+    """Whether training keeps the states between blocks only and computes the rest anew: no number changes, a step takes
+    a third longer, and a batch a fraction of the memory."""
+    offload: bool = False
+    """Whether the moments of the optimizer are in the host's memory instead of a GPU's: no number changes, a step takes
+    as long as they travel."""
 
     def __post_init__(self) -> None:
-        if self.gpus > 1 and self.gpus % 1:
-            raise SpecError(f"Resources.gpus must be a whole number or a fraction of one, got {self.gpus:g}")
+        if self.gpus > 1:
+            raise SpecError(
+                f"Resources.gpus: a worker computes on one GPU, got {self.gpus:g}; to shard a model over several "
+                "give as many workers, each with gpus=1"
+            )
+        if self.workers > 1 and 0 < self.gpus < 1:
+            raise SpecError(
+                f"Resources.gpus: {self.workers} workers with {self.gpus:g} GPUs each would meet on one GPU, which "
+                f"NCCL refuses; give gpus=1, or one worker with gpus={self.gpus:g}"
+            )
 
     @property
     def threads(self) -> int:

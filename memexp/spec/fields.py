@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
 
-from memexp.errors import SpecError
+from memexp.errors import SpecError, writable
 
 __all__ = [
     "LARGEST",
@@ -148,6 +148,8 @@ def _plain_name(value: str) -> str:
 def _no_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
+    if writable(value) != value:
+        raise ValueError("holds half of a surrogate pair, which no file can")
     return value
 
 

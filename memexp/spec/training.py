@@ -14,6 +14,11 @@ from memexp.spec.fields import Count, NonNegative, Positive, Probability, Rate, 
 __all__ = ["Forget", "Interference", "Pretrain", "Study", "Training", "retention_steps"]
 
 
+MOST_EXPOSURES = 100_000
+"""Each is a stage, with an identity and a place in the plan."""
+Exposures = Annotated[int, Field(ge=0, le=MOST_EXPOSURES)]
+
+
 @spec
 class Pretrain:
     """Training on a corpus before study, of a model drawn at random or of one that knows something already.
@@ -63,7 +68,7 @@ class Study:
 
     corpus: Corpus
     """The study list."""
-    exposures: Count
+    exposures: Exposures
     """Passes over the list; 0 measures the untrained model."""
     lr: Rate
     """Peak learning rate."""
@@ -84,8 +89,10 @@ class Study:
     """AdamW weight decay, on matrices only (no biases, no norms)."""
     clip_norm: Rate | None = None
     """Clip the gradient's global L2 norm to this; None does not clip."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of forward and backward passes, in probes too; weights and optimizer stay float32."""
+    dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Arithmetic of forward and backward passes, in probes too; weights and optimizer stay float32. ``tf32``: products
+    of matrices with 10 bits of mantissa instead of 23, on GPUs only. ``bfloat16``: with 7; logits and losses are
+    float32, and frozen matrices beside an adapter stay bfloat16 where their files have them so."""
 
     def __post_init__(self) -> None:
         if self.warmup_ratio and self.schedule != "linear":
@@ -113,7 +120,7 @@ class Forget:
     """Forgetting layer k: blocks >= k are reset, counting from 0."""
     below_layer: Positive | None = None
     """Reset the blocks < k instead, with embeddings, final norm and head: the opposite control."""
-    restudy_exposures: Count | None = None
+    restudy_exposures: Exposures | None = None
     """Passes over the study list afterwards, with a fresh optimizer and schedule and in the order of the first pass;
     by default as many as before, 0 is the reset alone."""
 

@@ -6,27 +6,32 @@ import io
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import GCSStore, S3Store
 
 from memexp.errors import StoreError
-from memexp.store.medium import PROBE
+from memexp.store.medium import PROBE, Listed
+from memexp.store.patience import patience_with, seconds
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 __all__ = ["Bucket"]
 
 CHUNK = 1 << 20
 """Bytes of one request when a large object is read as a stream."""
+WHOLE = 1 << 28
+"""Bytes of a file that is sent in one request at most."""
+PAGE = 1000
+"""Names of one request of a listing: as many as S3 gives."""
 
 
 class Bucket:
@@ -34,91 +39,126 @@ class Bucket:
 
     def __init__(self, location: str) -> None:
         self.scheme, _, self.base = location.partition("://")
-        # A first listing tells a missing bucket, which later looks like a missing object, and fails soon.
-        next(iter(obstore.list(self._connect(retries=2))), None)
-        self.store = self._connect(retries=8)
+        self.patience = patience_with(location)
+        self.store = self._connect(retries=0)
+        # A first listing tells a missing bucket, which later looks like a missing object.
+        self.patience.asked(lambda: next(iter(obstore.list(self.store)), None), at_once=True)
 
     def _connect(self, retries: int) -> S3Store | GCSStore:
         bucket, _, prefix = self.base.partition("/")
-        client: ClientConfig = {"allow_http": True, "connect_timeout": "5s", "timeout": "5m"}
-        retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(minutes=1)}
+        timeout = timedelta(seconds=min(150.0, max(2.0, seconds() / 4)))  # what hangs is asked again, too
+        client: ClientConfig = {"allow_http": True, "connect_timeout": "5s", "timeout": timeout}
+        retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(minutes=3)}
         if self.scheme == "gs":
             return GCSStore(bucket, prefix=prefix or None, client_options=client, retry_config=retry)
         s3: S3Config = {"disable_bulk_delete": True}  # which not every S3-compatible storage knows
         return S3Store(bucket, prefix=prefix or None, config=s3, client_options=client, retry_config=retry)
 
     def create(self, key: str, data: bytes) -> bool:
+        lost: list[BaseError] = []  # failures after which our own file may be there
         for _ in range(3):
             try:
-                obstore.put(self.store, key, data, mode="create", use_multipart=False)
+                self.patience.asked(lambda: self._put_new(key, data, lost))
                 return True
             except AlreadyExistsError:
                 # S3 may answer writers that meet with "conflict", and need not have taken either file.
                 with suppress(FileNotFoundError):
+                    if lost:
+                        return self.read(key) == data
                     self.size(key)
                     return False
         raise StoreError(f"cannot write {self.scheme}://{self.base}/{key}: it is refused, yet not there")
 
+    def _put_new(self, key: str, data: bytes, lost: list[BaseError]) -> None:
+        try:
+            obstore.put(self.store, key, data, mode="create", use_multipart=False)
+        except GenericError as error:
+            lost.append(error)
+            raise
+
     def replace(self, key: str, data: bytes) -> None:
-        obstore.put(self.store, key, data, use_multipart=False)
+        self.patience.asked(lambda: obstore.put(self.store, key, data, use_multipart=False))
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         if stop is None:
-            return obstore.get(self.store, key).bytes().to_bytes()
-        return obstore.get_range(self.store, key, start=start, end=stop).to_bytes()
+            return self.patience.asked(lambda: obstore.get(self.store, key).bytes().to_bytes())
+        return self.patience.asked(lambda: obstore.get_range(self.store, key, start=start, end=stop).to_bytes())
 
     @contextmanager
     def stream(self, key: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
         if mode == "rb":
-            yield io.BufferedReader(_Ranges(self.store, key), CHUNK)
+            yield io.BufferedReader(_Ranges(self, key), CHUNK)
             return
         with tempfile.TemporaryDirectory(prefix="memexp-") as folder:
             file = Path(folder) / "file"
             with open(file, "wb") as stream:
                 yield stream
-            obstore.put(self.store, key, file)
+            # In one request where it can be: of one in parts that is killed on the way the parts stay, listed nowhere.
+            # A part of many that fails is sent again by itself; only then all of them.
+            parts = file.stat().st_size > WHOLE
+            store = self._connect(retries=8) if parts else self.store
+            self.patience.asked(lambda: obstore.put(store, key, file, use_multipart=parts))
 
     def size(self, key: str) -> int:
-        return obstore.head(self.store, key)["size"]
+        return self.patience.asked(lambda: obstore.head(self.store, key)["size"])
 
     def delete(self, key: str) -> None:
-        obstore.delete(self.store, key)
+        self.patience.asked(lambda: obstore.delete(self.store, key))
 
     def folders(self) -> list[str]:
-        return list(obstore.list_with_delimiter(self.store)["common_prefixes"])
+        return list(self.patience.asked(lambda: obstore.list_with_delimiter(self.store)["common_prefixes"]))
 
-    def walk(self, folder: str) -> Iterator[str]:
-        for page in obstore.list(self.store, folder):
-            yield from (entry["path"] for entry in page)
+    def walk(self, folder: str, begin: str = "") -> Iterator[str]:
+        for entry in self._entries(folder, begin or None):
+            if begin and not entry["path"].startswith(begin) and entry["path"] > begin:
+                return  # names come in order, from the first after `begin`
+            yield entry["path"]
 
-    def stamps(self, folder: str) -> Iterator[tuple[str, str]]:
-        for page in obstore.list(self.store, folder):
-            yield from ((entry["path"], f"{entry['e_tag']} {entry['last_modified']}") for entry in page)
+    def listed(self, folder: str) -> Iterator[Listed]:
+        for entry in self._entries(folder):
+            yield Listed(entry["path"], entry["size"], f"{entry['e_tag']} {entry['last_modified']}")
+
+    def _entries(self, folder: str, last: str | None = None) -> Iterator[ObjectMeta]:
+        """What comes after `last`, page by page: where one fails, the listing begins again after the last name."""
+        pages: Iterator[Sequence[ObjectMeta]] | None = None
+
+        def page() -> Sequence[ObjectMeta] | None:
+            nonlocal pages
+            try:
+                pages = pages or iter(obstore.list(self.store, folder, offset=last, chunk_size=PAGE))
+                return next(pages, None)
+            except Exception:  # raised again: of a listing that failed nothing more can be asked
+                pages = None
+                raise
+
+        while found := self.patience.asked(page):
+            yield from found
+            last = found[-1]["path"]
 
     def check(self) -> None:
         probe = f".probe-{uuid.uuid4().hex}"
-        overwritten = self.create(probe, PROBE) and self.create(probe, PROBE)
-        self.delete(probe)
+        # Of other bytes, as one that is there and has our own may be ours.
+        overwritten = self.create(probe, PROBE) and self.create(probe, PROBE[1:])
+        with suppress(FileNotFoundError):  # deleted by a request whose answer was lost
+            self.delete(probe)
         if overwritten:
             message = f"{self.scheme}://{self.base}: this storage does not know If-None-Match"
             raise StoreError(f"{message} and would overwrite results; keep the store elsewhere")
 
     def filesystem(self) -> tuple[Any, str]:
-        import pyarrow.fs
+        from pyarrow.fs import PyFileSystem
 
-        if self.scheme == "gs":
-            return pyarrow.fs.GcsFileSystem(retry_time_limit=timedelta(minutes=1)), self.base
-        endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https:")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        options = {"endpoint_override": endpoint.netloc or None, "scheme": endpoint.scheme, "region": region}
-        return pyarrow.fs.S3FileSystem(connect_timeout=5, request_timeout=60, **options), self.base
+        from memexp.store.arrow_files import ArrowFiles  # which imports pyarrow.fs: slow, and rarely needed
+
+        return PyFileSystem(ArrowFiles(self.read, self.base)), self.base
 
 
 class _Ranges(io.RawIOBase):
     """An object as a file, read range by range."""
 
-    def __init__(self, store: S3Store | GCSStore, key: str) -> None:
-        self.file = obstore.open_reader(store, key)
+    def __init__(self, bucket: Bucket, key: str) -> None:
+        self.bucket, self.key = bucket, key
+        self.length, self.at = bucket.size(key), 0
 
     def readable(self) -> bool:
         return True
@@ -127,12 +167,22 @@ class _Ranges(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self.file.seek(offset, whence)
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.length}[whence]
+        return self.at
 
     def tell(self) -> int:
-        return self.file.tell()
+        return self.at
+
+    def readall(self) -> bytes:
+        return b"" if self.at >= self.length else self._read(self.length)
+
+    def _read(self, end: int) -> bytes:
+        data = self.bucket.read(self.key, self.at, end)
+        self.at += len(data)
+        return data
 
     def readinto(self, buffer: Any) -> int:
-        data = self.file.read(len(buffer))
+        end = min(self.at + len(buffer), self.length)
+        data = self._read(end) if self.at < end else b""
         buffer[: len(data)] = data
         return len(data)

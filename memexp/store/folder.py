@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from memexp.errors import StoreError
-from memexp.store.medium import PROBE
+from memexp.store.medium import PROBE, Listed
 
 __all__ = ["STALE", "TEMPORARY", "Folder", "sync"]
 
@@ -100,7 +100,7 @@ class Folder:
     def folders(self) -> list[str]:
         return [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.exists() else []
 
-    def walk(self, folder: str) -> Iterator[str]:
+    def walk(self, folder: str, begin: str = "") -> Iterator[str]:
         def fail(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
                 raise error
@@ -109,10 +109,11 @@ class Folder:
             inside = Path(where).relative_to(self.root).as_posix()
             yield from (f"{inside}/{name}" for name in names)
 
-    def stamps(self, folder: str) -> Iterator[tuple[str, str]]:
+    def listed(self, folder: str) -> Iterator[Listed]:
+        root = os.fspath(self.root)
         for key in self.walk(folder):
-            found = (self.root / key).stat()
-            yield key, f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+            found = os.stat(f"{root}/{key}")
+            yield Listed(key, found.st_size, f"{found.st_size} {found.st_mtime_ns} {found.st_ino}")
 
     def check(self) -> None:
         self._make(self.root)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Literal
 
-from memexp.errors import StoreError
+from memexp.errors import StoreError, writable
 from memexp.store.bucket import Bucket
 from memexp.store.folder import TEMPORARY, Folder
 from memexp.store.medium import Medium, explained
@@ -35,12 +35,12 @@ class HiddenFiles:
     def put_text(self, path: str, text: str) -> None:
         """Write or replace a side file such as ``.running/<name>.json``; readers see the old text or the new."""
         with explained(f"write {self.location}/{path}"):
-            self._medium.replace(_side(path), text.encode())
+            self._medium.replace(_side(path), writable(text).encode())
 
     def get_text(self, path: str) -> str | None:
-        """The text of a side file, or None where there is none."""
+        """The text of a side file, or None where there is none; what in it is no UTF-8 is a mark."""
         with explained(f"read {self.location}/{path}"), suppress(FileNotFoundError):
-            return self._medium.read(_side(path)).decode()
+            return self._medium.read(_side(path)).decode(errors="replace")
         return None
 
     def list_text(self, prefix: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from memexp.records import SWEEPS
+from memexp.store.known import known_rows
 from memexp.store.store import Store
 
 __all__ = ["Manifest", "latest_manifests", "write_manifest"]
@@ -29,10 +30,12 @@ class Manifest:
 
 
 def latest_manifests(store: Store) -> dict[str, list[dict[str, Any]]]:
-    """The rows of ``sweeps/`` by name of the sweep: those it was last started with, since scripts get edited."""
-    table = store.scan("sweeps")
+    """The rows of ``sweeps/`` by name of the sweep: those it was last started with, since scripts get edited.
+
+    Raises StoreError naming a file that is not memexp's.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(table.to_pylist() if table is not None else [], key=lambda row: row["started"]):
+    for row in sorted(known_rows(store, "sweeps"), key=lambda row: row["started"]):
         rows = found.setdefault(row["sweep"], [])
         if rows and rows[0]["started"] != row["started"]:
             rows.clear()

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import IO, Any, Literal, Protocol
 
 import pyarrow as pa
@@ -18,10 +19,21 @@ from obstore.exceptions import BaseError
 
 from memexp.errors import StoreError, one_line
 
-__all__ = ["PROBE", "Medium", "explained"]
+__all__ = ["PROBE", "Listed", "Medium", "explained", "reason"]
 
 PROBE = bytes(1 << 16)
 """What `Medium.check` writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file in a listing."""
+
+    key: str
+    size: int
+    """Bytes."""
+    stamp: str
+    """Changes when the file is made anew."""
 
 
 class Medium(Protocol):
@@ -54,11 +66,14 @@ class Medium(Protocol):
     def folders(self) -> list[str]:
         """The names of the folders at the top, in any order; none where the store is not there yet."""
 
-    def walk(self, folder: str) -> Iterator[str]:
-        """The keys of all files in a folder and in those within, in any order; none where it is not there."""
+    def walk(self, folder: str, begin: str = "") -> Iterator[str]:
+        """The keys of all files in a folder and in those within, in any order; none where it is not there.
 
-    def stamps(self, folder: str) -> Iterator[tuple[str, str]]:
-        """The same, each with what changes when the file is made anew."""
+        `begin`: of those only whose key begins so, as far as that saves anything: there may be others.
+        """
+
+    def listed(self, folder: str) -> Iterator[Listed]:
+        """The same of all, each with what a listing tells."""
 
     def check(self) -> None:
         """Write and remove a file, and tidy up what killed writers left.
@@ -67,7 +82,7 @@ class Medium(Protocol):
         """
 
     def filesystem(self) -> tuple[Any, str]:
-        """A `pyarrow.fs.FileSystem` that sees the same files, and the path of the store in it."""
+        """A `pyarrow.fs.FileSystem` that reads the same files, and the path of the store in it."""
 
 
 @contextmanager
@@ -76,7 +91,7 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except (OSError, BaseError, pa.ArrowException) as error:
-        raise StoreError(f"cannot {doing}: {_reason(error)}") from error
+        raise StoreError(f"cannot {doing}: {reason(error)}") from error
 
 
 _ERRNO = {
@@ -89,6 +104,9 @@ _ERRNO = {
     errno.ENOTDIR: "a file stands where a folder should be",
 }
 _ANSWERS = {
+    "status code: 503": "503 Slow Down: the object storage asks for fewer requests",
+    "status code: 429": "429 Too Many Requests: the object storage asks for fewer requests",
+    "status code: 5\\d\\d|<Code>InternalError</Code>": "the object storage has trouble of its own (an error 5xx)",
     "NoSuchBucket": "no such bucket",
     # Without credentials both ask the machine they run on, which outside their clouds has no answer.
     "/latest/api/token|/latest/meta-data": "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -96,15 +114,15 @@ _ANSWERS = {
     "InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|401 Unauth": "the credentials are refused",
     "AccessDenied|403 Forbidden": "permission denied",
     "redirect|AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
-    "error sending request|timed out": "no connection; check the network and AWS_ENDPOINT_URL",
+    "error sending request|timed out|HTTP error": "no connection; check the network and AWS_ENDPOINT_URL",
     "404 Not Found": "no such file",
 }
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The cause in a few words: object storage answers with pages of XML."""
     if isinstance(error, OSError) and error.errno is not None:
         return _ERRNO.get(error.errno) or os.strerror(error.errno)
     text = str(error).split("Debug source")[0]
-    found = (reason for pattern, reason in _ANSWERS.items() if re.search(pattern, text))
+    found = (meaning for pattern, meaning in _ANSWERS.items() if re.search(pattern, text))
     return next(found, one_line(text, 200))

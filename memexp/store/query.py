@@ -1,4 +1,4 @@
-"""SQL over the store: one SELECT, in a DuckDB that can read the store's files and nothing else.
+"""SQL over the store: one SELECT, in a DuckDB that has the store's tables and no way to any file.
 
     names, rows = answer(store, "SELECT model, avg((target_nll < foil_nll)::int) FROM recognition GROUP BY ALL")
     names, rows = answer(store, "FROM recall", sweep="quickstart")
@@ -9,7 +9,9 @@ are, and `stages` what it attempted. `training` is shared by sweeps and is no ta
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,7 +21,9 @@ import pyarrow as pa
 
 from memexp.errors import SpecError, StoreError
 from memexp.store import Store
+from memexp.store.closed import STREAM, closed, give, identifier
 from memexp.store.manifests import latest_manifests
+from memexp.store.threads import threaded
 
 __all__ = ["Metric", "answer", "distinct", "quoted", "rows_of", "source", "totals"]
 
@@ -27,17 +31,23 @@ __all__ = ["Metric", "answer", "distinct", "quoted", "rows_of", "source", "total
 def answer(store: Store, sql: str, sweep: str | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Names of the columns and the rows that one SELECT over tables named by kind gives.
 
-    Raises StoreError with DuckDB's complaint, or where the store has no such sweep.
+    Only the kinds that the text names are opened. Raises StoreError with DuckDB's complaint, where a file is broken, or
+    where the store has no such sweep.
     """
     if sweep is not None:
         _check_sweep(store, sweep)
-    with duckdb.connect() as connection:
+    kinds = _tables(store.kinds(), sweep)
+    asked = [kind for kind in kinds if _ASKS_WHICH.search(sql) or _names(sql, kind)]
+    with closed() as connection:
         try:
-            _open_to(connection, store, sweep)
+            _open_to(connection, store, asked, sweep)
+            _give_files(connection, store, kinds, sql)
             result = connection.execute(_select(connection, sql))
             return [column[0] for column in result.description or []], result.fetchall()
         except duckdb.Error as error:
-            tables = ", ".join(_tables(store, sweep)) or "none, the store is empty"
+            if STREAM in str(error):
+                _find_broken(store, asked)
+            tables = ", ".join(kinds) or "none, the store is empty"
             raise StoreError(f"{str(error).splitlines()[0]} (tables: {tables})") from error
 
 
@@ -46,21 +56,29 @@ def totals(store: Store, kind: str, names: Iterable[str], expressions: Sequence[
 
     Raises StoreError with DuckDB's complaint.
     """
-    sums = "".join(f", sum({expression}), count({expression})" for expression in expressions)
-    with duckdb.connect() as connection:
-        if store.is_local:
-            files = ", ".join(quoted(store.path(kind, name)) for name in sorted(names))
-            connection.execute(f"CREATE VIEW files AS FROM read_parquet([{files}], union_by_name=true)")
-            connection.execute("SET allowed_directories = ?", [[store.location]])
-        else:
-            tables = [store.read(kind, name) for name in sorted(names)]
-            connection.register("files", pa.concat_tables(tables, promote_options="permissive"))
-        _lock(connection)
+    sums = "".join(f", sum({expression})::double, count({expression})" for expression in expressions)
+    names = sorted(names)
+    try:
+        return _summed(store, kind, names, sums)
+    except duckdb.Error as error:
+        line = str(error).splitlines()[0]
+    # Which of them it is DuckDB does not say; where it is each, the SQL may be wrong, which the last file said.
+    for name in reversed(names):
         try:
-            sql = f"SELECT condition_id, probe_id, count(*){sums} FROM files GROUP BY ALL"
-            return connection.execute(_select(connection, sql)).fetchall()
+            _summed(store, kind, [name], sums)
         except duckdb.Error as error:
-            raise StoreError(f"{kind}: {str(error).splitlines()[0]}") from error
+            raise StoreError(f"{store.path(kind, name)}: {str(error).splitlines()[0]}") from error
+    raise StoreError(f"{kind}: {line}")
+
+
+def _summed(store: Store, kind: str, names: Sequence[str], sums: str) -> list[tuple[Any, ...]]:
+    sql = f"SELECT condition_id, probe_id, count(*){sums} FROM"
+    same: dict[pa.Schema, list[pa.Table]] = {}
+    for table in threaded(lambda name: store.read(kind, name, lambda column: column.lower() in sql.lower()), names):
+        same.setdefault(table.schema.remove_metadata(), []).append(table.replace_schema_metadata())
+    with closed() as connection:
+        files = give(connection, kind, [pa.concat_tables(tables) for tables in same.values()])
+        return connection.execute(_select(connection, f"{sql} {files} GROUP BY ALL")).fetchall()
 
 
 class Metric:
@@ -98,10 +116,9 @@ class Metric:
 
     def _asked(self, tables: Mapping[str, pa.Table]) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The types of its columns, and its rows."""
-        with duckdb.connect() as connection:
+        with closed() as connection:
             for kind, table in tables.items():
                 connection.register(kind, table)
-            _lock(connection)
             result = connection.execute(_select(connection, self.sql))
             return [str(column[1]) for column in result.description or []], result.fetchall()
 
@@ -111,21 +128,26 @@ NUMBER = r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*"
 
 def distinct(store: Store, kind: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     """The different values that `columns` of a kind have together; none where the store has no such columns."""
-    if kind not in store.kinds():
+    datasets = store.datasets(kind)
+    if not datasets:
         return []
-    with duckdb.connect() as connection:
-        _open_to(connection, store)
-        have = {row[0] for row in connection.execute(f'DESCRIBE "{kind}"').fetchall()}
+    with closed() as connection:
+        rows = give(connection, kind, datasets)
+        have = {row[0] for row in connection.execute(f"DESCRIBE FROM {rows}").fetchall()}
         if not have.issuperset(columns):
             return []
-        names = ", ".join(f'"{name}"' for name in columns)
-        return connection.execute(f'SELECT DISTINCT {names} FROM "{kind}" ORDER BY ALL').fetchall()
+        names = ", ".join(map(identifier, columns))
+        return connection.execute(f"SELECT DISTINCT {names} FROM {rows} ORDER BY ALL").fetchall()
 
 
 def _select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
     """The one statement of `sql`. Raises StoreError unless it is a SELECT."""
     statements = connection.extract_statements(sql)
-    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+    try:
+        kinds = [statement.type for statement in statements]
+    except ValueError:  # a kind that DuckDB's Python package does not know
+        kinds = []
+    if kinds != [duckdb.StatementType.SELECT]:
         raise StoreError("query takes one SELECT and changes nothing")
     return statements[0]
 
@@ -136,30 +158,54 @@ def _check_sweep(store: Store, sweep: str) -> None:
         raise StoreError(f"{store.location} has no sweep {sweep!r}; it has {', '.join(sorted(known)) or 'none'}")
 
 
-def _tables(store: Store, sweep: str | None) -> list[str]:
+def _tables(kinds: Sequence[str], sweep: str | None) -> list[str]:
     """The kinds that can be asked about; of a sweep that which says what belongs to it first."""
-    kinds = [kind for kind in store.kinds() if sweep is None or kind != "training"]
-    return sorted(kinds, key=lambda kind: (kind != "sweeps", kind)) if sweep is not None else kinds
+    if sweep is None:
+        return list(kinds)
+    return sorted((kind for kind in kinds if kind != "training"), key=lambda kind: (kind != "sweeps", kind))
 
 
-def _open_to(connection: duckdb.DuckDBPyConnection, store: Store, sweep: str | None = None) -> None:
-    """Give `connection` a view for every kind, and lock it so that SQL cannot reach beyond the store."""
-    sources = {kind: source(store, kind) if store.is_local else f'"{kind}/*"' for kind in store.kinds()}
-    if not store.is_local:
-        for kind in sources:
-            connection.register(f"{kind}/*", store.dataset(kind))  # no kind can be called so
-    for kind in _tables(store, sweep):
-        rows = "" if sweep is None else rows_of(sweep, kind, sources["sweeps"])
-        connection.execute(f'CREATE VIEW "{kind}" AS SELECT * FROM {sources[kind]}{rows}')
-    if store.is_local:
-        connection.execute("SET allowed_directories = ?", [[store.location]])
-    _lock(connection)
+_ASKS_WHICH = re.compile(r"(?i)\bshow\b|information_schema|duckdb_|pg_|sqlite_")
+"""SQL that may ask which tables there are."""
 
 
-def _lock(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute("SET python_enable_replacements = false")  # a variable of ours is no table
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
+def _names(sql: str, kind: str) -> bool:
+    """Whether SQL may name a kind; names in it may be quoted and have any case."""
+    return re.search(rf"(?i)(?<!\w){re.escape(kind.replace(chr(34), chr(34) * 2))}(?!\w)", sql) is not None
+
+
+def _open_to(connection: duckdb.DuckDBPyConnection, store: Store, kinds: Sequence[str], sweep: str | None) -> None:
+    """Give `connection` these kinds as tables, of a sweep with its rows only."""
+    if sweep is None:
+        for kind in kinds:
+            give(connection, kind, store.datasets(kind), view=True)
+        return
+    manifests = give(connection, "sweeps/", store.datasets("sweeps"))
+    for kind in kinds:
+        rows = manifests if kind == "sweeps" else give(connection, f"{kind}/", store.datasets(kind))
+        where = rows_of(sweep, kind, manifests)
+        connection.execute(f"CREATE VIEW {identifier(kind)} AS SELECT * FROM {rows}{where}")
+
+
+def _give_files(connection: duckdb.DuckDBPyConnection, store: Store, kinds: Sequence[str], sql: str) -> None:
+    """Have ``read_parquet('STORE/<kind>/*.parquet')`` in `sql` find the files of the store that it names."""
+    for text in dict.fromkeys(re.findall(r"'((?:[^']|'')*)'", sql)):
+        path = text.replace("''", "'")
+        place = os.path.abspath(path) if store.is_local else path
+        kind, _, file = place.removeprefix(f"{store.location}/").partition("/")
+        if place.startswith(f"{store.location}/") and kind in kinds:
+            names = [name for name in store.names(kind) if fnmatch.fnmatchcase(f"{name}.parquet", file)]
+            if names:
+                give(connection, path, store.datasets(kind, names), view=True)
+    for name in ("read_parquet", "parquet_scan"):
+        connection.execute(f"CREATE MACRO {name}(path, union_by_name := true) AS TABLE FROM query_table(path)")
+
+
+def _find_broken(store: Store, kinds: Iterable[str]) -> None:
+    """Raise StoreError for a file that cannot be read; what reads many says only that one of them is broken."""
+    for kind in kinds:
+        for name in sorted(store.names(kind)):
+            store.read(kind, name)
 
 
 def source(store: Store, kind: str) -> str:

@@ -14,38 +14,40 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION; GOOGLE_APPLICATION_CREDENTIALS.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memexp.errors import StoreError, one_line
-from memexp.identity import identity
+from memexp.errors import StoreError
+from memexp.store.damage import broken, named, plain
 from memexp.store.hidden import HiddenFiles
-from memexp.store.medium import explained
+from memexp.store.medium import Listed, explained
+from memexp.store.seal import check_seal, sealed
+from memexp.store.threads import threaded
 from memexp.store.unified import unified, with_columns
+from memexp.store.whole import Whole
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 __all__ = ["EXPORT", "Problem", "Store", "Verification", "default_store", "option_for"]
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 SUFFIX = ".parquet"
 EXPORT = "export.json"
 """What the folder of an export has in it besides kinds: where it comes from (compact.py)."""
-THREADS = 16
-"""Files read at a time."""
+
+
+Check = Callable[[str, pa.Schema], str | None]
+"""What is wrong with the columns of a file of a kind, in the eyes of whoever asks."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class Store(HiddenFiles):
             self.location = os.path.abspath(unquote(rest) if separator else os.path.expanduser(text))
         else:
             self.location = f"{scheme}://{'/'.join(parts)}"
+        if "\\" in self.location:
+            raise StoreError(
+                f"store {self.location!r}: DuckDB would take '\\' for '/' and find nothing; name it otherwise"
+            )
         if columns := [part for part in self.location.split("/") if "=" in part]:
             raise StoreError(
                 f"store {self.location!r}: DuckDB and others would take the folder {columns[0]!r} for a column and its "
@@ -111,11 +117,9 @@ class Store(HiddenFiles):
         path, key = self.path(kind, name), _key(kind, name)
         if len(set(table.column_names)) < table.num_columns:
             raise StoreError(f"cannot write {path}: two columns have the same name")
-        sink = pa.BufferOutputStream()
-        # Chunks with dictionaries of their own would show in the bytes; page checksums let verify find flipped bits.
-        pq.write_table(table.combine_chunks(), sink, compression="zstd", use_dictionary=True, write_page_checksum=True)
+        data = sealed(table)
         with explained(f"write {path}"):
-            return self._medium.create(key, sink.getvalue().to_pybytes())
+            return self._medium.create(key, data)
 
     def exists(self, kind: str, name: str) -> bool:
         """Whether the name is taken, also by a broken file: it is not missing, and `check_whole` tells."""
@@ -126,26 +130,29 @@ class Store(HiddenFiles):
 
     def names(self, kind: str, prefix: str = "") -> set[str]:
         """Names that begin with `prefix`, without ``.parquet``; as with `exists`, contents are not looked at."""
-        wanted = re.compile(rf"{re.escape(_plain(kind))}/({re.escape(prefix)}[^/]*){re.escape(SUFFIX)}")
+        begin = f"{_plain(kind)}/{prefix}"
         with explained(f"list {self.path(kind)}"):
-            found = [match[1] for match in map(wanted.fullmatch, self._medium.walk(kind)) if match]
-        return {name for name in found if not name.startswith(".")}
+            return {name for key in self._medium.walk(kind, begin if prefix else "") if (name := _name(begin, key))}
 
-    def stamp(self, kind: str) -> str:
-        """One hash over the files of `kind` as they are: another once one is added, or made anew under its old name."""
+    def listed(self, kind: str) -> dict[str, Listed]:
+        """What a listing tells of all files of `kind`, by name."""
+        begin = f"{_plain(kind)}/"
         with explained(f"list {self.path(kind)}"):
-            return identity(sorted(map(list, self._medium.stamps(_plain(kind)))))
+            return {name: file for file in self._medium.listed(kind) if (name := _name(begin, file.key))}
 
     def kinds(self) -> list[str]:
         """The kinds that have at least one file, sorted."""
         with explained(f"list store {self.location}"):
             folders = [folder for folder in self._medium.folders() if _NAME.fullmatch(folder)]
-        return sorted(kind for kind in folders if self.names(kind))
+            return sorted(
+                folder for folder in folders if any(_name(f"{folder}/", key) for key in self._medium.walk(folder))
+            )
 
-    def read(self, kind: str, name: str) -> pa.Table:
-        """One file. Raises `StoreError` naming it when it is missing, truncated or otherwise broken."""
+    def read(self, kind: str, name: str, wanted: Callable[[str], bool] | None = None) -> pa.Table:
+        """One file, or its columns that are `wanted`. Raises `StoreError` naming it when it is missing or broken."""
         with self._opened(kind, name) as file:
-            return file.read(use_threads=False)
+            columns = None if wanted is None else [column for column in file.schema_arrow.names if wanted(column)]
+            return file.read(columns, use_threads=False)
 
     def schema(self, kind: str, name: str) -> pa.Schema:
         """Columns and metadata of one file; of a local one only its end is read. Raises `StoreError` as `read` does."""
@@ -153,19 +160,19 @@ class Store(HiddenFiles):
             with self._opened(kind, name) as file:
                 return file.schema_arrow
         path = self.path(kind, name)
-        with explained(f"read {path}"):
-            return pq.read_schema(path)
+        with explained(f"read {path}"), named(path):
+            return plain(path, pq.read_schema(path))
 
     @contextmanager
     def _opened(self, kind: str, name: str) -> Iterator[pq.ParquetFile]:
         path = self.path(kind, name)
         with explained(f"read {path}"):
             data = self._medium.read(_key(kind, name))
-        try:
+        with named(path):
+            check_seal(data)
             with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+                plain(path, file.schema_arrow)
                 yield file
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"cannot read {path}: {_broken(one_line(error, 160))}") from error
 
     def scan(self, kind: str) -> pa.Table | None:
         """All files of `kind` as one table in the order of their names, or None where there are none.
@@ -177,23 +184,36 @@ class Store(HiddenFiles):
         names = sorted(self.names(kind))
         if not names:
             return None
-        tables = _threaded(lambda name: self.read(kind, name), names)
+        tables = threaded(lambda name: self.read(kind, name), names)
         schema = self.unified(kind, (table.schema for table in tables))
         return pa.concat_tables([with_columns(table, schema) for table in tables]).combine_chunks()
 
     def dataset(self, kind: str) -> ds.Dataset | None:
         """All files of `kind` as a lazy `pyarrow.dataset` with the columns of `scan`, or None where there are none."""
+        found = self.datasets(kind)
+        if not found:
+            return None
+        schema = self.unified(kind, (one.schema for one in found), exact=True)
+        fragments = [fragment for one in found for fragment in one.get_fragments()]
+        return type(found[0])(fragments, schema, found[0].format, found[0].filesystem)
+
+    def datasets(self, kind: str, names: Iterable[str] | None = None) -> list[ds.FileSystemDataset]:
+        """Files of `kind`, by default all, as lazy datasets: one for those with the same columns, as they stand."""
         import pyarrow.dataset as ds  # slow to import, and needed here only
 
-        names = sorted(self.names(kind))
-        if not names:
-            return None
-        parquet = ds.ParquetFileFormat()
+        chosen = sorted(self.names(kind) if names is None else names)
+        # On a disk it costs more to fetch what lies between two columns than to ask twice.
+        options = ds.ParquetFragmentScanOptions(pre_buffer=not self.is_local, page_checksum_verification=True)
+        parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
         with explained(f"read {self.path(kind)}"):
             filesystem, base = self._medium.filesystem()
-            paths = [f"{base}/{_key(kind, name)}" for name in names]
-            schemas = _threaded(lambda path: parquet.inspect(path, filesystem), paths)
-            return ds.dataset(paths, self.unified(kind, schemas, exact=True), format=parquet, filesystem=filesystem)
+            files = [parquet.make_fragment(f"{base}/{_key(kind, name)}", filesystem) for name in chosen]
+            known: set[pa.Schema] = set()
+            schemas = threaded(lambda file: _columns(self, kind, file, known), files)
+            same: dict[pa.Schema, list[ds.Fragment]] = {}
+            for file, schema in zip(files, schemas, strict=True):
+                same.setdefault(schema, []).append(file)
+            return [ds.FileSystemDataset(few, schema, parquet, filesystem) for schema, few in same.items()]
 
     def unified(self, kind: str, schemas: Iterable[pa.Schema], exact: bool = False) -> pa.Schema:
         """The columns of `scan` for files with these. Raises StoreError where one has a list for another's scalar.
@@ -218,33 +238,29 @@ class Store(HiddenFiles):
             self._medium.size(EXPORT)
             raise StoreError(f"{self.location} is an export, for query and verify only; name the store it was made of")
 
-    def check_whole(self, kind: str, names: Iterable[str]) -> None:
-        """Raise `StoreError` for the first of `names` that is missing or cut off; reads a dozen bytes of each file."""
+    def check_whole(self, kind: str, names: Iterable[str], listed: Mapping[str, Listed] | None = None) -> None:
+        """Raise `StoreError` for the first of `names` that is missing or cut off; see `memexp.store.whole`.
 
-        def check(name: str) -> None:
-            path, key = self.path(kind, name), _key(kind, name)
-            with explained(f"read {path}"):
-                size = self._medium.size(key)
-                head, tail = (self._medium.read(key, at, at + 8) if size >= 12 else b"" for at in (0, size - 8))
-            if head[:4] != b"PAR1" or tail[4:] != b"PAR1" or not 0 < int.from_bytes(tail[:4], "little") <= size - 12:
-                raise StoreError(f"cannot read {path}: {_broken(f'{size} bytes, cut off or not Parquet')}")
+        `listed`: what `listed` has just told.
+        """
+        listed = self.listed(kind) if listed is None else listed
+        wanted = sorted(names)
+        for name in wanted:
+            if name not in listed:
+                raise StoreError(f"cannot read {self.path(kind, name)}: no such file")
+        with explained(f"read {self.path(kind)}"):
+            found = self._whole.broken([listed[name] for name in wanted])
+        for key, detail in found.items():
+            raise StoreError(f"cannot read {self.location}/{key}: {broken(detail)}")
 
-        _threaded(check, names)
+    @functools.cached_property
+    def _whole(self) -> Whole:
+        return Whole(self._medium, self.location, self.is_local)
 
-    def verify(self, check: Callable[[str, pa.Schema], str | None] | None = None) -> Verification:
+    def verify(self, check: Check | None = None) -> Verification:
         """Read every file to its last page. `check(kind, schema)` returns a complaint about the columns, or None."""
-
-        def rows(file: tuple[str, str]) -> int | Problem:
-            try:
-                with self._opened(*file) as opened:
-                    for group in range(opened.num_row_groups):  # one at a time: those of an export are large
-                        opened.read_row_group(group, use_threads=False)
-            except StoreError as error:
-                return Problem(*file, str(error).removeprefix(f"cannot read {self.path(*file)}: "))
-            complaint = check(file[0], opened.schema_arrow) if check else None
-            return Problem(*file, complaint) if complaint else int(opened.metadata.num_rows)
-
-        found = _threaded(rows, [(kind, name) for kind in self.kinds() for name in sorted(self.names(kind))])
+        files = [(kind, name) for kind in self.kinds() for name in sorted(self.names(kind))]
+        found = threaded(lambda file: _verified(self, *file, check), files)
         problems = tuple(item for item in found if isinstance(item, Problem))
         return Verification(len(found), sum(item for item in found if isinstance(item, int)), problems)
 
@@ -279,11 +295,36 @@ def _key(kind: str, name: str) -> str:
     return f"{_plain(kind)}/{_plain(name)}{SUFFIX}"
 
 
-def _threaded(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Results in the order of `items`; raises what the first failing one of them raised."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(work, items))
+def _columns(store: Store, kind: str, file: ds.Fragment, known: set[pa.Schema]) -> pa.Schema:
+    """The columns of `file`, which are checked unless they are `known`."""
+    path = store.path(kind, file.path.rpartition("/")[2].removesuffix(SUFFIX))
+    with explained(f"read {path}"), named(path, store.is_local):
+        schema = file.physical_schema.remove_metadata()
+        try:
+            new = schema not in known
+        except TypeError:  # no hash: of a type of others' code, which is refused below
+            new = True
+        if new:
+            known.add(plain(path, schema))
+        return schema
 
 
-def _broken(detail: str) -> str:
-    return f"broken ({detail}); delete it and start the sweep again"
+def _verified(
+    store: Store, kind: str, name: str, check: Callable[[str, pa.Schema], str | None] | None
+) -> int | Problem:
+    try:
+        with store._opened(kind, name) as opened:
+            for group in range(opened.num_row_groups):  # one at a time: those of an export are large
+                opened.read_row_group(group, use_threads=False).validate(full=True)  # also that texts are text
+    except StoreError as error:
+        return Problem(kind, name, str(error).removeprefix(f"cannot read {store.path(kind, name)}: "))
+    complaint = check(kind, opened.schema_arrow) if check else None
+    return Problem(kind, name, complaint) if complaint else int(opened.metadata.num_rows)
+
+
+def _name(begin: str, key: str) -> str | None:
+    """The name of a file, None where its key does not begin with kind and prefix or it is none of the store's files."""
+    if not key.startswith(begin) or not key.endswith(SUFFIX):
+        return None
+    name = key.partition("/")[2].removesuffix(SUFFIX)
+    return None if "/" in name or name.startswith(".") or not name else name

@@ -26,6 +26,11 @@ class WarmBase:
         self._key: tuple[str, Resources, World] | None = None
         self._held: tuple[LanguageModel, Fork] | None = None
 
+    def renewed(self, stage: Stage, resources: Resources, world: World) -> tuple[LanguageModel, Fork]:
+        """As `get`, whatever has become of the model that is held."""
+        self._key = self._held = None
+        return self.get(stage, resources, world)
+
     def get(self, stage: Stage, resources: Resources, world: World) -> tuple[LanguageModel, Fork]:
         """The model of a base stage with its weights as loaded, and a copy of these. All ranks of `world` call.
 
@@ -38,6 +43,13 @@ class WarmBase:
             fork.restore(lm, loaded, None)
             return self._held
         self._key = self._held = None  # let go of the old one before the new one needs the memory
+        _limit_memory(resources, world)
         lm = load(stage.model, stage.method, stage.dtype, world, resources)
-        self._key, self._held = key, (lm, fork.take(lm, None))
+        self._key, self._held = key, (lm, fork.compact(fork.take(lm, None)))
         return self._held
+
+
+def _limit_memory(resources: Resources, world: World) -> None:
+    """Of a GPU that is shared, take no more of its memory than was asked for of it: the rest is another trial's."""
+    if world.device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(min(1.0, resources.gpus), world.device)

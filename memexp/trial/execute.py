@@ -10,6 +10,7 @@ from memexp.plan import Ask, Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.store.snapshots import Marks, find
 from memexp.trial.base import WarmBase
+from memexp.trial.failing import lost_devices
 from memexp.trial.rows import Sink
 from memexp.trial.walk import Report, Walk
 
@@ -43,17 +44,18 @@ def execute(
         One line for every stage or measurement that failed; empty where all is complete.
 
     Raises:
+        DeviceError: this process can make no more use of its GPU; what failed of it is recorded.
         StoreError: nothing can be recorded.
     """
     asks = _outstanding(trial, sink, world)
     left = {ask.file for ask in asks}
     report(Progress(answered=tuple(ask.file for ask in trial.asks if ask.file not in left)))
-    marks = world.broadcast(find(sink) if world.leads else Marks())
-    leaves = set(trial.leaves) - {mark.trajectory for mark in marks.found}
+    marks, leaves = world.broadcast((find(sink), trial.lacking_leaves(sink)) if world.leads else (Marks(), ()))
     if not asks and not leaves:
         return []
     walk = Walk(trial, asks, leaves, marks, sink, world, attempt, report)
-    return walk.run(base or WarmBase(), trial.resources.stall_minutes if watch else None)
+    with lost_devices(world):
+        return walk.run(base or WarmBase(), trial.resources.stall_minutes if watch else None)
 
 
 def _outstanding(trial: Trial, sink: Sink, world: World) -> list[Ask]:

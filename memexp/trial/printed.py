@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol, TextIO, cast
 
+from memexp.errors import redacted, writable
 from memexp.spec import Probe, written_by_user
 
 __all__ = ["Printed", "Sink"]
@@ -68,7 +69,7 @@ class Printed:
         if line:
             self.count += 1
             if self.count <= LOGGED:
-                self.lines.append(line)
+                self.lines.append(writable(redacted(line)))
 
     def written(self, sink: Sink, log: str) -> tuple[str, ...]:
         """The lines for the terminal, after all of them are in `sink` as the side file `log`; none where none are."""
@@ -95,7 +96,8 @@ class _Tee:
         *whole, self.begun = (self.begun + text).split("\n")
         for line in whole:
             self.printed.take(line)
-        return self.stream.write(text)
+        self.stream.write(redacted(text))
+        return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:

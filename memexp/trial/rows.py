@@ -1,6 +1,6 @@
 """What a trial commits: result files, the losses of every step, and its rows of the log of attempts.
 
-notes = Notes(sink, world, attempt, made_with(world, trial.resources))
+notes = Notes(sink, world, attempt, made_with(world, trial.resources, trial.base.dtype))
 results = Results(trial, sink, notes)
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
+from memexp.core.precision import columns
 from memexp.core.processes import World
 from memexp.core.train import Step
 from memexp.errors import MemexpError
@@ -25,6 +26,7 @@ from memexp.probes.checks import raised_at
 from memexp.records import MADE_WITH, TRAINING, rows_for, versions, with_source
 from memexp.spec import Full, Resources, written_by_user
 from memexp.store.snapshots import SideFiles
+from memexp.trial.measuring import Quit
 
 __all__ = ["Notes", "Results", "Sink", "described", "made_with"]
 
@@ -42,10 +44,12 @@ class Sink(SideFiles, Protocol):
         """A file's rows."""
 
 
-def made_with(world: World, resources: Resources) -> dict[str, Any]:
+def made_with(world: World, resources: Resources, dtype: str) -> dict[str, Any]:
     """The columns of `memexp.records.MADE_WITH`."""
     device = "cpu" if world.device.type == "cpu" else torch.cuda.get_device_name(world.device)
-    return versions() | {"device": device, "threads": resources.threads, "workers": world.size}
+    where = {"device": device, "threads": resources.threads, "workers": world.size}
+    how = {"checkpointing": resources.checkpointing, "offload": resources.offload}
+    return versions() | where | how | columns(dtype, world.device)
 
 
 class Notes:
@@ -64,6 +68,12 @@ class Notes:
         seconds = time.monotonic() - began
         cost = {"seconds": seconds, "steps": steps, "tokens": tokens}
         self.rows.append(row(stage, self.attempt, status, self.made_with, error, **cost))
+
+    def begin(self, stage: Stage, ask: Ask | None) -> None:
+        """A stage, or with `ask` a measurement after it, begins: written at once, as it may end the process."""
+        if self.world.leads:
+            self.rows.append(row(stage, self.attempt, "begun", self.made_with, probe_id=ask.probe_id if ask else None))
+            self.commit()
 
     def fail(self, stage: Stage, status: Status, why: str, began: float, ask: Ask | None = None) -> None:
         """A stage, or with `ask` a measurement after it, that went wrong."""
@@ -85,7 +95,7 @@ class Notes:
 
     def commit(self) -> None:
         """Write what there is, on the rank that leads or on one whose error the others do not know."""
-        if self.world.leads or any(one["status"] == "failed" for one in self.rows):
+        if self.world.leads or any(one["status"] in ("failed", "halved") for one in self.rows):
             write(self.sink, self.attempt, self.rows)
         self.rows = []
 
@@ -145,13 +155,14 @@ def _training(stage: TrainingStage, trial: Trial, steps: Sequence[Step]) -> pa.T
     return pa.Table.from_pylist([fixed | vars(step) for step in steps], schema=TRAINING)
 
 
-def described(error: Exception, ask: Ask | None = None) -> str:
+def described(error: BaseException, ask: Ask | None = None) -> str:
     """What happened, for ``stages/``: the message of an error on purpose, else a line with where, and the traceback.
 
     With `ask`, where is the last line of the user's own probe on the way there.
     """
     if isinstance(error, MemexpError):
         return str(error)
+    error = (error.__cause__ if isinstance(error, Quit) else None) or error
     where = raised_at(error, ask.probe) if ask else traceback.extract_tb(error.__traceback__)[-1]
     first = (str(error).splitlines() or [""])[0]
     cls = f"{type(ask.probe).__name__}, " if ask and written_by_user(type(ask.probe)) else ""

@@ -1,25 +1,27 @@
-"""Snapshots of a trajectory in the middle of training, as often as the sweep's `Snapshots` say.
+"""Snapshots of a trajectory in the middle of training, as often as the sweep's `Snapshots` say, and taken up again.
 
-saver = Saver(trial, leaves, sink, notes, world, kept)
+saver = Saver(trial, leaves, sink, notes, world, marks)
+loaded = saver.load(stage, lm)
 train(..., after=saver.along(stage, lm, optimizer, done))
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch.optim import AdamW
 
-from memexp.core.checkpoint import save_snapshot
+from memexp.core.checkpoint import Loaded, load_snapshot, save_snapshot
 from memexp.core.model import LanguageModel
 from memexp.core.processes import World
 from memexp.core.train import Step
 from memexp.errors import StoreError
-from memexp.plan import Stage, Trial
-from memexp.store.snapshots import discard
+from memexp.plan import Stage, TrainingStage, Trial
+from memexp.store.snapshots import Mark, Marks, Unfit, discard
 from memexp.trial.rows import Notes, Sink
 
 __all__ = ["Saver"]
@@ -34,7 +36,7 @@ class _Unsaved:
 
 
 class Saver:
-    """Saves trajectories in time, and discards what nobody will load again."""
+    """Saves trajectories in time, takes them up again, and discards what nobody will load again."""
 
     def __init__(
         self,
@@ -43,12 +45,12 @@ class Saver:
         sink: Sink,
         notes: Notes,
         world: World,
-        kept: Iterable[str],
+        marks: Marks,
     ) -> None:
-        """`leaves`: pretrain stages whose ends are for trials to come; `kept`: trajectories with files in the store."""
+        """`leaves`: pretrain stages whose ends are for trials to come; `marks`: the snapshots there were at first."""
         self.spacing, self.leaves = trial.snapshots, leaves
         self.sink, self.notes, self.world = sink, notes, world
-        self._kept = set(kept)
+        self.marks, self._kept = marks, set(marks.trajectories)
         self._unsaved = _Unsaved()  # since the last snapshot, on the way to where the model is
         self._unsaved_at: dict[str, _Unsaved] = {}
 
@@ -60,22 +62,43 @@ class Saver:
         """The model is after `stage` again."""
         self._unsaved = dataclasses.replace(self._unsaved_at.get(stage, _Unsaved()))
 
-    def loaded(self) -> None:
-        """The model is as a snapshot in the store has it."""
-        self._unsaved = _Unsaved()
+    def marks_of(self, stage: TrainingStage) -> list[Mark]:
+        """The snapshots at the end or in the middle of a stage, the newest first."""
+        ends = self.marks.of(stage.id, stage.last_step, stage.last_step) if stage.kind == "pretrain" else []
+        return [*ends, *self.marks.of(stage.trajectory, stage.first_step, stage.last_step)]
 
-    def along(self, stage: Stage, lm: LanguageModel, optimizer: AdamW, done: Iterable[Step]) -> Callable[[Step], None]:
-        """What to call after every step of a stage, of which the steps `done` were made before."""
+    def load(self, stage: TrainingStage, lm: LanguageModel) -> tuple[Mark, Loaded] | None:
+        """Bring the model to the newest of them that is of use; each that is not is recorded and passed over.
+
+        None where there is none; the model is then of no use as it is.
+        """
+        for mark in self.marks_of(stage):
+            began = time.monotonic()
+            try:
+                loaded = load_snapshot(self.sink, mark, stage.start or stage.parent, lm, stage.settings)
+            except Unfit as error:
+                self.notes.add(stage, "unread", began, str(error))
+                self.marks = self.marks.without(mark)
+                continue
+            if loaded is not None:
+                self._unsaved = _Unsaved()
+                return mark, loaded
+        return None
+
+    def along(
+        self, stage: TrainingStage, lm: LanguageModel, optimizer: AdamW, done: Iterable[Step]
+    ) -> Callable[[Sequence[Step]], None]:
+        """What to call with the steps of a stage, of which the steps `done` were made before; see `train`."""
         steps, clock = list(done), time.monotonic()
 
-        def after(step: Step) -> None:
+        def after(made: Sequence[Step]) -> None:
             nonlocal clock
-            steps.append(step)
+            steps.extend(made)
             now = time.monotonic()
-            self._unsaved.steps += 1
+            self._unsaved.steps += len(made)
             self._unsaved.seconds += now - clock
             clock = now
-            if stage.kind == "pretrain" and step.step == stage.last_step:
+            if stage.kind == "pretrain" and steps[-1].step == stage.last_step:
                 # Under the stage's own name: a later one on the line would take its place, and other trials begin here.
                 name = stage.id
             elif self._due:
@@ -87,6 +110,10 @@ class Saver:
 
         return after
 
+    def room(self) -> int:
+        """How many steps may be made before a snapshot is due by their number."""
+        return sys.maxsize if self.spacing.steps is None else self.spacing.steps - self._unsaved.steps
+
     @property
     def _due(self) -> bool:
         """Whether a snapshot is due. All ranks ask."""
@@ -94,12 +121,13 @@ class Saver:
         due = minutes is not None and self.world.any(self._unsaved.seconds >= 60 * minutes)
         return due or (steps is not None and self._unsaved.steps >= steps)
 
-    def _save(self, name: str, stage: Stage, lm: LanguageModel, optimizer: AdamW, steps: list[Step]) -> None:
+    def _save(self, name: str, stage: TrainingStage, lm: LanguageModel, optimizer: AdamW, steps: list[Step]) -> None:
         """A snapshot that cannot be written is recorded; the trajectory goes on and tries again in time."""
         began = time.monotonic()
         try:
             self._kept.add(name)
-            save_snapshot(self.sink, name, steps[-1].step, lm, optimizer, steps)
+            mark = Mark(name, steps[-1].step)
+            save_snapshot(self.sink, mark, stage.start or stage.parent, lm, optimizer, steps)
             if name != stage.trajectory and self.world.leads:
                 discard(self.sink, stage.trajectory)  # what came before the end
         except StoreError as error:

@@ -3,6 +3,7 @@
 state = State(lm, base.id, untaught)
 state.keep("0123456789abcdef")                 # where the path forks
 state.go_back("0123456789abcdef", settings)    # as often as something begins there
+state.last_child("0123456789abcdef")           # at most one thing more begins there: the copy goes with it
 """
 
 from __future__ import annotations
@@ -29,28 +30,67 @@ class State:
         """As the stage `at` left it, None before the first step."""
         self.at: str | None = base
         """The stage after which the model is; None where it is of no use as it is."""
+        self.base = base
         self.forks: dict[str, Fork] = {base: loaded}
         """States by stage: the base, the end of pretraining, and where the path forks."""
+        self.untaught: dict[str, Fork] = {base: loaded}
+        """What forgetting goes back to, by stage: the weights of the base and of the end of pretraining."""
+        self._once: set[str] = set()
+        """Stages whose last child is under way."""
 
-    def keep(self, stage: str) -> None:
-        """Copy the state, which is that after `stage`."""
-        self.forks[stage] = fork.take(self.lm, self.optimizer)
+    def with_model(self, lm: LanguageModel, loaded: Fork) -> State:
+        """The same copies for another model, which is as it was loaded."""
+        renewed = State(lm, self.base, loaded)
+        renewed.forks = {**self.forks, self.base: loaded}
+        renewed.untaught = {**self.untaught, self.base: loaded}
+        renewed._once = self._once
+        return renewed
+
+    def keep(self, stage: str, untaught: bool) -> None:
+        """Copy the state, which is that after `stage`; of one that is `untaught` the weights stay until `let_go`."""
+        needed = stage not in self._once
+        if needed or untaught:
+            taken = fork.take(self.lm, self.optimizer if needed else None)
+            if needed:
+                self.forks[stage] = taken
+            if untaught:
+                self.untaught[stage] = Fork(dict(taken.weights), None)
+
+    def last_child(self, stage: str) -> None:
+        """At most one thing more begins after `stage`: what is copied of it is not needed once that is under way."""
+        if stage == self.base:  # which serves the next trial too
+            return
+        self._once.add(stage)
+        if self.at == stage:
+            self.forks.pop(stage, None)
 
     def let_go(self, stage: str) -> None:
         """The copy after `stage`, if there is one, is not needed any more."""
         self.forks.pop(stage, None)
+        self.untaught.pop(stage, None)
+        self._once.discard(stage)
+
+    def nowhere(self) -> None:
+        """The model is of no use as it is, and its optimizer goes."""
+        self.at = self.optimizer = None
 
     def go_back(self, stage: str, settings: Training | None) -> None:
         """Make the model what it was after `stage`, of which there is a copy, for training by `settings`."""
-        self.optimizer = fork.restore(self.lm, self.forks[stage], settings)
+        self.nowhere()
+        if stage in self._once:
+            self.optimizer = fork.spend(self.lm, self.forks.pop(stage), settings)
+        else:
+            self.optimizer = fork.restore(self.lm, self.forks[stage], settings)
         self.at = stage
 
     @contextlib.contextmanager
     def aside(self, settings: Training | None) -> Iterator[None]:
         """The model may be led elsewhere while the context lasts; afterwards it is where it was."""
         here, at = fork.take(self.lm, self.optimizer), self.at
+        self.optimizer = None
         try:
             yield
         finally:
-            self.optimizer = fork.restore(self.lm, here, settings)
+            self.nowhere()
+            self.optimizer = fork.spend(self.lm, here, settings)
             self.at = at

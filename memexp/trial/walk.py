@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
-import torch
-
-from memexp.core.checkpoint import Loaded, load_snapshot
+from memexp.core.batch_sizes import halved
+from memexp.core.checkpoint import Loaded
 from memexp.core.forget import reset
 from memexp.core.fork import Fork
+from memexp.core.inert import Inert
 from memexp.core.optimizer import adamw
 from memexp.core.processes import World
 from memexp.core.session import Session
@@ -23,16 +24,18 @@ from memexp.core.train import Step, train
 from memexp.errors import MemexpError, StoreError
 from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress
-from memexp.probes.checks import checked
+from memexp.spec import written_by_user
 from memexp.store.snapshots import Mark, Marks
 from memexp.trial.base import WarmBase
 from memexp.trial.encoded import TrialTexts
 from memexp.trial.failing import Failures
+from memexp.trial.measuring import measured
 from memexp.trial.printed import Printed
 from memexp.trial.rows import Notes, Results, Sink, made_with
 from memexp.trial.saving import Saver
+from memexp.trial.shortage import Shortage
 from memexp.trial.state import State
-from memexp.trial.watch import Activity, watched
+from memexp.trial.watch import Activity, allowed, watched
 
 __all__ = ["REPORT_STEPS", "Report", "Walk"]
 
@@ -60,36 +63,33 @@ class Walk:
 
         `marks`: the snapshots there were in the store when the trial began.
         """
-        self.trial, self.asks, self.leaves, self.marks = trial, asks, leaves, marks
+        self.trial, self.asks, self.leaves = trial, asks, leaves
         self.sink, self.world, self.report = sink, world, report
         self.stages = {stage.id: stage for stage in (trial.base, *trial.stages)}
         self.children = _children(trial, {*(ask.stage for ask in asks), *leaves})
-        self.notes = Notes(sink, world, attempt, made_with(world, trial.resources))
+        self.notes = Notes(sink, world, attempt, made_with(world, trial.resources, trial.base.dtype))
         self.results = Results(trial, sink, self.notes)
-        self.saver = Saver(trial, leaves, sink, self.notes, world, marks.trajectories)
+        self.saver = Saver(trial, leaves, sink, self.notes, world, marks)
         self.activity = Activity(trial.base)
+        if trial.cautious:
+            self.activity.begins = self.notes.begin
         self.failures = Failures(self.notes, world, self.children)
+        self.shortage = Shortage(trial, self.notes, world)
 
     def run(self, base: WarmBase, stall_minutes: float | None) -> list[str]:
         """Everything, from the base down; a process that hangs for so long ends itself. A line for all that failed."""
-        with watched(stall_minutes, self.activity, self._stuck):
-            stage = self.trial.base
-            began = self.activity.turn_to(stage)
-            try:
-                with self.activity.waits() if stage.model.commit is not None else contextlib.nullcontext():
-                    lm, loaded = base.get(stage, self.trial.resources, self.world)
-            except Exception as error:  # recorded, never swallowed: it is in stages/ and in the outcome
-                self.failures.lose(stage, error, began)
-                self.notes.commit()
+        self.base = base
+        minutes = allowed(stall_minutes, self.world.size, getattr(self.sink, "is_local", True))
+        with watched(minutes, self.activity, lambda: self.failures.stuck(self.activity, minutes)):
+            state = _based(self, base)
+            if state is None:
                 return self.notes.lines
-            self.notes.add(stage, "complete", began)
-            self.activity.work = lambda: lm.passes
-            self.state = State(lm, stage.id, loaded)
-            self.texts = TrialTexts(self.trial, lm.tokenizer, self.activity)
-            self._visit(stage)
+            self.state = state
+            self.activity.work = lambda: self.state.lm.passes
+            self.texts = TrialTexts(self.trial, state.lm.tokenizer, self.activity)
+            with halved(state.lm) if self.trial.halved else contextlib.nullcontext():
+                self._visit(self.trial.base)
             return self.notes.lines
-
-    # Where to go
 
     def _visit(self, stage: Stage) -> None:
         """Measure after `stage` and after all that hangs below it."""
@@ -99,8 +99,11 @@ class Walk:
             self._measure(stage)
         if stage is self.trial.base:
             self.notes.commit()
-        for child in self.children.get(stage.id, []):
+        children = self.children.get(stage.id, [])
+        for child in children:
             if stage.id not in self.failures.lost:
+                if child is children[-1]:
+                    self.state.last_child(stage.id)
                 self._visit(child)
             if stage.kind in ("base", "pretrain"):
                 self.notes.commit()
@@ -120,6 +123,19 @@ class Walk:
             state.go_back(stage.id, stage.settings)
             self.saver.back_at(stage.id)
             return True
+        while not self._made(stage):
+            if stage.id in self.failures.lost:
+                return False
+            state.nowhere()
+            self.shortage.make_room()
+        state.at = stage.id
+        if len(self.children.get(stage.id, [])) > 1 or stage.kind == "pretrain":
+            state.keep(stage.id, untaught=stage.kind == "pretrain")
+            self.saver.at_fork(stage.id)
+        return True
+
+    def _made(self, stage: Stage) -> bool:
+        """Make the stage. False where it is lost, or else to be made once more with half the batch."""
         began = self.activity.turn_to(stage)
         try:
             loaded = self._load_snapshot(stage)
@@ -127,35 +143,27 @@ class Walk:
                 self.failures.lost.add(stage.id)
                 return False
             began = self.activity.turn_to(stage)
-            state.at = None
-            self._change(stage, loaded, began)
+            self.state.at = None
+            with self.shortage.batches(self.state.lm, stage):
+                self._change(stage, loaded, began)
         except StoreError:
             raise  # nothing could be recorded any more
         except Exception as error:  # whatever it is, it is this stage's and not its siblings'
-            self.failures.lose(stage, error, began)
+            failure = self.shortage.failure(self.state.lm, stage, error, began)
+            if failure is not None:
+                self.failures.lose(stage, failure, began)
             return False
-        state.at = stage.id
-        if len(self.children.get(stage.id, [])) > 1 or stage.kind == "pretrain":
-            state.keep(stage.id)
-            self.saver.at_fork(stage.id)
         return True
 
     def _load_snapshot(self, stage: Stage) -> tuple[Mark, Loaded] | None:
         """The model in the middle or at the end of `stage`, from the newest whole snapshot there is."""
-        if stage.settings is None:
+        if not isinstance(stage, TrainingStage) or not self.saver.marks_of(stage):
             return None
-        ends = self.marks.of(stage.id, stage.last_step, stage.last_step) if stage.kind == "pretrain" else []
-        for mark in [*ends, *self.marks.of(stage.trajectory, stage.first_step, stage.last_step)]:
-            self.state.at = None
-            loaded = load_snapshot(self.sink, mark, self.state.lm, stage.settings)
-            if loaded is not None:
-                self.saver.loaded()
-                if stage.id not in self.trial.given:
-                    self._tell(Progress(steps=mark.step - stage.first_step + 1))
-                return mark, loaded
-        return None
-
-    # What is done there
+        self.state.nowhere()
+        loaded = self.saver.load(stage, self.state.lm)
+        if loaded is not None:
+            self._tell(_behind(stage, loaded[0], self.stages, self.trial))
+        return loaded
 
     def _change(self, stage: Stage, loaded: tuple[Mark, Loaded] | None, began: float) -> None:
         """One stage from the model's present state, or from the middle of it."""
@@ -174,13 +182,14 @@ class Walk:
         elif optimizer is None or stage.begins_afresh:
             optimizer = adamw(state.lm, settings)
         state.optimizer = optimizer
-        counted, save = _Counted(self._tell), self.saver.along(stage, state.lm, optimizer, done)
+        counted, save = _Counted(self._tell, stage, first), self.saver.along(stage, state.lm, optimizer, done)
 
-        def after(step: Step) -> None:
-            counted(step)
-            save(step)
+        def after(steps: Sequence[Step]) -> None:
+            counted(len(steps))
+            save(steps)
 
-        made = train(state.lm, optimizer, settings, self.texts.batches(stage), first, stage.last_step, after)
+        batches, room = self.texts.batches(stage), self.saver.room
+        made = train(state.lm, optimizer, settings, batches, first, stage.last_step, after, room)
         if self.world.leads:
             self.results.trained(stage, [*done, *made])
         self.notes.add(stage, "complete", began, steps=len(made), tokens=sum(step.tokens for step in made))
@@ -188,33 +197,34 @@ class Walk:
 
     def _untaught(self, stage: Stage) -> Fork:
         """The weights that forgetting goes back to: as pretraining left them, or else as they were loaded."""
-        origin = stage
-        while origin.kind not in ("base", "pretrain"):
-            origin = self.stages[origin.parent or ""]
-        if origin.id not in self.state.forks:  # begun from a snapshot further down
+        origin = _origin(stage, self.stages)
+        if origin.id not in self.state.untaught:  # begun from a snapshot further down
             settings = self.stages[stage.parent or ""].settings if stage.settings is None else stage.settings
             with self.state.aside(settings):
                 if not self._reach(origin):
                     raise MemexpError(f"the weights before study cannot be had: stage {origin.id} failed")
-        return self.state.forks[origin.id]
+        return self.state.untaught[origin.id]
 
     def _measure(self, stage: Stage) -> None:
         """Every outstanding measurement of a stage once, for all who ask. One that fails costs its own rows only."""
         for asks in _by_probe(ask for ask in self.asks if ask.stage == stage.id):
             began, probe, texts = time.monotonic(), asks[0].probe, self.texts.of_probe(asks[0])
             printed = Printed(probe)
+            guard = Inert(self.state.lm, weights=written_by_user(type(probe)))
             try:
                 untaught = self._untaught(stage)
                 began = self.activity.turn_to(stage, asks[0])
-                with torch.random.fork_rng(devices=_cuda(self.world)), printed:
-                    items = probe.measure(Session(self.state.lm, untaught), texts)
-                items = checked(probe, items)
+                measure = partial(measured, probe, Session(self.state.lm, untaught), texts, guard, printed)
+                items = self.shortage.again(measure, self.state.lm, stage, asks[0])
             except StoreError:
                 raise  # as in `_reach`
             except Exception as error:  # a user's own code may raise anything
+                self.shortage.let_pass(error)
                 said = printed.written(self.sink, self.notes.log(asks[0]))
                 self.failures.record(stage, error, began, asks[0])
                 self._tell(Progress(said=said))
+                if guard.changed is not None and not self._renewed(stage):
+                    return
                 continue
             said = printed.written(self.sink, self.notes.log(asks[0]))
             if self.world.leads:
@@ -223,36 +233,73 @@ class Walk:
                 self.notes.commit()
             self._tell(Progress(answered=tuple(ask.file for ask in asks), said=said))
 
-    # What is said of it
+    def _renewed(self, stage: Stage) -> bool:
+        """Load the model anew, as nobody knows what the present one is, and bring it to where it was."""
+        lm, loaded = self.base.renewed(self.trial.base, self.trial.resources, self.world)
+        self.state = self.state.with_model(lm, loaded)
+        self.saver.back_at(self.trial.base.id)
+        return self._reach(stage)
 
     def _tell(self, progress: Progress) -> None:
         """Report progress. All ranks call."""
         with self.activity.waits():
             self.report(progress)
 
-    def _stuck(self) -> None:
-        """Record what hangs. Called from another thread, of a process that is about to end."""
-        at, minutes = self.activity, self.trial.resources.stall_minutes
-        why = f"no progress for {minutes:g} minutes (Resources.stall_minutes)"
-        self.notes.fail(at.stage, "failed", why, at.began, at.ask)
-        self.notes.commit()
+
+def _based(walk: Walk, base: WarmBase) -> State | None:
+    """The state that a trial begins with: the base model as loaded. None where it cannot be had, which is recorded."""
+    stage, notes = walk.trial.base, walk.notes
+    began = walk.activity.turn_to(stage)
+    try:
+        with walk.activity.waits() if stage.model.commit is not None else contextlib.nullcontext():
+            lm, loaded = base.get(stage, walk.trial.resources, walk.world)
+    except Exception as error:  # recorded, never swallowed: it is in stages/ and in the outcome
+        walk.failures.lose(stage, error, began)
+        notes.commit()
+        return None
+    notes.add(stage, "complete", began)
+    if walk.saver.marks.fault is not None:
+        notes.add(stage, "unread", began, f"no snapshot is taken up: {walk.saver.marks.fault}")
+    return State(lm, stage.id, loaded)
 
 
 class _Counted:
     """Reports the steps of a stage, `REPORT_STEPS` at a time and the rest at its end."""
 
-    def __init__(self, tell: Report) -> None:
-        self.tell, self.steps = tell, 0
+    def __init__(self, tell: Report, stage: TrainingStage, first: int) -> None:
+        """`first`: the step that is made first."""
+        self.tell, self.stage, self.steps = tell, stage.id, 0
+        self.reached = first - stage.first_step
 
-    def __call__(self, step: Step) -> None:
-        self.steps += 1
-        if self.steps == REPORT_STEPS:
+    def __call__(self, steps: int) -> None:
+        self.steps += steps
+        self.reached += steps
+        if self.steps >= REPORT_STEPS:
             self.flush()
 
     def flush(self) -> None:
         if self.steps:
-            self.tell(Progress(steps=self.steps))
+            self.tell(Progress(steps=self.steps, reached={self.stage: self.reached}))
         self.steps = 0
+
+
+def _origin(stage: Stage, stages: Mapping[str, Stage]) -> Stage:
+    """The end of pretraining before `stage`, or else the base."""
+    while stage.kind not in ("base", "pretrain"):
+        stage = stages[stage.parent or ""]
+    return stage
+
+
+def _behind(stage: TrainingStage, mark: Mark, stages: Mapping[str, Stage], trial: Trial) -> Progress:
+    """What a snapshot in the middle or at the end of `stage` saves: all up to there."""
+    steps, reached = mark.step - stage.first_step + 1, dict[str, int]()
+    at: Stage = stage
+    made = steps
+    while at.parent is not None:
+        reached[at.id] = made
+        at = stages[at.parent]
+        made = at.steps
+    return Progress(steps=0 if stage.id in trial.given else steps, reached=reached)
 
 
 def _children(trial: Trial, ends: Collection[str]) -> dict[str, list[Stage]]:
@@ -276,7 +323,3 @@ def _by_probe(asks: Iterable[Ask]) -> list[list[Ask]]:
     for ask in asks:
         found.setdefault((ask.kind, ask.probe_id), []).append(ask)
     return list(found.values())
-
-
-def _cuda(world: World) -> list[torch.device]:
-    return [world.device] if world.device.type == "cuda" else []

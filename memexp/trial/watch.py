@@ -4,7 +4,8 @@ with watched(minutes=60, activity=activity, stuck=record_it):
     ...
 
 A worker may hang in a probe, in a collective whose peer is gone, or in a file system; no exception tells. Whoever
-started the process finds it dead and goes on.
+started the process finds it dead and goes on. Waiting for object storage is no hang: `memexp.store.patience` says how
+long that lasts.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from memexp.plan import Ask, Stage
+from memexp.store.patience import seconds, waiting
 
-__all__ = ["STUCK", "Activity", "watched"]
+__all__ = ["STUCK", "Activity", "allowed", "watched"]
 
 STUCK = 75
 """Exit status of a process that ended itself: EX_TEMPFAIL."""
@@ -40,11 +42,14 @@ class Activity:
     """When it began."""
     work: Callable[[], int] = lambda: 0
     """A number that changes with every bit of work, such as the forward passes made so far."""
+    begins: Callable[[Stage, Ask | None], None] = lambda stage, ask: None
+    """Told of every stage and measurement that begins."""
     waiting: bool = False
     """Whether it waits for others, which know themselves when to give up: hours of that are no hang of its own."""
 
     def turn_to(self, stage: Stage, ask: Ask | None = None) -> float:
         """Another stage or measurement begins; returns when."""
+        self.begins(stage, ask)
         self.stage, self.ask, self.began = stage, ask, time.monotonic()
         return self.began
 
@@ -56,6 +61,14 @@ class Activity:
             yield
         finally:
             self.waiting = False
+
+
+def allowed(minutes: float | None, ranks: int, is_local: bool) -> float | None:
+    """Minutes without progress after which a rank is ended, of several or alone.
+
+    One of several may wait for another that waits for object storage, where the store is: as long as that may last.
+    """
+    return minutes if minutes is None or ranks == 1 or is_local else minutes + seconds() / 60
 
 
 @contextlib.contextmanager
@@ -76,7 +89,7 @@ def watched(minutes: float | None, activity: Activity, stuck: Callable[[], None]
         seen, since = activity.work(), time.monotonic()
         while not over.wait(limit / LOOKS):
             now = activity.work()
-            if now != seen or activity.waiting:
+            if now != seen or activity.waiting or waiting():
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since >= limit:
                 recorder = threading.Thread(target=stuck, daemon=True)

@@ -16,6 +16,7 @@ from ray import tune
 from rich.console import Console
 from support import data
 
+import memexp.cluster.connect
 import memexp.core.load
 import memexp.trial.base
 from memexp import Condition, Model, Pair, Recall, Recognition, Resources, Store, Study, Sweep
@@ -24,6 +25,7 @@ from memexp.cluster.experiment import tune_trial
 from memexp.core.processes import World
 from memexp.plan import find_missing
 from memexp.plan.attempts import Attempt
+from memexp.plan.room import Room
 from memexp.spec import Probe, spec
 from memexp.trial.execute import execute
 
@@ -186,13 +188,15 @@ def test_what_kills_its_process_costs_itself_only(tmp_path: Path, pair: Pair, ti
     sweep = Sweep(name="deadly", conditions=conditions, resources=Resources(cpus=2))
     complete, page = said(sweep, tmp_path)
     assert not complete and "executing 4 trials" in page
-    assert page.count("a trial died: ") == 1 and "5 of 6 conditions complete" in page
+    assert page.count(" failed: deadly: the trial died: ") == 1 and "5 of 6 conditions complete" in page
     stages = Store(tmp_path).scan("stages")
     assert stages is not None
     failed = [row for row in stages.to_pylist() if row["status"] == "failed"]
     [ask] = find_missing(sweep.grow(), Store(tmp_path)).asks
     assert ask.settings["lr"] == RATES[0]
-    assert [(row["stage_id"], row["error"].partition(":")[0]) for row in failed] == [(ask.stage, "the trial died")]
+    [row] = failed
+    assert (row["stage_id"], row["probe_id"]) == (ask.stage, ask.probe_id)
+    assert row["error"].startswith("deadly: the trial died: ")
 
 
 def test_what_one_trial_could_not_load_another_tries(
@@ -226,4 +230,16 @@ def test_more_than_the_cluster_holds_is_refused_before_any_trial(tmp_path: Path,
     for resources, told in ((Resources(workers=3), "3 CPUs"), (Resources(gpus=1), "1 GPUs")):
         with pytest.raises(ClusterError, match=told):
             Sweep(name="large", conditions=conditions, resources=resources).run(tmp_path, console=Console(quiet=True))
+    assert Store(tmp_path).names("stages") == set()
+
+
+def test_what_no_node_has_the_memory_for_is_refused_before_any_trial(
+    tmp_path: Path, pair: Pair, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from memexp import ClusterError
+
+    monkeypatch.setattr("memexp.driver.peaks.LARGE", 0)
+    monkeypatch.setattr(memexp.cluster.connect, "rooms", lambda nodes: [Room(host=10**8)] * len(nodes))
+    with pytest.raises(ClusterError, match=r"the machine has 0\.1 GB; `memexp plan --memory`"):
+        grid(pair, tiny_model).run(tmp_path, console=Console(quiet=True))
     assert Store(tmp_path).names("stages") == set()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from memexp import Condition, Full, LoRA, Model, Pair, Recall, Recognition, Reso
 from memexp.cluster.experiment import NUMBER, Listener, fit
 from memexp.cluster.groups import fit_group
 from memexp.core.processes import World
-from memexp.plan import bundle
+from memexp.plan import Trial, bundle
 from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.retries import Death
 from memexp.trial.execute import execute
 
 pytestmark = [
@@ -118,13 +120,14 @@ def test_what_a_group_reports_at_its_end_arrives(error: str | None) -> None:
         failures = fit_group(Hasty(reports, error), reports)
         tune.report({"answered": [], "steps": 0, "failures": failures})
 
-    listener = Listener(slowly)
+    attempt, trials = Attempt("hasty", "a"), [Mock(spec=Trial, resources=Resources(), phase=0)]
+    listener = Listener(slowly, attempt, trials)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     needs = tune.PlacementGroupFactory([{"CPU": 1}])
-    fit(trial, lambda _: needs, Attempt("hasty", "a"), listener, tune.TuneConfig(), {NUMBER: 7})
+    fit(trial, lambda _: needs, attempt, listener, tune.TuneConfig(), {NUMBER: 0})
     steps = [progress.steps for progress in heard]
     if error is None:
         assert steps == [1, 2, 3, 0] and listener.failures == ["a stage failed"]
     else:
         assert steps == [1, 2, 3] * 2  # a trial that dies is started once more
-        assert listener.lost == {7: f"ValueError: {error}"}
+        assert listener.lost == {0: Death(f"ValueError: {error}")}

@@ -13,7 +13,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ lies beside the package and is not installed
 
-from benchmarks import executed, grid, results, ways
+from benchmarks import executed, grid, real, results, ways
+from benchmarks.child import Failed
 from benchmarks.equality import Unequal, compare, compare_stores
 from benchmarks.harness import GPT2, TASKS
 from benchmarks.harnessed import answering, built, timed
@@ -241,4 +242,29 @@ def test_the_long_trajectory_has_twelve_probes_and_is_equal_with_them(material: 
     assert [item["what"] for item in found["findings"]] == [
         "twelve probes / one probe",
         "twelve probes and ten snapshots / one probe",
+    ]
+
+
+def test_the_real_model_is_measured_by_both_ways(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(material, tmp_path, pairs=1, grid_pairs=1)
+    monkeypatch.setattr(real, "FOLDER", tmp_path / "nowhere")
+    with pytest.raises(Failed, match="`make real` makes it"):
+        ALL_PARTS["real"](bench)
+    monkeypatch.setattr(real, "FOLDER", material.model)
+    there = real.material_of(bench)
+    assert (there.lr, material.lr, there.texts("foils")) == (real.LR, None, material.texts("foils"))
+
+    def measure(bench: Bench, way: str, part: str) -> dict[str, Any]:
+        """In this process, for a seventh of a second more in each way."""
+        folder = bench.material.model if part == "study" else bench.material.trained
+        result = ways.timed(way_of(way, folder), part, bench.material)[2]
+        return {"cpu": (list(WAYS).index(way) + 1) / 7, "result": result}
+
+    monkeypatch.setattr(Bench, "measure", measure)
+    found = ALL_PARTS["real"](bench)
+    assert found["equality"]["study"]["memexp"]["steps"] == 2 and len(found["series"]) == 3 * 2
+    assert [item["what"] for item in found["findings"]] == [
+        f"{part}: (a) published / memexp" for part in ("study", "recognition", "recall")
     ]

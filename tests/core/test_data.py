@@ -12,7 +12,7 @@ import pytest
 import torch
 from core.small import TARGETS, language_model, varied
 
-from memexp.core.batch_sizes import GROUP_OVERHEAD, GROUP_TOKENS, SCORING_TOKENS
+from memexp.core.batch_sizes import largest
 from memexp.core.data import batches_of, encode, groups, key_seed, left_padded, order, right_padded
 from memexp.core.tokenizer import load_tokenizer
 from memexp.sources import ResolvedTokenizer, Sources
@@ -41,7 +41,7 @@ def study_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
     found = []
     for start in range(0, len(lengths), size):
         chosen = shuffled[start : start + size]
-        split = groups([lengths[i] for i in chosen], GROUP_OVERHEAD["cpu"], GROUP_TOKENS["cpu"])
+        split = groups([lengths[i] for i in chosen], largest("cpu").group_overhead, largest("cpu").group_tokens)
         found += [[chosen[i] for i in group[0]] for group in split]
     return found
 
@@ -132,7 +132,7 @@ def test_little_of_a_study_batch_is_padding(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_hardly_anything_of_a_scoring_batch_is_padding(seed: int) -> None:
     lengths = sentence_lengths(1200, seed)  # recognition scores targets and foils together
-    assert efficiency(batches_of(lengths, SCORING_TOKENS["cpu"], len(lengths)), lengths) >= 0.95
+    assert efficiency(batches_of(lengths, largest("cpu").scoring_tokens, len(lengths)), lengths) >= 0.95
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the published lists are not beside the repository")
@@ -145,7 +145,7 @@ def test_little_is_padding_on_the_published_lists() -> None:
     targets, foils = ([len(row) for row in encode(tokenizer, side, 128)] for side in texts)
     assert efficiency(study_batches(targets, 16), targets) >= 0.85
     both = targets + foils
-    assert efficiency(batches_of(both, SCORING_TOKENS["cpu"], len(both)), both) >= 0.95
+    assert efficiency(batches_of(both, largest("cpu").scoring_tokens, len(both)), both) >= 0.95
 
 
 def test_batches_hold_every_item_once_within_their_bounds() -> None:

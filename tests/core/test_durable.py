@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ from memexp.plan.attempts import Attempt
 from memexp.probes import Recognition
 from memexp.spec import Condition, Forget, Full, LoRA, Pretrain, Snapshots
 from memexp.store import Store
-from memexp.store.snapshots import Mark, discard, find
+from memexp.store.snapshots import Mark, Unfit, discard, find, mark_text, read_mark
 from memexp.trial.execute import execute
 from memexp.trial.watch import Activity
 
@@ -70,7 +71,9 @@ def learn(subject: Subject, first: int, last: int) -> list[Step]:
 
 def put_down(subject: Subject, store: Store, step: int) -> Mark:
     assert subject.optimizer is not None
-    return save_snapshot(store, "line", step, subject.lm, subject.optimizer, [])
+    mark = Mark("line", step)
+    save_snapshot(store, mark, "base", subject.lm, subject.optimizer, [])
+    return mark
 
 
 def files(store: Store) -> list[str]:
@@ -85,10 +88,11 @@ def test_taken_up_in_the_middle_of_an_exposure(
     expected = learn(whole, 1, 9)
     made = learn(killed, 1, 5)
     assert killed.optimizer is not None
-    mark = save_snapshot(store, "line", 5, killed.lm, killed.optimizer, made)
+    mark = Mark("line", 5)
+    save_snapshot(store, mark, "base", killed.lm, killed.optimizer, made)
     torch.manual_seed(12345)  # another process
     again = Subject(architecture, method, dropout)
-    taken = load_snapshot(store, mark, again.lm, again.study)
+    taken = load_snapshot(store, mark, "base", again.lm, again.study)
     assert taken is not None and taken.steps == made
     again.optimizer = taken.optimizer
     assert [*taken.steps, *learn(again, 6, 9)] == expected
@@ -104,7 +108,7 @@ def test_gradients_that_another_stage_left_behind_cost_no_moments(method: Full |
     mark = put_down(killed, store, 5)
     row = torch.tensor([again.rows[0]])
     again.lm.nll(row, torch.tensor([row.shape[1]])).sum().backward()
-    taken = load_snapshot(store, mark, again.lm, again.study)
+    taken = load_snapshot(store, mark, "base", again.lm, again.study)
     assert taken is not None
     again.optimizer = taken.optimizer
     learn(again, 6, 9)
@@ -117,7 +121,7 @@ def test_a_parameter_that_no_pass_uses_is_no_obstacle(store: Store) -> None:
         subject.lm.lm.register_parameter("unused", torch.nn.Parameter(torch.ones(3)))
     learn(whole, 1, 9)
     learn(killed, 1, 5)
-    taken = load_snapshot(store, put_down(killed, store, 5), again.lm, again.study)
+    taken = load_snapshot(store, put_down(killed, store, 5), "base", again.lm, again.study)
     assert taken is not None
     again.optimizer = taken.optimizer
     for subject in (killed, again):
@@ -134,7 +138,7 @@ def test_a_snapshot_before_the_first_real_step_changes_nothing(store: Store) -> 
     assert not put.optimizer.state
     learn(put, 1, 3)
     assert_same(put.state(), whole.state())
-    taken = load_snapshot(store, mark, again.lm, again.study)
+    taken = load_snapshot(store, mark, "base", again.lm, again.study)
     assert taken is not None
     again.optimizer = taken.optimizer
     learn(again, 1, 3)
@@ -152,7 +156,7 @@ def test_only_the_newest_is_kept_and_all_can_be_discarded(where: str, tmp_path: 
     assert marks.of("line", 1, 9) == [Mark("line", 3)] and marks.of("line", 1, 2) == marks.of("other", 1, 9) == []
     assert {path.split("/")[2].split("-")[0].removesuffix(".json") for path in files(store)} == {"000000003"}
     other = Subject("gpt2", LoRA(r=2), 0.0)
-    taken = load_snapshot(store, Mark("line", 3), other.lm, other.study)
+    taken = load_snapshot(store, Mark("line", 3), "base", other.lm, other.study)
     assert taken is not None
     assert_same(weights(other.lm), weights(subject.lm))
     discard(store, "line")
@@ -179,7 +183,7 @@ def test_killed_before_the_mark_it_is_no_snapshot(store: Store, monkeypatch: pyt
     assert list(Path(store.location).glob(".snapshots/*")) == []  # no empty folder either
 
 
-@pytest.mark.parametrize("broken", ["/.metadata", ".json"])
+@pytest.mark.parametrize("broken", ["00.safetensors", "/state.json", "02.json"])
 def test_what_could_not_be_written_leaves_nothing(broken: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Subject("gpt2", LoRA(r=2), 0.0)
     learn(subject, 1, 1)
@@ -214,39 +218,50 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "truncated": ("**/*.distcp", shorten),
-    "one bit flipped": ("**/*.distcp", flip),
-    "gone": ("**/*.distcp", Path.unlink),
-    "no metadata": ("**/.metadata", Path.unlink),
-    "half a mark": ("**/*.json", garble),
-    "an empty mark": ("**/*.json", lambda path: path.write_text("")),
-    "no mark": ("**/*.json", Path.unlink),
+DAMAGE: dict[str, tuple[str, Callable[[Path], object], str | None]] = {
+    "truncated": ("**/*.safetensors", shorten, r"00000-00000.safetensors has \d+ bytes, not \d+"),
+    "one bit flipped": ("**/*.safetensors", flip, "00000-00000.safetensors is not what was written"),
+    "gone": ("**/*.safetensors", Path.unlink, "00000-00000.safetensors is missing"),
+    "no state": ("**/state.json", Path.unlink, "state.json is missing"),
+    "half a state": ("**/state.json", garble, r"state.json has \d+ bytes, not \d+"),
+    "half a mark": ("*/*.json", garble, "its mark is not of this version of memexp, or not whole"),
+    "an empty mark": ("*/*.json", lambda path: path.write_text(""), "its mark has 0 bytes"),
+    "no text": (
+        "*/*.json",
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        "its mark is not of this version of memexp, or not whole",
+    ),
+    "a folder": ("*/*.json", lambda path: (path.unlink(), path.mkdir()), "its mark cannot be read: .* Is a directory"),
+    "no mark": ("*/*.json", Path.unlink, None),
 }
 
 
-@pytest.mark.parametrize(("pattern", "damage"), DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(("pattern", "damage", "said"), DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_snapshot_is_not_taken_up(
-    pattern: str, damage: Callable[[Path], object], store: Store, tmp_path: Path
+    pattern: str, damage: Callable[[Path], object], said: str | None, store: Store
 ) -> None:
     subject = Subject("gpt2", LoRA(r=2), 0.0)
     learn(subject, 1, 1)
     mark = put_down(subject, store, 1)
     other = Subject("gpt2", LoRA(r=2), 0.0)
-    assert load_snapshot(store, mark, other.lm, other.study) is not None
+    assert load_snapshot(store, mark, "base", other.lm, other.study) is not None
     (file,) = Path(store.location).glob(f".snapshots/{pattern}")
     damage(file)
-    assert load_snapshot(store, mark, other.lm, other.study) is None
+    if said is None:
+        assert load_snapshot(store, mark, "base", other.lm, other.study) is None
+        return
+    with pytest.raises(Unfit, match=rf"^snapshot {re.escape(mark.path)} is passed over: {said}"):
+        load_snapshot(store, mark, "base", other.lm, other.study)
 
 
 def test_removed_while_it_is_read_it_is_not_taken_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Subject("gpt2", LoRA(r=2), 0.0)
     learn(subject, 1, 1)
     mark = put_down(subject, store, 1)
-    said = memexp.core.checkpoint._whole(store, mark)
+    said = read_mark(store, mark, "base")
     discard(store, "line")
-    monkeypatch.setattr(memexp.core.checkpoint, "_whole", lambda *_: said)
-    assert load_snapshot(store, mark, subject.lm, subject.study) is None
+    monkeypatch.setattr(memexp.core.checkpoint, "read_mark", lambda *_: said)
+    assert load_snapshot(store, mark, "base", subject.lm, subject.study) is None
 
 
 # Whole trials
@@ -332,7 +347,7 @@ def test_minutes_are_training_time_since_the_last_snapshot(
     clock = iter(range(10_000))
     published: list[int] = []
     monkeypatch.setattr(memexp.trial.saving.time, "monotonic", lambda: 30.0 * next(clock))
-    monkeypatch.setattr(memexp.trial.saving, "save_snapshot", lambda _, line, step, *rest: published.append(step))
+    monkeypatch.setattr(memexp.trial.saving, "save_snapshot", lambda _, mark, *rest: published.append(mark.step))
     assert attempt(grid((3,)), store, "first", Snapshots(minutes=2.0)) == ([], 9)
     assert published == [4, 8]  # by number of the trajectory: each after four half minutes
 
@@ -342,7 +357,7 @@ def test_a_truncated_snapshot_costs_time_only(grid: Grid, store: Store, tmp_path
     undisturbed = Store(tmp_path / "undisturbed")
     attempt(conditions, undisturbed, "once", NONE)
     attempt(conditions, store, "first", EVERY, until=20)
-    for file in Path(store.location).glob(".snapshots/**/*.distcp"):
+    for file in Path(store.location).glob(".snapshots/**/*.safetensors"):
         shorten(file)
     assert attempt(conditions, store, "second", EVERY) == ([], 37)
     assert data(store) == data(undisturbed) and files(store) == []
@@ -398,10 +413,11 @@ def test_another_number_of_workers_may_go_on(store: Store) -> None:
     subject = Subject("gpt2", Full(), 0.2)
     learn(subject, 1, 4)
     mark = put_down(subject, store, 4)
-    path = Path(store.location) / mark.path
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"workers": 2}))
+    said = read_mark(store, mark, "base")
+    assert said is not None
+    store.put_text(mark.path, mark_text(said.model_copy(update={"workers": 2})))
     other = Subject("gpt2", Full(), 0.2)
-    taken = load_snapshot(store, mark, other.lm, other.study)
+    taken = load_snapshot(store, mark, "base", other.lm, other.study)
     assert taken is not None
     assert_same(weights(other.lm), weights(subject.lm))
     assert subject.optimizer is not None
@@ -466,8 +482,8 @@ def test_what_is_under_way_is_known_also_below_a_snapshot(
     monkeypatch.setattr(memexp.trial.walk, "watched", watched)
     conditions = pretrained(grid)
     assert attempt(conditions, store, "first", EVERY, until=11)[0] == ["killed"]
-    walk = memexp.trial.walk
-    for where, name in ((walk, "load_snapshot"), (walk, "train"), (Recognition, "measure")):
+    walk, saving = memexp.trial.walk, memexp.trial.saving
+    for where, name in ((saving, "load_snapshot"), (walk, "train"), (Recognition, "measure")):
         seeing(where, name)
     assert attempt(conditions, store, "second", EVERY)[0] == []
     assert [step for step in seen if step[1] == "study"] == [

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from core.small import language_model, study_exposures
+from core.small import PEAKED, language_model, study_exposures
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -33,6 +33,7 @@ from memexp.core.session import Session
 from memexp.errors import DataError, SpecError
 from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall
 from memexp.sources import Sources
+from memexp.sources.items import read_items
 from memexp.spec import Condition, Full, InlineItems, LoRA, Model, ShippedText, Study
 from memexp.stimuli.facts import FactWorld
 from memexp.stimuli.world import QUESTIONS, Country, novel_countries, pretraining_countries, question
@@ -734,6 +735,20 @@ def lm_eval(session: Session, folder: Path, names: list[str], **settings: Any) -
     assert table.schema.equals(LmEval.schema())
     found: list[Row] = table.to_pylist()
     return found
+
+
+def test_a_model_whose_outputs_are_no_numbers_answers_nothing(folder: Path) -> None:
+    lm = language_model("gpt2", initializer_range=PEAKED)
+    with torch.no_grad():
+        lm.lm.get_input_embeddings().weight[:] = torch.nan
+    broken = Session(lm)
+    found = lm_eval(broken, folder, NAMES)
+    assert len(found) == 48 and all(row["value"] is None and row["response"] is None for row in found)
+    assert all(row["prompt"] and row["answer"] for row in found)
+    items = InlineItems("q", [{"question": "What is the capital of France?", "answer": "Paris"}])
+    texts = {"items": read_items(items)[1]}
+    (row,) = QA(items, task="q").measure(broken, texts).to_pylist()
+    assert row["prompt"] and row["prediction"] is row["exact"] is row["f1"] is None
 
 
 @pytest.mark.parametrize("shots", [None, 2])

@@ -11,8 +11,9 @@ import torch
 from rich.console import Console
 from support import command, ended, sweep_script
 
-from memexp.errors import SpecError
+from memexp.errors import ClusterError, SpecError
 from memexp.plan.attempts import Log
+from memexp.plan.room import Room
 from memexp.probes import Recognition
 from memexp.spec import ASHA, Condition, Model, Pair, Resources, Search, Study, Uniform
 from memexp.store import Store
@@ -90,6 +91,16 @@ def test_a_gpu_that_is_not_here_is_asked_for_in_vain(conditions: list[Condition]
     sweep = Sweep(name="fast", conditions=conditions, resources=Resources(gpus=1))
     with pytest.raises(SpecError, match=r"Resources\.gpus: this process finds no GPU"):
         sweep.run(tmp_path / "store", local=True, console=QUIET)
+
+
+def test_what_takes_more_memory_than_there_is_is_refused(
+    conditions: list[Condition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memexp.driver.peaks.LARGE", 0)
+    monkeypatch.setattr("memexp.local.here", lambda: Room(host=10**8))
+    with pytest.raises(ClusterError, match=r"model 'tiny' \(full, float32\): takes .* the machine has 0\.1 GB; "):
+        Sweep(name="large", conditions=conditions).run(tmp_path / "store", local=True, console=QUIET)
+    assert Store(tmp_path / "store").kinds() == []
 
 
 def test_an_address_makes_no_sense(conditions: list[Condition], tmp_path: Path) -> None:

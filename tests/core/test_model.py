@@ -240,7 +240,7 @@ def no_tokenizer(folder: Path) -> None:
 
 
 REFUSED: list[tuple[Callable[[Path], Any], str]] = [
-    (cut_off, "incomplete metadata"),
+    (cut_off, "is not a whole safetensors file: 5,000 bytes, its header says"),
     (no_weights, "no file named model.safetensors"),
     (half_a_pickle, "cannot be loaded"),
     (malicious, "unrestricted unpickling"),

@@ -291,6 +291,10 @@ def test_threads_are_those_of_the_resources_and_every_row_says_so(grid: Grid, st
         torch.set_num_threads(1)
     row = rows(store, "recognition")[0]
     assert (row["threads"], row["workers"], row["device"], row["torch"]) == (2, 1, "cpu", torch.__version__)
+    for kind in ("recognition", "stages"):
+        row = rows(store, kind)[0]
+        assert (row["precision"], row["cuda"], row["cudnn"]) == ("float32", None, None)
+        assert (row["checkpointing"], row["offload"]) == (False, False)
 
 
 # What is there is not measured again
@@ -324,6 +328,8 @@ def test_progress_adds_up(grid: Grid, store: Store) -> None:
     trial, told = trial_of(grid((1, 2), lrs=(1e-3, 1e-2))), list[Progress]()
     execute(trial, store, World.current(), Attempt("test", "first"), told.append)
     assert sum(progress.steps for progress in told) == trial.steps == 12
+    reached = dict(pair for progress in told for pair in progress.reached.items())
+    assert reached == {stage.id: stage.steps for stage in trial.stages}
     answered = [name for progress in told for name in progress.answered]
     assert sorted(answered) == sorted(f"{ask.kind}/{ask.name}" for ask in trial.asks)
 
@@ -394,12 +400,15 @@ class Broken(Probe):
         if self.fault == "within":
             session.encode(None, 8)  # type: ignore[arg-type] # raises in memexp's own code
         session.lm.train()
+        if self.fault == "half a pair":
+            raise RuntimeError("no \ud800 such")  # which no file holds, as what a decoder made of other bytes
         raise RuntimeError("no such\nthing")
 
 
 _CLASS = r"Broken \(test_trial\.py, line \d+\): measure\(\)"
 WHERE_BROKEN = {
     "raises": r"RuntimeError: no such \(Broken, test_trial\.py, line \d+\)",
+    "half a pair": r"RuntimeError: no \\ud800 such \(Broken, test_trial\.py, line \d+\)",
     "within": r"TypeError: .* \(Broken, test_trial\.py, line \d+\)",
     "columns": rf"{_CLASS} must return the column 'item' of schema\(\) once; it returned number",
     "more": rf"{_CLASS} returned 'number', which is no column of schema\(\): item",

@@ -8,6 +8,7 @@ Never hangs: a collective that waits too long raises in its rank, and what is le
 from __future__ import annotations
 
 import datetime
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,11 @@ DEADLINE = 240.0
 def on_ranks(size: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What ``work(*arguments)`` returns on each of `size` ranks, in order; raises what a rank raises."""
     folder.mkdir(parents=True, exist_ok=True)
-    context = mp.spawn(_rank, (size, folder, work, arguments), nprocs=size, join=False)
+    # Forked from a process that has done nothing but import: importing torch takes a rank longer than most work.
+    multiprocessing.set_forkserver_preload([work.__module__])
+    context = mp.start_processes(
+        _rank, (size, folder, work, arguments), nprocs=size, join=False, start_method="forkserver"
+    )
     assert context is not None
     end = time.monotonic() + DEADLINE
     try:

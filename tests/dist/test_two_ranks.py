@@ -18,8 +18,8 @@ from torch.optim import AdamW
 
 import memexp.core.train
 import memexp.trial.execute
-from memexp.core import fork
-from memexp.core.batch_sizes import GROUP_OVERHEAD, GROUP_TOKENS, RECALL_ROWS
+from memexp.core import fork, kept, tensor_files
+from memexp.core.batch_sizes import largest
 from memexp.core.checkpoint import load_snapshot, save_snapshot
 from memexp.core.data import Row, encode, groups, order, right_padded
 from memexp.core.generate import answer_greedily, complete_greedily
@@ -27,6 +27,8 @@ from memexp.core.model import LanguageModel
 from memexp.core.optimizer import adamw
 from memexp.core.processes import World
 from memexp.core.scoring import continuations, token_nlls
+from memexp.core.slices import Held, hold
+from memexp.core.tensor_files import Box
 from memexp.plan import Trial, bundle, grow
 from memexp.plan.attempts import Attempt
 from memexp.probes import QA, Choice, FactRatios, LayerAblation, Recall, Recognition
@@ -47,7 +49,7 @@ from memexp.spec import (
     TextStream,
 )
 from memexp.store import Store
-from memexp.store.snapshots import Mark
+from memexp.store.snapshots import Mark, Unfit
 from memexp.trial.execute import execute
 
 pytestmark = pytest.mark.filterwarnings(
@@ -117,7 +119,7 @@ class Found:
 
 def completed(lm: LanguageModel) -> list[list[int] | None]:
     """In an odd number of batches: in the last round one rank is left without."""
-    with mock.patch.dict(RECALL_ROWS, cpu=10):
+    with mock.patch.object(lm, "budget", dataclasses.replace(lm.budget, recall_rows=10)):
         return complete_greedily(lm, *cues(lm))
 
 
@@ -125,7 +127,7 @@ def answered(lm: LanguageModel) -> list[str]:
     """Up to other lengths and stops: one rank is done long before the other, and cannot stop for itself."""
     rows, _ = cues(lm)
     limits = [3 if i < 10 else 30 + i for i in range(len(rows))]
-    with mock.patch.dict(RECALL_ROWS, cpu=10):
+    with mock.patch.object(lm, "budget", dataclasses.replace(lm.budget, recall_rows=10)):
         return answer_greedily(lm, rows, limits, [["e"] if i % 3 else ["zz", "s t"] for i in range(len(rows))])
 
 
@@ -265,7 +267,9 @@ def test_averaging_the_ranks_own_means_would_be_seen(batch: int, one: dict[str, 
         shuffled = order(len(rows), 0, "study", exposure)
         for start in range(0, len(rows), batch):
             chosen = [rows[i] for i in shuffled[start : start + batch] if len(rows[i]) > 1]
-            split = groups([len(row) for row in chosen], GROUP_OVERHEAD["cpu"], GROUP_TOKENS["cpu"], ranks=2)
+            split = groups(
+                [len(row) for row in chosen], largest("cpu").group_overhead, largest("cpu").group_tokens, ranks=2
+            )
             sums = []
             for rank in range(2):
                 mine = [chosen[i] for group in split for i in group[rank]]
@@ -292,6 +296,15 @@ def whole(lm: LanguageModel) -> dict[str, torch.Tensor]:
     }
 
 
+def moments_of(lm: LanguageModel, optimizer: AdamW) -> dict[str, torch.Tensor]:
+    """All that the optimizer keeps, unsharded, on every rank."""
+    return {
+        f"{name} {kind}": (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
+        for name, parameter in lm.learning().items()
+        for kind, tensor in optimizer.state[parameter].items()
+    }
+
+
 def exposure(lm: LanguageModel, optimizer: AdamW, number: int, lr: float = STUDY.lr) -> list[float]:
     study = dataclasses.replace(STUDY, batch_size=3, lr=lr)
     steps = study_exposures(lm, optimizer, study, encode(lm.tokenizer, TARGETS[:13], 64), 0, number, number)
@@ -299,7 +312,7 @@ def exposure(lm: LanguageModel, optimizer: AdamW, number: int, lr: float = STUDY
 
 
 def taken_up(folder: Path, name: str, lm: LanguageModel) -> AdamW:
-    taken = load_snapshot(Store(folder), Mark(name, 1), lm, STUDY)
+    taken = load_snapshot(Store(folder), Mark(name, 1), "base", lm, STUDY)
     assert taken is not None
     return taken.optimizer
 
@@ -309,10 +322,25 @@ class Trajectories:
     """Second exposures after a first one, uninterrupted and taken up again in several ways."""
 
     first: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
     straight: tuple[list[float], dict[str, torch.Tensor]]
     restored: tuple[list[float], dict[str, torch.Tensor]]
     loaded: tuple[list[float], dict[str, torch.Tensor]]
+    refused: str
+    from_one: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
     loaded_from_one: list[float]
+
+
+def refusal(folder: Path, lm: LanguageModel, optimizer: AdamW) -> str:
+    """Why a snapshot is not taken up of which the slices of the second rank are cut short."""
+    save_snapshot(Store(folder), Mark("cut", 1), "base", lm, optimizer, [])
+    if lm.world.leads:
+        (file,) = folder.glob(".snapshots/cut/*/00001-*.safetensors")
+        file.write_bytes(file.read_bytes()[:-1])
+    lm.world.sum(0)
+    with pytest.raises(Unfit) as error:
+        load_snapshot(Store(folder), Mark("cut", 1), "base", lm, STUDY)
+    return str(error.value)
 
 
 def trajectories(case: str, folder: Path) -> Trajectories:
@@ -320,18 +348,20 @@ def trajectories(case: str, folder: Path) -> Trajectories:
     lm = subject(case)
     optimizer = adamw(lm, STUDY)
     exposure(lm, optimizer, 1)
-    first, kept = whole(lm), fork.take(lm, optimizer)
-    save_snapshot(Store(folder), "two", 1, lm, optimizer, [])
+    first, moments, forked = whole(lm), moments_of(lm, optimizer), fork.take(lm, optimizer)
+    save_snapshot(Store(folder), Mark("two", 1), "base", lm, optimizer, [])
     straight = exposure(lm, optimizer, 2), whole(lm)
     exposure(lm, optimizer, 3, lr=0.1)
-    again = fork.restore(lm, kept, STUDY)
+    again = fork.restore(lm, forked, STUDY)
     assert again is not None
     restored = exposure(lm, again, 2), whole(lm)
     fresh = subject(case)
     loaded = exposure(fresh, taken_up(folder, "two", fresh), 2), whole(fresh)
     other = subject(case)
-    from_one = exposure(other, taken_up(folder, "one", other), 2)
-    return Trajectories(first, straight, restored, loaded, from_one)
+    refused = refusal(folder, lm, again)
+    optimizer = taken_up(folder, "one", other)
+    from_one = whole(other), moments_of(other, optimizer)
+    return Trajectories(first, moments, straight, restored, loaded, refused, from_one, exposure(other, optimizer, 2))
 
 
 def all_trajectories(cases: Sequence[str], folder: Path) -> dict[str, Trajectories]:
@@ -344,16 +374,17 @@ SAVED = ("gpt2-full", "llama-lora")
 @pytest.fixture(scope="module")
 def saved(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, dict[str, list[float]], list[Any]]:
-    """Where snapshots of both worlds lie, the losses of one rank's second exposure, and what two ranks found."""
-    folder, losses = tmp_path_factory.mktemp("saved"), {}
+) -> tuple[Path, dict[str, Any], list[Any]]:
+    """Where snapshots of both worlds lie, what one rank had and its losses afterwards, and what two ranks found."""
+    folder, alone = tmp_path_factory.mktemp("saved"), {}
     for case in SAVED:
         lm = subject(case)
         optimizer = adamw(lm, STUDY)
         exposure(lm, optimizer, 1)
-        save_snapshot(Store(folder / case), "one", 1, lm, optimizer, [])
-        losses[case] = exposure(lm, optimizer, 2)
-    return folder, losses, on_ranks(2, folder / "ranks", all_trajectories, SAVED, folder)
+        save_snapshot(Store(folder / case), Mark("one", 1), "base", lm, optimizer, [])
+        first = whole(lm), moments_of(lm, optimizer)
+        alone[case] = *first, exposure(lm, optimizer, 2)
+    return folder, alone, on_ranks(2, folder / "ranks", all_trajectories, SAVED, folder)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -371,19 +402,73 @@ def test_two_ranks_take_up_a_trajectory_to_the_last_bit(case: str, saved: Any) -
 
 
 @pytest.mark.parametrize("case", SAVED)
+def test_what_one_rank_finds_broken_no_rank_takes_up(case: str, saved: Any) -> None:
+    for rank in saved[2]:
+        assert rank[case].refused.startswith("snapshot .snapshots/cut/000000001.json is passed over: 00001-00000.safe")
+
+
+@pytest.mark.parametrize("case", SAVED)
 def test_what_two_ranks_saved_one_rank_loads(case: str, saved: Any) -> None:
     folder, _, ranks = saved
     lm = subject(case)
     optimizer = taken_up(folder / case, "two", lm)
     assert same(whole(lm), ranks[0][case].first)
+    assert same(moments_of(lm, optimizer), ranks[0][case].moments)
     assert loss_difference(exposure(lm, optimizer, 2), ranks[0][case].straight[0]) < 1e-4
+
+
+def _bytes(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+@dataclasses.dataclass
+class Taken:
+    """What one of four ranks takes up, and how much it read for it."""
+
+    holds: dict[str, Held]
+    read: int
+    """Bytes of tensors."""
+
+
+def taken_by_each(cases: Sequence[str], folder: Path) -> dict[str, Taken]:
+    found = {}
+    for case in cases:
+        lm, read = subject(case), 0
+
+        def counted(stream: Any, count: int, *room: Any, plain: Any = tensor_files._read) -> Any:
+            nonlocal read
+            read += count
+            return plain(stream, count, *room)
+
+        with mock.patch.object(tensor_files, "_read", counted):
+            optimizer = taken_up(folder / case, "two", lm)
+        found[case] = Taken(hold(lm.world, kept.tensors(lm, optimizer)), read)
+    return found
+
+
+def test_what_two_ranks_saved_four_ranks_load_each_its_own(saved: Any, tmp_path: Path) -> None:
+    folder, _, ranks = saved
+    for four in on_ranks(4, tmp_path / "four", taken_by_each, SAVED[:1], folder):
+        for case, taken in four.items():
+            ways: Trajectories = ranks[0][case]
+            expected = {f"weights/{name}": tensor for name, tensor in ways.first.items()}
+            for key, tensor in ways.moments.items():
+                name, _, moment = key.rpartition(" ")
+                expected[f"{moment}/{name}"] = tensor
+            for name, held in taken.holds.items():
+                assert torch.equal(held.tensor, held.box.of(expected[name], Box((0,) * len(held.shape), held.shape)))
+            assert len(taken.holds) == 3 * len(ways.first)
+            assert taken.read == sum(held.tensor.nbytes for held in taken.holds.values()) < _bytes(expected) / 3
 
 
 @pytest.mark.parametrize("case", SAVED)
 def test_what_one_rank_saved_two_ranks_load(case: str, saved: Any) -> None:
-    _, losses, ranks = saved
+    _, alone, ranks = saved
+    weights, moments, losses = alone[case]
     for rank in ranks:
-        assert loss_difference(rank[case].loaded_from_one, losses[case]) < 1e-4
+        assert same(rank[case].from_one[0], weights)
+        assert same(rank[case].from_one[1], moments)
+        assert loss_difference(rank[case].loaded_from_one, losses) < 1e-4
 
 
 # Whole trials

@@ -32,7 +32,9 @@ from memexp.store.snapshots import find
 __all__ = [
     "FILES",
     "FORTY",
+    "ON_RAY",
     "RECOVERIES",
+    "WITHOUT_RAY",
     "Fault",
     "Struck",
     "finish",
@@ -87,12 +89,12 @@ def grid(folder: Path, **settings: Any) -> Path:
     return sweep_script(folder, **{**GRID, "snapshots": EVERY, **settings})
 
 
-def results(store: Path) -> int:
+def results(store: Path | str) -> int:
     """Result files there are."""
     return sum(len(Store(store).names(kind)) for kind in ("recognition", "recall"))
 
 
-def rows(store: Path, kind: str) -> list[dict[str, Any]]:
+def rows(store: Path | str, kind: str) -> list[dict[str, Any]]:
     """All rows of a kind."""
     table = Store(store).scan(kind)
     return [] if table is None else table.to_pylist()
@@ -103,7 +105,7 @@ def steps_made(store: Path, kind: str) -> list[int]:
     return sorted(row["steps"] for row in rows(store, "stages") if (row["kind"], row["status"]) == (kind, "complete"))
 
 
-def same(store: Path, undisturbed: dict[str, pa.Table]) -> bool:
+def same(store: Path | str, undisturbed: dict[str, pa.Table]) -> bool:
     """Whether every data column of every row is the same; nothing is missing, doubled, broken or left behind."""
     found = data(store)
     assert not Store(store).verify().problems
@@ -111,8 +113,19 @@ def same(store: Path, undisturbed: dict[str, pa.Table]) -> bool:
     return all(found[kind].equals(undisturbed[kind]) for kind in undisturbed)
 
 
+ON_RAY = ("--address", "local")
+"""How a sweep is executed: on a Ray of this machine, where a drill is about that."""
+WITHOUT_RAY = ("--local",)
+"""Or in the process of the command, where it is about the store and snapshots: half the time."""
+
+
 def finish(
-    script: Path, store: Path, after: str = "", prefix: Sequence[str] = (), seen: Path | None = None
+    script: Path,
+    store: Path,
+    after: str = "",
+    prefix: Sequence[str] = (),
+    seen: Path | None = None,
+    where: Sequence[str] = ON_RAY,
 ) -> tuple[int, int]:
     """Give the command and wait: its exit status, and the number of result files afterwards.
 
@@ -122,10 +135,11 @@ def finish(
         after: what this is the recovery from, to be timed.
         prefix: another command that executes it.
         seen: the store as the test sees it, where that is another path.
+        where: `ON_RAY` or `WITHOUT_RAY`.
     """
     seen = seen or store
     before, began, first = results(seen), time.monotonic(), None
-    process = command("run", script, "--store", store, "--address", "local", prefix=prefix)
+    process = command("run", script, "--store", store, *where, prefix=prefix)
     while process.poll() is None:
         assert time.monotonic() - began < PATIENCE, "the command hangs"
         if first is None and results(seen) > before:
@@ -183,7 +197,9 @@ class Struck:
 
 
 @contextlib.contextmanager
-def under_fault(script: Path, store: Path, fault: Fault, prefix: Sequence[str] = ()) -> Iterator[Struck]:
+def under_fault(
+    script: Path, store: Path, fault: Fault, prefix: Sequence[str] = (), where: Sequence[str] = ON_RAY
+) -> Iterator[Struck]:
     """The command under way, with a fault to come; whatever is left of it afterwards is killed."""
     mark = uuid.uuid4().hex
     folder = script.parent / f"fault-{mark}"
@@ -193,7 +209,7 @@ def under_fault(script: Path, store: Path, fault: Fault, prefix: Sequence[str] =
         "MEMEXP_FAULT": json.dumps(dataclasses.asdict(fault) | {"folder": str(folder)}),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "faults"), os.environ.get("PYTHONPATH", "")]),
     }
-    process = command("run", script, "--store", store, "--address", "local", prefix=prefix, **environment)
+    process = command("run", script, "--store", store, *where, prefix=prefix, **environment)
     try:
         yield Struck(process, mark, folder)
     finally:
@@ -202,9 +218,11 @@ def under_fault(script: Path, store: Path, fault: Fault, prefix: Sequence[str] =
 
 
 @contextlib.contextmanager
-def held(script: Path, store: Path, fault: Fault = FORTY, prefix: Sequence[str] = ()) -> Iterator[Struck]:
+def held(
+    script: Path, store: Path, fault: Fault = FORTY, prefix: Sequence[str] = (), where: Sequence[str] = ON_RAY
+) -> Iterator[Struck]:
     """The command with one of its processes held where the fault says; the others go on."""
-    with under_fault(script, store, fault, prefix) as struck:
+    with under_fault(script, store, fault, prefix, where) as struck:
         until(lambda: struck.pids or struck.process.poll() is not None)
         assert struck.process.poll() is None, struck.ended()
         yield struck

@@ -3,16 +3,18 @@ once there is room. Needs private mount namespaces (`unshare --mount`, as root):
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from drills.strikes import FILES, finish, held, results, rows, same
+from drills.strikes import FILES, WITHOUT_RAY, finish, held, results, rows, same
 from support import command
 
 pytestmark = [pytest.mark.drill, pytest.mark.cluster]
@@ -58,11 +60,10 @@ class Disk:
             time.sleep(0.05)
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    line = f"mount -t tmpfs -o size=64m drill {mount}; echo mounted; exec sleep 3600"
+@contextlib.contextmanager
+def mounted(mount: Path, size: str) -> Iterator[Disk]:
+    mount.mkdir(exist_ok=True)
+    line = f"mount -t tmpfs -o size={size} drill {mount}; echo mounted; exec sleep 3600"
     holder = subprocess.Popen(["unshare", "--mount", "sh", "-ec", line], stdout=subprocess.PIPE, text=True)
     try:
         if not holder.stdout or holder.stdout.readline() != "mounted\n":
@@ -73,6 +74,12 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     finally:
         holder.kill()
         holder.communicate()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted(tmp_path / "disk", "64m") as found:
+        yield found
 
 
 BREAK = {"full": ("no space left", Disk.fill, Disk.empty)}
@@ -98,7 +105,7 @@ def test_a_broken_disk_is_one_line_before_any_trial(script: Path, disk: Disk, wh
 def test_a_disk_that_breaks_midway(script: Path, undisturbed: dict[str, pa.Table], disk: Disk, what: str) -> None:
     why, broken, mended = BREAK[what]
     store, seen = disk.mount / "store", disk.outside / "store"
-    with held(script, store, prefix=disk.inside) as struck:
+    with held(script, store, prefix=disk.inside, where=WITHOUT_RAY) as struck:
         broken(disk)
         before = results(seen)
         struck.release()
@@ -108,6 +115,21 @@ def test_a_disk_that_breaks_midway(script: Path, undisturbed: dict[str, pa.Table
     assert "Traceback" not in page
     assert 0 < results(seen) <= before + 2 < FILES  # what was under way may have had its room
     mended(disk)
-    assert finish(script, store, f"a store {what} midway", prefix=disk.inside, seen=seen) == (0, FILES)
+    assert finish(script, store, f"a store {what} midway", disk.inside, seen, WITHOUT_RAY) == (0, FILES)
     assert same(seen, undisturbed)
     assert 30 in [row["steps"] for row in rows(seen, "stages")]
+
+
+def test_a_nodes_own_disk_is_full(script: Path, undisturbed: dict[str, pa.Table], tmp_path: Path) -> None:
+    """Where Ray keeps its logs and sockets, Tune its records and Python what is temporary: the store is elsewhere."""
+    with mounted(Path(tempfile.gettempdir()) / "ray", "64m") as own:
+        with held(script, tmp_path, prefix=own.inside) as struck:
+            own.fill()
+            before = results(tmp_path)
+            struck.release()
+            status, page = struck.ended()
+        assert "Traceback" not in page
+        assert before < FILES and (status, results(tmp_path)) != (0, before)
+        own.empty()
+        assert finish(script, tmp_path, "a node's disk full", prefix=own.inside) == (0, FILES)
+        assert same(tmp_path, undisturbed)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import command, data, ended, sweep_script
+from support import command, data, ended, on_a_terminal, sweep_script
 
 from memexp.plan.attempts import Log
 from memexp.store import Store
@@ -26,6 +26,23 @@ training.update = update
 """Statements that make a step take its time, and leave a mark when training has begun."""
 
 
+MEET = """
+import dataclasses, pathlib, time
+from memexp.core import train as training
+plain, calls = training.update, []
+def update(*arguments):
+    calls.append(arguments)
+    if len(calls) > {free}:
+        pathlib.Path({mine!r}).touch()
+        while not pathlib.Path({other!r}).exists():
+            time.sleep(0.02)
+    return plain(*arguments)
+training.update = update
+sweep = dataclasses.replace(sweep, name={name!r})
+"""
+"""Statements that make two sweeps wait for each other after so many steps."""
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of the small sweep, and beside it its lists, whose paths are in the rows."""
@@ -36,6 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_was_interrupted_and_killed_goes_on(tmp_path: Path, undisturbed: Path) -> None:
     results = Store(tmp_path / "store")
+    _on_a_terminal_that_is_closed(results, undisturbed)
     for how, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         mark = tmp_path / how.name
         script = sweep_script(undisturbed / "lists", more=SLOW.format(mark=str(mark)))
@@ -49,6 +67,40 @@ def test_what_was_interrupted_and_killed_goes_on(tmp_path: Path, undisturbed: Pa
     assert len(results.names("recall")) < len(Store(undisturbed / "store").names("recall"))
     ended(command("run", "--local", "--store", results.location, sweep_script(undisturbed / "lists")), 0)
     assert data(results.location) == data(undisturbed / "store")
+
+
+def _on_a_terminal_that_is_closed(results: Store, undisturbed: Path) -> None:
+    mark = Path(results.location).parent / "terminal"
+    wait = MEET.format(mine=str(mark), other=str(mark.with_name("nobody")), name="small", free=4)
+    script = sweep_script(undisturbed / "lists", more=wait)
+    process, terminal = on_a_terminal("run", "--local", "--store", results.location, script)
+    while not mark.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    before = results.names("recall")
+    os.close(terminal)
+    assert process.wait(60) == 129
+    assert before and results.names("recall") >= before
+    assert not list(Path(results.location, ".running").glob("*"))
+
+
+def test_two_sweeps_that_overlap_at_the_same_time(tmp_path: Path) -> None:
+    """Some conditions are of both, others have a prefix in common, others nothing."""
+    grids = {"one": ((0, 1, 2), (1e-3, 3e-3)), "other": ((0, 1, 3), (3e-3, 1e-2))}
+    scripts = {}
+    for (name, (exposures, lrs)), other in zip(grids.items(), ("other", "one"), strict=True):
+        meet = MEET.format(mine=str(tmp_path / name), other=str(tmp_path / other), name=name, free=0)
+        script = sweep_script(tmp_path / "lists", exposures, lrs, more=meet)
+        scripts[name] = script.rename(script.with_name(f"{name}.py"))
+    both = {name: command("run", "--local", "--store", tmp_path / "both", script) for name, script in scripts.items()}
+    for name, process in both.items():
+        assert "6 of 6 conditions complete" in ended(process, 0), name
+    for script in scripts.values():
+        ended(command("run", "--local", "--store", tmp_path / "turns", script), 0)
+    assert data(tmp_path / "both") == data(tmp_path / "turns")
+    store = Store(tmp_path / "both")
+    assert Log.read(store).rows(status="differs") == [] and store.verify().problems == ()
+    assert len(store.names("recognition")) == 6 + 6 - 2
 
 
 def test_two_at_the_same_time_leave_the_rows_of_one(tmp_path: Path, undisturbed: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from memexp.plan import Stage
 from memexp.plan.attempts import Attempt, Log, failures, row, sentence, skipped, write
-from memexp.records import STAGES
+from memexp.records import STAGES, YOUNGER
 from memexp.store import Store
 
 BY = Attempt("sweep", "0123456789ab", commit="abc")
-SINCE = ("attempt", "part", "phase", "trial", "start", "rank", "search_id", "suggestion")
+SINCE = ("attempt", "part", "phase", "trial", "start", "rank", "search_id", "suggestion", *YOUNGER)
 """Columns that files of memexp 0.1 do not have."""
 
 
@@ -87,7 +87,7 @@ def test_a_skipped_stage_ended_as_the_one_before_it(store: Store) -> None:
 
 def test_the_latest_row_is_the_state_of_a_stage(store: Store) -> None:
     now = datetime.now(UTC)
-    for second, status in ((2, "complete"), (1, "failed"), (3, "differs"), (4, "unsaved")):
+    for second, status in ((2, "complete"), (1, "failed"), (3, "differs"), (4, "unsaved"), (5, "unread")):
         write(store, BY, [row(stage("s"), BY, cast(Any, status)) | {"finished": now + timedelta(seconds=second)}])
     assert Log.read(store).last["s", None]["status"] == "complete"
 

@@ -127,12 +127,12 @@ def test_head_holds_the_drivers_and_no_trials(config: Config) -> None:
     assert options["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
 
 
-def test_workers_have_one_gpu_and_scale_from_none(config: Config) -> None:
+def test_nodes_have_one_gpu_or_several_and_scale_from_none(config: Config) -> None:
     workers = {name: node for name, node in config["available_node_types"].items() if name != config["head_node_type"]}
     assert workers
     for node in workers.values():
         assert node["min_workers"] == 0 < node["max_workers"] <= config["max_workers"]
-        assert node["resources"]["GPU"] == 1
+    assert sorted(node["resources"]["GPU"] for node in workers.values()) == [1, 4]  # one for trials, one for groups
     assert config["idle_timeout_minutes"] > 0
     assert config["provider"]["cache_stopped_nodes"] is False
 

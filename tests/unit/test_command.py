@@ -136,11 +136,39 @@ def test_plan_as_json_counts(memexp: Command, script: str, model: str, pair: Pai
         "diverged": 0,
     }
     [size] = first["models"]
+    assert size["peak_bytes_per_host"] == size["peak_bytes_per_worker"] > 16_000 and size["device_hours"] > 0
     assert (size["parameters"], size["bytes_per_worker"], size["workers"]) == (1000, 16_000, 1)
     for ask in asks(model, pair)[:3]:  # both without exposures, and one exposure at one learning rate
         Store("results").commit(ask.kind, ask.name, results())
     second = plan()
+    hours = {"device_hours": 0, "device_hours_range": 0}  # measured less
+    first["models"], second["models"] = ([one | hours for one in made["models"]] for made in (first, second))
     assert first | {"stored": 3, "steps_missing": 12} == second  # two exposures pass through the stored one
+
+
+def test_a_plan_tells_what_to_buy(memexp: Command, script: str) -> None:
+    plain = " ".join(memexp("plan", script)[1].split())
+    assert "GB on one worker at the peak" in plain and "price" not in plain and "has room" not in plain
+    asked = " ".join(memexp("plan", script, "--memory", "80", "--price", "2.5", "--device", "h100")[1].split())
+    assert "1 worker has room in it" in asked and "of one h100" in asked and "; price 0.00, 0.00 to 0.00" in asked
+    assert "no number of workers has room in that memory" in " ".join(
+        memexp("plan", script, "--memory", ".1")[1].split()
+    )
+    [model] = json.loads(memexp("plan", script, "--json", "--memory", "80", "--price", "1e9")[1])["models"]
+    assert model["workers_that_fit"] == 1 and model["price"] == pytest.approx(1e9 * model["device_hours"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--memory", "0"), "--memory must be a number above 0, got 0"),
+        (("--price", "nan"), "--price must be a number above 0, got nan"),
+        (("--device", "h1000"), "--device: 'h1000' is not known; known are a100, h100,"),
+    ],
+)
+def test_nonsense_about_a_purchase_is_one_line(memexp: Command, script: str, asked: tuple[str, str], said: str) -> None:
+    status, page, line = memexp("plan", script, *asked)
+    assert (status, page) == (2, "") and line.startswith(f"memexp: {said}") and len(line.splitlines()) == 1
 
 
 def asks(model: str, pair: Pair) -> list[Ask]:
@@ -347,6 +375,7 @@ def test_status_says_why_a_measurement_failed_also_when_its_stage_was_reached_ag
     failed = ("a", None, "failed", "recognition: no progress", "probe")
     mended = ("a", None, "failed", "recall: no progress", "other probe")
     attempt(store, "one", failed, mended, ("a", None, "complete", None), ("a", None, "unsaved", "no space left"))
+    attempt(store, "two", ("a", None, "unread", "snapshot x is passed over: its sum is wrong"))
     assert memexp("status")[1] == "part: 0 of 1 conditions complete\n  1 failed: recognition: no progress\n"
 
 

@@ -19,6 +19,7 @@ import pytest
 from memexp.cli import main
 from memexp.errors import StoreError
 from memexp.exchange import compact as compacting
+from memexp.exchange import exported
 from memexp.exchange.compact import Export, compact
 from memexp.probes.recognition import SCHEMA as RECOGNITION
 from memexp.records import SWEEPS, rows_for
@@ -304,8 +305,8 @@ def test_what_a_killed_export_left_is_cleared_after_a_day(store: Store, out: Pat
 
 
 def test_row_groups_and_files_are_bounded(store: Store, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compacting, "GROUP_ROWS", 100)
-    monkeypatch.setattr(compacting, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(exported, "GROUP_ROWS", 100)
+    monkeypatch.setattr(exported, "FILE_BYTES", 20_000)
     for number in range(40):
         store.commit("recognition", f"n{number:02}", results(number, items=30))
     compact(store)
@@ -320,20 +321,20 @@ def test_row_groups_and_files_are_bounded(store: Store, out: Path, monkeypatch: 
 
 
 def test_a_group_of_long_texts_ends_sooner(store: Store, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compacting, "GROUP_BYTES", 1)
+    monkeypatch.setattr(exported, "GROUP_BYTES", 1)
     compact(store)
     [file] = (out / "recognition").iterdir()
     assert pq.ParquetFile(file).metadata.num_row_groups == 3
 
 
 def test_few_tables_are_in_memory_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compacting, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(exported, "READ_AT_ONCE", 2)
     for number in range(20):
         store.commit("recognition", f"n{number:02}", results(number))
     made: list[str] = []
     read = store.read
     monkeypatch.setattr(store, "read", lambda kind, name: (made.append(name), read(kind, name))[1])
-    tables = compacting._read(store, "recognition", sorted(store.names("recognition")))
+    tables = exported.read_in_order(store, "recognition", sorted(store.names("recognition")))
     next(tables)
     assert len(made) <= 2
     assert 1 + sum(1 for _ in tables) == 23

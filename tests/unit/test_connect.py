@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
 from memexp import ClusterError, Resources
-from memexp.cluster import connect
+from memexp.cluster import connect, groups
 from memexp.cluster.connect import DRIVER, Cluster
 from memexp.cluster.experiment import placement
+from memexp.plan.attempts import Attempt
+from memexp.plan.room import Peak, Room
+from memexp.store import Store
 
 LAPTOP = Cluster(nodes=({"CPU": 2.0, DRIVER: 1000.0},))
 HEAD_ONLY = {
@@ -45,11 +48,67 @@ def test_what_can_never_start_is_refused() -> None:
     with pytest.raises(ClusterError, match="fits on no node"):
         two_small.check(Resources(cpus=2))
     with pytest.raises(ClusterError, match="--resources"):
-        two_small.check(Resources(workers=2))
+        two_small.check(Resources(workers=2, spread=True))
+
+
+@pytest.mark.parametrize(("spread", "strategy"), [(False, "STRICT_PACK"), (True, "PACK")])
+def test_a_groups_place(spread: bool, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "TorchTrainer", lambda *_, scaling_config, **__: scaling_config)
+    held = Resources(workers=2, spread=spread)
+    group: Any = groups._group(Mock(), held, Store(tmp_path), Attempt("test", "first"), Mock())
+    assert (group.num_workers, group.placement_strategy) == (2, strategy)
+
+
+def test_what_no_node_has_the_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that could not hold its workers do not count, nor do those that do not answer."""
+    nodes = [{"Resources": ONE}, {"Resources": FOUR}, {"Resources": HEAD}, {"Resources": FOUR}]
+    found = [Room(64 * 10**9, (80 * 10**9,)), Room(400 * 10**9, (48 * 10**9,)), Room(900 * 10**9), None]
+    monkeypatch.setattr(connect, "_alive", lambda: nodes)
+    monkeypatch.setattr(connect, "rooms", lambda _: found)
+    cluster = Cluster(tuple(node["Resources"] for node in nodes))
+    for resources, fits in ((Resources(gpus=1), True), (Resources(workers=2, gpus=1), False)):
+        peak = Peak("a model", resources, 70 * 10**9, 10**9)
+        with contextlib.nullcontext() if fits else pytest.raises(ClusterError, match=r"a GPU has 48\.0 GB; "):
+            connect._check_memory(cluster, [peak])
+    connect._check_memory(dataclasses.replace(cluster, reachable={"GPU": 8}), [peak])
+    found[1] = None
+    connect._check_memory(cluster, [peak])
+
+
+FOUR = {"CPU": 16.0, "GPU": 4.0}
+ONE = {"CPU": 4.0, "GPU": 1.0}
+HEAD = {"CPU": 0.0, DRIVER: 1000.0}
+
+
+def test_a_groups_workers_are_on_one_node_unless_asked_otherwise() -> None:
     uneven = Cluster(nodes=({"CPU": 3.0, DRIVER: 1000.0}, {"CPU": 3.0}))
-    with pytest.raises(ClusterError, match="only 2 such workers fit on the nodes"):
-        uneven.check(Resources(workers=3, cpus=2))
-    assert Cluster(nodes=uneven.nodes * 3).slots(Resources(workers=2, cpus=2)) == 3
+    pair = Resources(workers=2, cpus=2)
+    with pytest.raises(ClusterError) as refused:
+        uneven.check(pair)
+    assert str(refused.value) == (
+        "Resources(workers=2, cpus=2, gpus=0): no node has room for all 2 workers together; there are 2 nodes of 3 "
+        "CPUs; Resources(spread=True) lets them be on several nodes, whose network is slower"
+    )
+    apart = dataclasses.replace(pair, spread=True)
+    uneven.check(apart)
+    assert Cluster(nodes=uneven.nodes * 3).slots(apart) == 3
+    with pytest.raises(ClusterError, match=r"the nodes have not room for all 3 workers; there are 2 nodes of 3 CPUs$"):
+        uneven.check(dataclasses.replace(apart, workers=3))
+    with pytest.raises(
+        ClusterError, match=r"no node has room for all 3 workers together; there are 2 nodes of 3 CPUs$"
+    ):
+        uneven.check(dataclasses.replace(pair, workers=3))
+
+
+def test_groups_side_by_side_are_counted_node_by_node() -> None:
+    cluster = Cluster(nodes=(HEAD, ONE, ONE, ONE, FOUR, FOUR))
+    assert cluster.slots(Resources(workers=3, gpus=1)) == 2
+    assert cluster.slots(Resources(workers=2, gpus=1)) == 4
+    assert cluster.slots(Resources(workers=3, gpus=1, spread=True)) == 3
+    assert cluster.slots(Resources(gpus=1)) == 11
+    assert cluster.slots(Resources(gpus=0.5)) == 22
+    with pytest.raises(ClusterError, match=r"there are 3 nodes of 4 CPUs and 1 GPU, 2 nodes of 16 CPUs and 4 GPUs; Re"):
+        cluster.check(Resources(workers=8, gpus=1))
 
 
 @pytest.mark.parametrize("slots", [1, 3, 6, 7, 11, 13, 999])
@@ -69,7 +128,9 @@ def test_nodes_that_the_autoscaler_may_start_count(tmp_path: Path, monkeypatch: 
     cluster = Cluster(({"CPU": 0.0, DRIVER: 1000.0},), *connect._autoscaled())
     assert cluster.spans_machines
     assert cluster.slots(Resources(gpus=1)) == 8
-    cluster.check(Resources(workers=8, cpus=4, gpus=1))
+    with pytest.raises(ClusterError, match=r"no node has room for all 2 .* there are 8 nodes of 4 CPUs and 1 GPU; "):
+        cluster.check(Resources(workers=2, cpus=4, gpus=1))
+    cluster.check(Resources(workers=8, cpus=4, gpus=1, spread=True))
     with pytest.raises(ClusterError, match="needs 9 GPUs and the cluster can reach 8"):
         cluster.check(Resources(workers=9, gpus=1))
     with pytest.raises(ClusterError, match="fits on no node"):
@@ -77,13 +138,6 @@ def test_nodes_that_the_autoscaler_may_start_count(tmp_path: Path, monkeypatch: 
     file.write_text("available_node_types: 3")
     with pytest.raises(ClusterError, match="not a cluster configuration"):
         connect._autoscaled()
-
-
-def test_an_address_where_nobody_answers_is_refused_at_once() -> None:
-    began = time.monotonic()
-    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
-        connect._init("127.0.0.1:9", sharded=False)  # what `connected` does in a process that has no cluster yet
-    assert time.monotonic() - began < 15
 
 
 def test_a_disk_is_shared_if_its_file_system_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,60 +149,3 @@ def test_a_disk_is_shared_if_its_file_system_is(tmp_path: Path, monkeypatch: pyt
     assert not connect._is_shared(tmp_path / "results")
     found.append(SimpleNamespace(device="disk", mountpoint=f"{tmp_path}/shared", fstype="xfs"))  # hides what was there
     assert not connect._is_shared(tmp_path / "shared" / "results")
-
-
-@pytest.fixture
-def unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cluster of other tests stays."""
-    monkeypatch.setattr(connect.ray, "shutdown", lambda: None)
-
-
-@pytest.mark.parametrize("name", [*connect.SERVERS, "somebody"])
-def test_only_the_death_of_a_server_of_our_own_ends_what_is_under_way(
-    name: str, tmp_path: Path, unconnected: None
-) -> None:
-    (tmp_path / name).write_text("#!/bin/sh\nread line\n")
-    (tmp_path / name).chmod(0o755)
-    ended = contextlib.nullcontext()
-    if name in connect.SERVERS:
-        ended = pytest.raises(ClusterError, match=f"Ray's {name} died .*; the same command goes on")
-    # A second one lives on, as where tests share a cluster: whichever the system lists last, the dead one counts.
-    with (
-        subprocess.Popen([tmp_path / name], stdin=subprocess.PIPE) as child,
-        subprocess.Popen([tmp_path / name], stdin=subprocess.PIPE) as other,
-    ):
-        try:
-            with ended, connect._ours():
-                child.kill()
-                time.sleep(5 * connect.LOOK_EVERY)
-        finally:
-            other.kill()
-
-
-def test_ctrl_c_stays_ctrl_c(unconnected: None) -> None:
-    with pytest.raises(KeyboardInterrupt), connect._ours():
-        raise KeyboardInterrupt
-
-
-DEAF = """
-import subprocess, time
-from memexp.cluster import connect
-connect.GRACE = 0.5  # seconds
-child = subprocess.Popen(["{raylet}"], stdin=subprocess.PIPE)
-with connect._ours():
-    child.kill()
-    while True:
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            pass
-"""
-
-
-def test_who_waits_for_a_dead_server_is_ended_with_the_same_line(tmp_path: Path) -> None:
-    (tmp_path / "raylet").write_text("#!/bin/sh\nread line\n")
-    (tmp_path / "raylet").chmod(0o755)
-    code = DEAF.format(raylet=tmp_path / "raylet")
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
-    assert ended.returncode == 2
-    assert ended.stderr == "memexp: Ray's raylet died (killed, or out of memory); the same command goes on\n"

@@ -132,7 +132,7 @@ def test_golden_schedule(pair: Pair) -> None:
         probes=[Recognition(pair, block_size=32), Recall(corpus=pair.foils)],
     )
     assert ids(made) == {
-        "stages": ["1f88ec185a5c8d6f", "e23ec4bcc7716288"],
+        "stages": ["7da4bc86e7ac5d44", "f37f191657910773"],
         "probes": ["f2511adff34adea1", "b4075901e42191e9"],
         "condition": ["53be6049529b7643"],
     }

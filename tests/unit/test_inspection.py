@@ -254,7 +254,7 @@ def test_weights_that_were_cut_off(pair: Pair, folder: Path, in_process: list[st
     whole = file.read_bytes()
     for size in (4, 1000, len(whole) - 1):
         file.write_bytes(whole[:size])
-        assert complaint(pair, Model(str(folder))).startswith(f"{file}: not a whole safetensors file")
+        assert complaint(pair, Model(str(folder))).startswith(f"model 'mine': {file} is not a whole safetensors file")
     file.unlink()
     file = folder / "pytorch_model.bin"
     pickled_weights(file)

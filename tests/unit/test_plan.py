@@ -6,6 +6,7 @@ import itertools
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from memexp import (
     DataError,
     Forget,
     Full,
+    Interference,
     LoRA,
     Model,
     Pair,
@@ -30,10 +32,14 @@ from memexp import (
     TextFile,
     TrainedTokenizer,
 )
-from memexp.plan import Ask, Forest, Trial, bundle, find_missing, grow
+from memexp.plan import Ask, Forest, Trial, bundle, find_missing, grow, stages
+from memexp.plan.attempts import Attempt
+from memexp.plan.heartbeat import heartbeat
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.records import STAGES
 from memexp.store import Store
+from memexp.store.manifests import Manifest, write_manifest
+from memexp.sweep import LONGEST_NAME, Sweep
 
 PER_EXPOSURE = 3
 """Steps of an exposure: twelve texts, four at a time."""
@@ -86,7 +92,7 @@ def file(store: Store, ask: Ask) -> Path:
 
 
 def note(store: Store, stage: str, status: str, attempt: str) -> None:
-    row = {"stage_id": stage, "status": status}
+    row = {"stage_id": stage, "status": status, "finished": datetime.now(UTC)}
     store.commit("stages", f"{stage}-{attempt}", pa.Table.from_pylist([row], schema=STAGES))
 
 
@@ -148,6 +154,16 @@ def test_what_changes_a_step_separates_trajectories_after_the_base(grid: Grid, f
 @pytest.mark.parametrize("fields", [{"dtype": "bfloat16"}, {"method": LoRA()}, {"method": LoRA(r=4)}], ids=str)
 def test_what_changes_the_model_separates_bases(grid: Grid, fields: dict[str, Any]) -> None:
     assert kinds(grow([grid(), grid(**fields)])) == {"base": 2, "study": 2}
+
+
+def test_tf32_is_a_base_of_its_own_and_refused_where_there_is_no_gpu(grid: Grid) -> None:
+    asked = [grid(), grid(dtype="tf32"), grid(dtype="bfloat16")]
+    assert kinds(grow(asked, Resources(gpus=1))) == {"base": 3, "study": 3}
+    for resources in (Resources(), lambda model: Resources(cpus=2)):
+        with pytest.raises(
+            SpecError, match=r"^Study.dtype: tf32 is arithmetic of GPUs, and 'tiny' is given none; give "
+        ):
+            grow(asked, resources)
 
 
 def test_two_models_or_adapters_are_two_bases(grid: Grid, pair: Pair) -> None:
@@ -483,3 +499,42 @@ def test_trials_are_of_like_length_and_the_longest_come_first(grid: Grid) -> Non
     steps = [trial.steps for trial in trials]
     assert len(steps) == TRIALS_PER_SLOT and steps == sorted(steps, reverse=True)
     assert steps[0] == 12 * PER_EXPOSURE and min(steps[1:]) >= 4 * PER_EXPOSURE
+
+
+def test_a_plan_without_end_is_refused(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "MOST_STAGES", 50)
+    lrs = [lr * 1e-6 for lr in range(1, 60)]
+    with pytest.raises(SpecError, match=r"Sweep\.conditions: they come to more than 50 stages"):
+        grow(grid(lr=lr, exposures=12) for lr in lrs)
+    assert len(grow([grid(exposures=12)] * 50).stages) == 13
+    # Passes that stop once are one stage, whatever their length.
+    others = Interference(grid.pair.foils, steps=10**9, lr=1e-3, batch_size=4)
+    assert len(grow([grid(exposures=1, interference=others)]).stages) == 3
+
+
+def test_the_longest_name_of_a_sweep_fits_into_the_names_of_files(grid: Grid, store: Store) -> None:
+    name = "a" * LONGEST_NAME
+    sweep = Sweep(name=name, conditions=[grid()])
+    write_manifest(store, sweep.name, [Manifest("recall", "s-p-c", "c", "s", "p")])
+    with heartbeat(store, Attempt(sweep.name, "0123456789ab"), 1):
+        store.put_text(f".logs/{sweep.name}/a.txt", "")
+    assert store.names("sweeps")
+    with pytest.raises(SpecError, match=rf"Sweep\.name: .* at most {LONGEST_NAME} characters, got {LONGEST_NAME + 1}"):
+        Sweep(name=name + "a", conditions=[grid()])
+
+
+def test_peaks_are_those_of_the_plan(
+    tmp_path: Path, pair: Pair, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from memexp.driver.outlook import plan_of
+    from memexp.driver.peaks import peaks
+    from memexp.store import Store
+
+    forest = grow([Condition(tiny_model, Study(pair.targets, exposures=1, lr=1e-3), probes=[Recognition(pair)])])
+    bases = [(forest, base) for base in forest.resources]
+    assert peaks(bases) == []  # small, and on a CPU
+    monkeypatch.setattr("memexp.driver.peaks.LARGE", 0)
+    (model,) = plan_of(forest, [], Store(tmp_path)).models
+    (peak,) = peaks(bases)
+    assert peak.worker == model["peak_bytes_per_worker"]
+    assert peak.what == f"model {tiny_model.name!r} (full, float32)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +14,11 @@ import pyarrow as pa
 import pytest
 
 from memexp.errors import DataError, ModelError, SpecError
+from memexp.identity import NUMERICS
 from memexp.plan import Forest, TrainingStage, Trial, bundle, grow, whole
 from memexp.plan.attempts import Attempt
 from memexp.plan.model_checks import check_models
-from memexp.plan.retries import execute_with_retries
+from memexp.plan.retries import STARTS, Death, Outcome, execute_with_retries
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.probes import Recall, Recognition
 from memexp.probes.recall import SCHEMA as RECALL
@@ -40,7 +41,7 @@ from memexp.spec import (
     TextStream,
 )
 from memexp.store import Store
-from memexp.store.snapshots import Mark
+from memexp.store.snapshots import Mark, Snapshot, mark_text
 
 OTHER = ShippedText("sentences-interference", first=10)
 
@@ -170,6 +171,7 @@ def test_files_of_before_lack_the_columns_of_pretraining_and_a_few_others() -> N
     columns = [*SETTINGS, *MADE_WITH, *RECALL]
     later = {f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")}
     later |= {name for name in SETTINGS.names if name.startswith("pretrain_")} | {"probe_settings"}
+    later |= {"cuda", "cudnn", "precision", "checkpointing", "offload"}
     old = [column for column in columns if column.name not in later]
     assert complaint("recall", pa.schema(columns)) is complaint("recall", pa.schema(old)) is None
     for gone in old:
@@ -309,7 +311,7 @@ def test_what_is_measured_at_the_end_of_pretraining_is_part_of_its_trial(studied
 
 
 def phases(
-    studied: Condition, store: Store, outcome: Callable[[Trial], tuple[list[str], dict[int, str]]]
+    studied: Condition, store: Store, outcome: Callable[[Trial], tuple[list[str], dict[int, Death]]]
 ) -> tuple[list[Trial], list[str], list[tuple[str, str]]]:
     """The trials that were executed, what was said, and stages with how they ended; phase 0 is one trial."""
     forest = grow(after(studied, 3, 5))
@@ -335,7 +337,7 @@ def test_phases_follow_each_other(studied: Condition, tmp_path: Path) -> None:
 def test_a_trial_that_died_in_pretraining_is_not_made_up_for_in_the_next_phase(
     studied: Condition, tmp_path: Path
 ) -> None:
-    executed, said, rows = phases(studied, Store(tmp_path / "store"), lambda _: ([], {0: "killed"}))
+    executed, said, rows = phases(studied, Store(tmp_path / "store"), lambda _: ([], {0: Death("killed")}))
     assert [trial.phase for trial in executed] == [0] and said == ["a trial died: killed"]
     assert set(rows) == {("pretrain", "failed"), ("pretrain", "skipped"), ("study", "skipped")}
 
@@ -343,12 +345,15 @@ def test_a_trial_that_died_in_pretraining_is_not_made_up_for_in_the_next_phase(
 def test_what_a_trial_left_before_it_died_is_gone_on_with(studied: Condition, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
 
-    def dies(trial: Trial) -> tuple[list[str], dict[int, str]]:
+    def dies(trial: Trial) -> tuple[list[str], dict[int, Death]]:
         if trial.phase:
             return [], {}
         first = min(trial.stages, key=lambda stage: stage.last)
-        store.put_text(Mark(first.id, first.last).path, "{}")
-        return ["again", "again"], {0: "killed"}
+        folder, where = f"{first.last:09d}-{'0' * 32}", Mark(first.id, first.last)
+        belongs = vars(where) | {"plan": first.start, "numerics": NUMERICS}
+        snapshot = Snapshot(format=1, workers=1, folder=folder, files={}, **belongs)
+        store.put_text(where.path, mark_text(snapshot))
+        return ["again", "again"], {0: Death("killed")}
 
     executed, said, rows = phases(studied, store, dies)
     assert [(trial.phase, len(trial.given)) for trial in executed] == [(0, 0), (1, 1)]  # the study after 3 steps
@@ -371,7 +376,7 @@ def test_what_shared_a_process_with_what_killed_it_is_executed_apart(studied: Co
         for number, trial in enumerate(now):
             for ask in trial.asks:
                 if ask.settings["lr"] == 1e-3:
-                    lost[number] = "killed"
+                    lost[number] = Death("killed")
                     break
                 store.commit(ask.kind, ask.name, pa.table({"item": [1]}))
         return SimpleNamespace(failures=[], lost=lost)
@@ -388,9 +393,31 @@ def test_what_shared_a_process_with_what_killed_it_is_executed_apart(studied: Co
 
     def kills(now: list[Trial], attempt: Attempt) -> Any:
         executed.append((attempt.part, now))
-        return SimpleNamespace(failures=[], lost={0: "killed"})
+        return SimpleNamespace(failures=[], lost={0: Death("killed")})
 
     executed.clear()
     left = whole(forest, forest.asks)
     assert execute_with_retries(forest, [left], kills, store, Attempt("sweep", "b")) == ["a trial died: killed"]
     assert len(executed) == 1  # one tree is left of it, which has had its chances
+
+
+@pytest.mark.parametrize(("times", "failed"), [(STARTS - 1, False), (STARTS, True)])
+def test_what_the_monitor_kills_before_it_begins_is_started_again(
+    studied: Condition, tmp_path: Path, times: int, failed: bool
+) -> None:
+    """What a neighbour took may not have been free again; a trial whose start takes too much is given up."""
+    forest, store = grow([dataclasses.replace(studied, pretrain=None)]), Store(tmp_path / "store")
+    parts: list[str] = []
+
+    def execute(now: Sequence[Trial], attempt: Attempt) -> Outcome:
+        parts.append(attempt.part)
+        if len(parts) <= times + 1:
+            return Outcome(lost={number: Death("of memory", of_memory=True) for number in range(len(now))})
+        for ask in now[0].asks:
+            store.commit(ask.kind, ask.name, pa.table({"item": [1]}))
+        return Outcome()
+
+    said = execute_with_retries(forest, [whole(forest, forest.asks)], execute, store, Attempt("sweep", "a"))
+    assert parts == ["conditions"] + ["conditions-alone"] * STARTS
+    assert said == ["a trial died: of memory"] * failed
+    assert bool(store.names("recognition")) is not failed

@@ -45,9 +45,29 @@ class Private:
 
 
 _NO_SPACE = "memexp.core.kv_cache cannot give a cache space ahead, and completions copy it for every token"
-_NO_STORE = "memexp.core.checkpoint cannot have snapshots written to and read from a store, buckets above all"
+_NO_PARTS = "a rank cannot keep its rows alone of weights that are drawn, and each would hold the whole model"
 
 TABLE = [
+    Private(
+        "torch._subclasses.fake_tensor",
+        "FakeTensorMode",
+        ("core/footprint.py",),
+        "a plan cannot count what a token costs in training",
+    ),
+    Private(
+        "torch",
+        "_cdata",
+        ("core/footprint.py",),
+        "a plan counts a tensor that is kept twice as two",
+        lambda module: module.zeros(1).untyped_storage()._cdata,
+    ),
+    Private(
+        "ray.air.execution._internal.actor_manager",
+        "RayActorManager._actor_task_failed",
+        ("cluster/deaths.py",),
+        "a worker that Ray's memory monitor kills ends the whole sweep, as Tune does not know its error",
+        lambda module: module.RayActorManager._actor_task_failed,
+    ),
     Private(
         "lm_eval.tasks._yaml_loader",
         "load_yaml",
@@ -61,17 +81,99 @@ TABLE = [
         "Train's cleaner is not told which of several Rays is ours, and a stopped group keeps its place for ever",
     ),
     Private(
+        "ray.train.v2._internal.execution.worker_group.worker_group",
+        "placement_group",
+        ("cluster/groups.py",),
+        "the place of a group whose controller was killed is not found, and the next one waits for it for ever",
+    ),
+    Private(
         "ray._private.worker",
         "_worker_logs_enabled",
-        ("cluster/connect.py",),
+        ("cluster/servers.py",),
         "Ray prints the end of its own logs several times where one of its servers dies, instead of our one line",
     ),
     Private(
+        "ray._private.ray_constants",
+        "ENABLE_RAY_CLUSTER",
+        ("cluster/joining.py",),
+        "a cluster of one machine listens to all others, its metrics without asking for a token",
+    ),
+    *(
+        Private(
+            "ray.experimental.internal_kv",
+            name,
+            ("cluster/noticeboard.py",),
+            "endpoint, credentials and tokens of the driver's shell do not reach the workers of a cluster",
+        )
+        for name in ("_internal_kv_get", "_internal_kv_put", "_internal_kv_del")
+    ),
+    Private(
+        "ray.tune.execution.class_cache",
+        "ENV_VARS_TO_PROPAGATE",
+        ("cluster/experiment.py",),
+        "Tune writes AWS keys into a runtime environment, and Ray that to logs which everyone on a node may read",
+    ),
+    Private(
+        "ray.train.torch.config",
+        "_TorchBackend",
+        ("cluster/rendezvous.py",),
+        "the workers of a group meet at all addresses of their node, without a token: _create_c10d_store",
+        lambda module: module._TorchBackend.on_start,
+    ),
+    Private(
+        "torch.distributed.rendezvous",
+        "_create_c10d_store",
+        ("cluster/rendezvous.py",),
+        "torch's store of a worker group listens at all addresses of its node and answers without a token",
+    ),
+    Private(
+        "ray._private.utils",
+        "set_sigterm_handler",
+        ("cluster/joining.py",),
+        "SIGTERM while Ray starts ends the command without a word, with exit status 15",
+    ),
+    Private(
+        "ray._private.ray_constants",
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER",
+        ("cluster/joining.py",),
+        "SIGTERM prints a page of addresses, and the second one ends the command at once with exit status -15",
+    ),
+    *(
+        Private(
+            "torch.nn",
+            name,
+            ("core/inert.py",),
+            "hooks that a probe leaves behind have a say in what is measured and trained after it",
+            lambda module, name=name: getattr(module.Module(), name),  # type: ignore[misc] # likewise
+        )
+        for name in ("_forward_hooks", "_forward_pre_hooks")
+    ),
+    Private(
+        "torch",
+        "_version",
+        ("core/casts.py",),
+        "in bfloat16 a tensor that is written to between two linear layers is taken for what it was",
+        lambda module: module.zeros(1)._version,
+    ),
+    Private(
+        "torch.utils._python_dispatch",
+        "TorchDispatchMode",
+        ("core/drawing.py",),
+        _NO_PARTS,
+    ),
+    Private(
+        "torch",
+        "_cdata",
+        ("core/drawing.py",),
+        _NO_PARTS,
+        lambda module: module.zeros(1).untyped_storage()._cdata,
+    ),
+    Private(
         "transformers",
-        "_hf_peft_config_loaded",
-        ("core/load.py",),
-        "an adapter given as a model is not refused: weights of which the identity knows nothing would be measured",
-        lambda module: module.PreTrainedModel._hf_peft_config_loaded,
+        "_keys_to_ignore_on_load_missing",
+        ("core/weights.py",),
+        "a checkpoint without what transformers makes up for some architectures is refused",
+        lambda module: module.PreTrainedModel._keys_to_ignore_on_load_missing,
     ),
     Private(
         "transformers.cache_utils",
@@ -89,23 +191,6 @@ TABLE = [
             lambda module, name=name: getattr(module.DynamicLayer(), name),  # type: ignore[misc] # a default's type
         )
         for name in ("keys", "values", "is_initialized", "get_seq_length", "update")
-    ),
-    *(
-        Private(
-            "torch.distributed.checkpoint.filesystem",
-            name,
-            ("core/checkpoint.py",),
-            _NO_STORE,
-            lambda module, kind=kind, name=name: getattr(getattr(module, kind)("."), name),  # type: ignore[misc] # likewise
-        )
-        for kind in ("FileSystemReader", "FileSystemWriter")
-        for name in ("fs", "path")
-    ),
-    Private(
-        "torch.distributed.checkpoint.filesystem",
-        "FileSystemBase",
-        ("core/checkpoint.py",),
-        _NO_STORE,
     ),
 ]
 

@@ -66,6 +66,10 @@ def resources(**fields: Any) -> Resources:
     return Resources(**fields)
 
 
+def resources_of_two(**fields: Any) -> Resources:
+    return Resources(workers=2, **fields)
+
+
 def recall(**fields: Any) -> Recall:
     return Recall(**fields)
 
@@ -164,6 +168,7 @@ BAD: list[tuple[Callable[..., Any], str, Any]] = [
     (condition, "labels", {"experiment": None}),
     (condition, "labels", {"experiment": math.nan}),
     (condition, "labels", {"experiment": 2**63}),
+    (condition, "labels", {"experiment": "half \ud800"}),
     (condition, "forget", 3),
     (forget, "from_layer", -1),
     (forget, "from_layer", True),
@@ -172,6 +177,10 @@ BAD: list[tuple[Callable[..., Any], str, Any]] = [
     (resources, "workers", 0),
     (resources, "cpus", math.inf),
     (resources, "gpus", -1),
+    (resources, "gpus", 2),
+    (resources, "gpus", 1.5),
+    (resources, "spread", 1),
+    (resources_of_two, "gpus", 0.5),
     (recall, "block_size", 0),
     (recall, "corpus", 3),
 ]
@@ -221,6 +230,14 @@ def test_what_the_bad_values_are_put_into_is_good() -> None:
         (lambda: Pair("a", "b", "c", "d"), "Pair takes at most 3 values: targets, foils, name"),
         (lambda: Study("seen.txt", -1, 1), "Study.exposures: Input should be greater than or equal to 0, got -1"),
         (
+            lambda: Study("seen.txt", 10**9, 1),
+            "Study.exposures: Input should be less than or equal to 100000, got 1000000000",
+        ),
+        (
+            lambda: Forget(restudy_exposures=10**9),
+            "Forget.restudy_exposures: Input should be less than or equal to 100000, got 1000000000",
+        ),
+        (
             lambda: study(schedule="linear", warmup_ratio=0.1, warmup_steps=1),
             "Study.warmup_ratio and Study.warmup_steps exclude each other",
         ),
@@ -244,7 +261,7 @@ def test_the_message_says_what_to_type_instead(make: Callable[[], Any], message:
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("kind", ["stages", "training", "sweeps", "a/b", ""])
+@pytest.mark.parametrize("kind", ["stages", "training", "sweeps", "a/b", "", "a" * 101])
 def test_a_probe_cannot_write_among_the_stores_own_tables(kind: str) -> None:
     given = kind
 

@@ -453,6 +453,17 @@ def test_a_location_that_readers_take_for_a_pattern_is_refused(name: str) -> Non
         Store(name)
 
 
+@pytest.mark.parametrize("name", ["a\\b", "file:///data/a%5Cb", "s3://bucket/a\\b", "a\\b/results"])
+def test_a_location_that_duckdb_cannot_find_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="name it otherwise") as error:
+        Store(name)
+    one_line(error)
+    (tmp_path / "a\\b").mkdir()
+    pq.write_table(TABLE, tmp_path / "a\\b" / "one.parquet")
+    with pytest.raises(duckdb.IOException, match="No files found"):
+        duckdb.sql(f"FROM read_parquet('{tmp_path}/a\\b/*.parquet')")
+
+
 @pytest.mark.parametrize("name", ["lr=7/st", "/data/seed=1/exposures=2/st", "s3://bucket/lr=7/st", "st=1"])
 def test_a_location_that_readers_take_for_columns_is_refused(name: str) -> None:
     """With lr=7/ in its path every row of the store had 7 for its learning rate, for DuckDB."""

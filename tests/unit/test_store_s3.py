@@ -31,7 +31,7 @@ from memexp.exchange.compact import compact
 from memexp.records import SWEEPS, measured_by, with_source
 from memexp.report.answer import print_query
 from memexp.spec import Headline
-from memexp.store import Store
+from memexp.store import Store, bucket
 from memexp.store.query import totals
 
 TABLE = pa.table({"item": [0, 1, 2], "nll": [0.5, None, 2.0], "text": ["a", "b", None]})
@@ -90,6 +90,21 @@ def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:
 
 
 # Against moto
+
+
+@pytest.mark.parametrize(("whole", "parts"), [(bucket.WHOLE, 1), (1 << 20, 2)])
+def test_a_large_file_is_sent_in_one_request_where_it_can_be(
+    whole: int, parts: int, s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one in parts that is killed on the way the parts stay. A snapshot has no file that needs several."""
+    monkeypatch.setattr(bucket, "WHOLE", whole)
+    data = bytes(6 << 20)  # more than a part
+    with store.open(".snapshots/x/file", "wb") as stream:
+        stream.write(data)
+    assert get(s3, store, ".snapshots/x/file") == data
+    key = f"{store.location.removeprefix('s3://bucket/')}/.snapshots/x/file"
+    tag = s3.head_object(Bucket="bucket", Key=key)["ETag"].strip('"')
+    assert tag.partition("-")[2] == (f"{parts}" if parts > 1 else "")
 
 
 def test_the_first_commit_wins(s3: Any, store: Store) -> None:
@@ -288,6 +303,7 @@ def test_absent_credentials_are_said_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_endpoint_that_does_not_answer_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("MEMEXP_STORE_RETRY_S", "0")
     with pytest.raises(StoreError, match="no connection; check the network and AWS_ENDPOINT_URL") as error:
         Store("s3://bucket/results").check_writable()
     assert "s3://bucket/results" in one_line(error)
@@ -374,8 +390,9 @@ class FakeRequest(BaseHTTPRequestHandler):
             return as_xml([f"<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>" for folder in folders])
         start = int(asked.get("continuation-token", ["0"])[0])
         more = f"<NextContinuationToken>{start + self.server.page}</NextContinuationToken>"
-        facts = "<Size>0</Size><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-        entries = [f"<Contents><Key>{key}</Key>{facts}</Contents>" for key in keys[start : start + self.server.page]]
+        date = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        sizes = {key: len(self.server.objects[key]) for key in keys[start : start + self.server.page]}
+        entries = [f"<Contents><Key>{key}</Key><Size>{size}</Size>{date}</Contents>" for key, size in sizes.items()]
         return as_xml([*entries, more] if len(keys) > start + self.server.page else entries)
 
     def log_message(self, *args: object) -> None:

@@ -227,6 +227,6 @@ def test_a_class_that_travels_without_its_file_is_found_by_its_methods(monkeypat
 
 
 def test_what_probes_print_is_shown_with_their_name() -> None:
-    for display in (Display([], 1, console := Console(file=io.StringIO())), SearchDisplay(1, console)):
+    for display in (Display([], {}, console := Console(file=io.StringIO())), SearchDisplay(1, console)):
         display(Progress(said=("Ease: [item] 1", "Ease: 2")))
     assert str(console.file.getvalue()).splitlines() == ["Ease: [item] 1", "Ease: 2"] * 2  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from memexp.trial.watch import STUCK
+from memexp.trial.watch import STUCK, allowed
 
 SCRIPT = """
 import sys, time
@@ -43,3 +43,10 @@ def test_one_that_hangs_while_it_says_so_is_ended_all_the_same() -> None:
     script = script.replace('print("stuck", flush=True)', '(print("stuck", flush=True), time.sleep(30))')
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
     assert (ended.returncode, ended.stdout.strip()) == (STUCK, "stuck")
+
+
+def test_a_rank_waits_for_another_that_waits_for_object_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMEXP_STORE_RETRY_S", "240")
+    assert allowed(5, ranks=2, is_local=False) == 5 + 4
+    assert allowed(5, ranks=1, is_local=False) == allowed(5, ranks=2, is_local=True) == 5
+    assert allowed(None, ranks=2, is_local=False) is None

@@ -1,0 +1,122 @@
+"""Signals that ask this process to stop: Ctrl-C, SIGTERM of a machine to be taken away, SIGHUP of a closed terminal.
+
+with heeded():
+    ...          # `Stopped`, a KeyboardInterrupt, comes out of here
+asked()          # which signal it was
+
+The first signal raises in the main thread. Whoever catches what code of others raises asks here whether a stop was
+asked for meanwhile: libraries catch interrupts and raise something else.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+__all__ = ["Interrupted", "Stopped", "asked", "heeded", "interrupt_main", "status", "stop", "stopped_by"]
+
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INSISTENCE = 10.0
+"""Seconds that stopping may take. Signals that come meanwhile change nothing, later ones end the process at once."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The main thread is not to go on with what it is at."""
+
+
+class Stopped(Interrupted):
+    """A signal asked the process to stop."""
+
+
+@dataclass
+class _State:
+    """Of this process."""
+
+    asked: signal.Signals | None = None
+    since: float = 0.0
+    """When it was asked."""
+    contexts: int = 0
+    """How many of `heeded` are open."""
+    interrupted: bool = False
+    """Whether the interrupt to come is of our own making."""
+
+
+_state = _State()
+
+
+def asked() -> signal.Signals | None:
+    """The signal that asked this process to stop, if one did."""
+    return _state.asked
+
+
+def stopped_by() -> str:
+    """Who asked, for people."""
+    return "Ctrl-C" if _state.asked in (None, signal.SIGINT) else _state.asked.name
+
+
+def status() -> int:
+    """The exit status of a process that was asked to stop."""
+    return 128 + (_state.asked or signal.SIGINT)
+
+
+def interrupt_main() -> None:
+    """Raise `Interrupted` in the main thread though nobody asked for a stop. Without `heeded` KeyboardInterrupt."""
+    _state.interrupted = True
+    _thread.interrupt_main()
+
+
+@contextlib.contextmanager
+def heeded(last: bool = False) -> Iterator[None]:
+    """While the context lasts, signals stop the process as Ctrl-C does. What was ignored from outside (nohup) stays so.
+
+    Contexts may lie in each other. In another thread than the main one, as a notebook's may be, no signal arrives.
+
+    Args:
+        last: whether the process ends with it: a stop that was asked for is then heeded to its very end, or a second
+            Ctrl-C would fall upon Python's own clearing up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if not _state.contexts:
+        _state.asked, _state.interrupted = None, False
+    before = {number: signal.getsignal(number) for number in HEEDED}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, _heed)
+    _state.contexts += 1
+    try:
+        yield
+    finally:
+        _state.contexts -= 1
+        if not (last and _state.asked):
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if not _state.contexts:
+                _state.asked = None
+
+
+def stop(number: int) -> None:
+    """Note that a stop is asked for, and by what."""
+    _state.asked, _state.since = signal.Signals(number), time.monotonic()
+
+
+def _heed(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT and _state.interrupted:
+        _state.interrupted = False
+        if _state.asked is None:
+            raise Interrupted
+    elif _state.asked is None:
+        stop(number)
+        raise Stopped
+    elif time.monotonic() - _state.since > INSISTENCE:
+        with contextlib.suppress(OSError):
+            os.write(2, f"stopped by {stopped_by()} at once\n".encode())
+        os._exit(status())

@@ -1,0 +1,57 @@
+"""One measurement: a user's own code beside a model, and in a process, that others still need.
+
+guard = Inert(lm, weights=written_by_user(type(probe)))
+items = measured(probe, Session(lm, untaught), texts, guard, printed)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from memexp.core.inert import Inert
+from memexp.core.session import Session
+from memexp.errors import SpecError
+from memexp.probes.checks import checked
+from memexp.signals import Interrupted, Stopped, asked
+from memexp.spec import Probe, located
+from memexp.trial.printed import Printed
+
+__all__ = ["Quit", "measured"]
+
+
+class Quit(Exception):
+    """A probe raised what ends a process (sys.exit, KeyboardInterrupt), and is its cause."""
+
+
+def measured(
+    probe: Probe, session: Session, texts: Mapping[str, Sequence[str]], guard: Inert, printed: Printed
+) -> pa.Table:
+    """What a probe measures; afterwards all is as before, but for the model where `guard` says that it changed.
+
+    Raises:
+        Stopped: the process was asked to stop meanwhile, whatever the probe made of that.
+        Interrupted: the main thread is not to go on, as where the store is gone.
+        Quit: it meant to end the process by itself.
+        SpecError: it has changed the model, or its rows are not of its schema.
+        Exception: whatever else it raises.
+    """
+    try:
+        with guard, printed:
+            items = probe.measure(session, texts)
+        table = checked(probe, items)
+    except BaseException as error:
+        if asked() is not None:
+            raise Stopped from error
+        if isinstance(error, Exception | Interrupted):
+            raise
+        raise Quit(type(error).__name__) from error
+    if asked() is not None:  # and the probe took it for its own
+        raise Stopped
+    if guard.changed is not None:
+        raise SpecError(
+            f"{located(type(probe))}: measure() changed {guard.changed} of the model, which others are still to be "
+            "measured with: change a copy, or ask within session.ablated()"
+        )
+    return table

@@ -1,0 +1,90 @@
+"""What the progress bar counts: how much of the plan is behind a sweep, whatever was made more than once."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import memexp.trial.walk
+from memexp.core.processes import World
+from memexp.plan import Trial, grow, whole
+from memexp.plan.attempts import Attempt, Progress
+from memexp.probes import Recognition
+from memexp.report.progress import Display
+from memexp.spec import Condition, Interference, Model, Pair, Resources, Snapshots, Study
+from memexp.store import Store
+from memexp.trial.execute import execute
+
+
+class Shown(Display):
+    """Remembers every line that it would have shown."""
+
+    def __init__(self, steps: dict[str, int]) -> None:
+        super().__init__([], steps, Console(file=io.StringIO(), width=200))
+        self.lines: list[str] = []
+
+    def _say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_what_is_made_again_counts_once() -> None:
+    shown = Shown({"study": 12, "interference": 6})
+    for made in (5, 12):
+        shown(Progress(steps=7, reached={"study": made}))
+    for made in (5, 12):  # its process has died, and another one begins again
+        shown(Progress(steps=7, reached={"study": made}))
+    assert "12 of 18 steps" in shown.lines[-1]
+    shown(Progress(steps=6, reached={"interference": 6}))
+    assert [line.split(", ")[1] for line in shown.lines] == [
+        *("5 of 18 steps", "12 of 18 steps", "12 of 18 steps", "12 of 18 steps", "18 of 18 steps")
+    ]
+
+
+def test_what_was_not_planned_does_not_count() -> None:
+    """Pretraining that another trial was to leave in the store, made here for want of it."""
+    shown = Shown({"study": 12})
+    shown(Progress(steps=7, reached={"pretrain": 7}))
+    assert "0 of 12 steps" in shown.lines[-1]
+
+
+@pytest.fixture
+def trial(tiny_model: Model, pair: Pair) -> Trial:
+    """Six steps of study, then ten of interference with a stop on the way."""
+    study = Study(pair.targets, exposures=2, lr=1e-3, batch_size=4)
+    stops: Sequence[Interference] = [Interference(pair.foils, steps, lr=1e-3, batch_size=4) for steps in (4, 10)]
+    probes = [Recognition(pair)]
+    forest = grow([Condition(tiny_model, study, probes=probes, interference=stop) for stop in stops])
+    trial = whole(forest, forest.asks)
+    trial.resources, trial.snapshots = Resources(), Snapshots(minutes=None, steps=3)
+    return trial
+
+
+@pytest.mark.parametrize("snapshots", [True, False])
+@pytest.mark.parametrize("killed_at", [2, 8, 14])
+def test_a_trial_that_is_tried_again(
+    killed_at: int, snapshots: bool, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = {stage.id: stage.steps for stage in trial.stages}
+    assert sum(steps.values()) == 16
+    trial.snapshots = trial.snapshots if snapshots else Snapshots(minutes=None)
+    monkeypatch.setattr(memexp.trial.walk, "REPORT_STEPS", 1)
+    shown, store, made = Shown(steps), Store(tmp_path), list[int]()
+
+    def dying(progress: Progress) -> None:
+        shown(progress)
+        made.append(progress.steps)
+        if sum(made) == killed_at:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        execute(trial, store, World.current(), Attempt("test", "first"), dying)
+    assert shown.made == killed_at
+    first = len(shown.lines)
+    execute(trial, store, World.current(), Attempt("test", "second"), shown)
+    counts = [int(line.split(", ")[1].split()[0]) for line in shown.lines]
+    assert counts == sorted(counts) and counts[-1] == 16
+    assert len(shown.lines) > first + 16 - killed_at, "some were made again"

@@ -1,0 +1,119 @@
+"""Bytes of a rank of models of real size, counted as memexp's own code runs; a planted bug shows."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from core import fake_ranks
+from core.fake_ranks import counted
+from core.meter import Meter, Phase
+
+from memexp.core.fork import Fork, Moments
+from memexp.core.model import LanguageModel, local
+from memexp.spec import Full, LoRA
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on ranks that are not there
+GB = 1e9
+PARAMETERS = {"llama3-8b": 8.03e9, "opt-13b": 12.85e9, "llama3-70b": 70.55e9}
+SHORT = {"num_hidden_layers": 2}
+
+
+@functools.cache
+def of(shape: str, ranks: int, adapter: bool = False, dtype: str = "bfloat16", **changes: int) -> dict[str, Phase]:
+    return counted(shape, ranks, LoRA(r=8) if adapter else Full(), dtype, **changes)
+
+
+def deep(shape: str, ranks: int, adapter: bool, depth: int) -> dict[str, float]:
+    """The peaks at `depth`, from those at 4 and 8 blocks: of an adapter all phases grow with it by the block."""
+    few, more = (of(shape, ranks, adapter, num_hidden_layers=count) for count in (4, 8))
+    return {name: few[name].peak + (more[name].peak - few[name].peak) * (depth - 4) / 4 for name in few}
+
+
+def peaks(phases: dict[str, Phase]) -> dict[str, float]:
+    return {name: phase.peak for name, phase in phases.items()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "ranks", "adapter", "most"),
+    [("llama3-8b", 4, False, 38), ("llama3-8b", 1, True, 30), ("opt-13b", 4, False, 58), ("llama3-70b", 8, True, 55)],
+)
+def test_models_of_real_size_fit(shape: str, ranks: int, adapter: bool, most: float) -> None:
+    found = deep(shape, ranks, adapter, 80) if shape == "llama3-70b" else peaks(of(shape, ranks, adapter))
+    assert max(found.values()) <= most * GB
+    assert found["restore"] <= found["training"]
+    slices = PARAMETERS[shape] * (2 if adapter else 4) / ranks
+    assert found["load"] <= 1.02 * slices, "no rank ever holds the model"
+
+
+def test_a_depth_is_as_good_as_measured() -> None:
+    whole = peaks(of("llama3-70b", 8, True, num_hidden_layers=12))
+    assert deep("llama3-70b", 8, True, 12) == pytest.approx(whole, rel=0.005)
+
+
+def test_forks_are_on_the_host() -> None:
+    found = of("gpt2", 1, dtype="float32")
+    parameters = 124_439_808
+    assert found["fork"].peak == found["restore"].peak == found["fork"].now
+    assert found["fork"].host == pytest.approx(12 * parameters, rel=0.01)
+    assert found["fork"].now == pytest.approx(12 * parameters, rel=0.01)
+    assert found["training"].peak >= 16 * parameters
+
+
+def test_ranks_share_what_they_hold() -> None:
+    one, two = (of("llama3-8b", ranks, **SHORT) for ranks in (1, 2))
+    for name in ("load", "restore"):
+        assert two[name].peak == pytest.approx(one[name].peak / 2, rel=0.02)
+
+
+# Planted bugs
+
+
+def on_device(lm: LanguageModel, optimizer: Any) -> Fork:
+    """A fork whose moments stay where they are."""
+    learning = lm.learning()
+    kept = {
+        name: {key: local(value).clone() for key, value in optimizer.state[one].items()}
+        for name, one in learning.items()
+    }
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    return Fork({name: local(one.detach()).clone() for name, one in learning.items()}, Moments(settings, kept))
+
+
+def test_a_fork_on_the_device_shows() -> None:
+    found = of("llama3-8b", 4, **SHORT)
+    with mock.patch.object(fake_ranks, "take", on_device):
+        planted = counted("llama3-8b", 4, dtype="bfloat16", **SHORT)
+    assert planted["fork"].now >= 1.9 * found["fork"].now and planted["fork"].host == 0
+
+
+def test_weights_that_stay_gathered_show() -> None:
+    """As autocast's copies of them did: the last block's of the forward pass are there when the first one's are."""
+    found = of("llama3-8b", 4, **SHORT)
+    plain = fake_ranks.shard
+
+    def unshared(lm: LanguageModel) -> None:
+        plain(lm)
+        for module in lm.modules():
+            if hasattr(module, "set_reshard_after_forward"):
+                module.set_reshard_after_forward(False)
+                module.set_reshard_after_backward(False)
+
+    with mock.patch.object(fake_ranks, "shard", unshared):
+        planted = counted("llama3-8b", 4, dtype="bfloat16", **SHORT)
+    assert planted["training"].peak >= found["training"].peak + 1 * GB
+
+
+def test_the_meter_counts_what_lives() -> None:
+    with Meter() as meter:
+        kept = torch.zeros(1000)
+        with meter.phase() as phase:
+            half = (kept + 1)[:10]
+            assert meter.bytes["device"] == 8000, "a slice holds all of it"
+            del half
+        assert (phase.peak, phase.now) == (8000, 4000)
+        kept.untyped_storage().resize_(0)
+        assert meter.bytes["device"] == 0

@@ -1,0 +1,70 @@
+"""A cluster of three nodes and an S3 bucket that all of them reach, on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from ray._private.authentication import authentication_token_setup
+from ray.cluster_utils import Cluster
+from ray.experimental import internal_kv
+
+from memexp.cluster.connect import DRIVER
+
+__all__ = ["a_bucket", "three_nodes"]
+
+
+@contextlib.contextmanager
+def a_bucket(name: str) -> Iterator[str]:
+    """The address of an S3 bucket on loopback, which this process and those that it starts know how to reach."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in settings.items():
+            patch.setenv(variable, value)
+        boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"]).create_bucket(Bucket=name)
+        yield f"s3://{name}"
+    server.stop()
+
+
+@contextlib.contextmanager
+def three_nodes(environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """A cluster that wants a token: a head that holds only drivers and two nodes of one CPU; this process is no part.
+
+    Of where the bucket is and how it is reached its nodes know nothing: that has to come from who starts a sweep.
+
+    `environment`: variables for its servers.
+    """
+    ours = internal_kv.global_gcs_client
+    # Port None: the next free one, since another cluster of this machine may have the usual one.
+    head = {"num_cpus": 0, "resources": {DRIVER: 10}, "include_dashboard": True, "dashboard_port": None}
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in {"RAY_AUTH_MODE": "token", **(environment or {})}.items():
+            patch.setenv(variable, value)
+        # As `ray.init("local")` does it: a process has one token, and reads the mode once.
+        authentication_token_setup._enable_token_auth()
+        authentication_token_setup.ensure_token_if_auth_enabled(create_token_if_missing=True)
+        with pytest.MonkeyPatch.context() as unknown:
+            for variable in [variable for variable in os.environ if variable.startswith("AWS_")]:
+                unknown.delenv(variable)
+            cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+            for _ in range(2):
+                cluster.add_node(num_cpus=1)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+            if ours is not None:  # of the cluster that this process is connected to, which is forgotten with that one's
+                internal_kv._initialize_internal_kv(ours)
