@@ -50,6 +50,8 @@ class Inspection:
     """Whether the output embedding is the input embedding."""
     coarse: bool = False
     """Whether its weights are stored in bfloat16."""
+    stored: bool = False
+    """Whether its weights lie in safetensors, to which a trial goes back: it keeps no copy of large ones."""
     token_bytes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What is kept of a token for backward, by method and dtype: of a block and outside of all (see footprint.py)."""
 
@@ -80,9 +82,9 @@ def sizes(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
         parameters = counts[model.id]
         if parameters is not None:
             try:
-                found[model.id] = dataclasses.replace(inspected([model])[model.id], parameters=parameters)
+                found[model.id] = dataclasses.replace(inspected([model])[model.id], parameters=parameters, stored=True)
             except ModelError:  # what of it cannot be loaded is told where it is to be
-                found[model.id] = Inspection(parameters, 0, None)
+                found[model.id] = Inspection(parameters, 0, None, stored=True)
     return found
 
 

@@ -107,7 +107,8 @@ def most_of_process(trial: Trial, location: str) -> int:
     return 1024 * int(found[1])
 
 
-def test_a_plan_tells_what_two_ranks_take(folder: Path, tmp_path: Path) -> None:
+def test_a_plan_tells_what_two_ranks_take(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dist.ranks.DEADLINE", 800.0)
     pair = Pair(*(ShippedText(f"sentences-{name}", first=16) for name in ("targets", "foils")))
     study = [Study(pair.targets, exposures, lr=1e-4, batch_size=16) for exposures in (0, 1)]
     conditions = [Condition(Model(str(folder)), one, probes=[Recognition(pair), Recall()]) for one in study]
