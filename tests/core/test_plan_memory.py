@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from core.fake_ranks import SHAPES, counted
+from core.fake_ranks import SHAPES, counted, most
 from torch import nn
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
@@ -32,7 +32,7 @@ WHOLE = {  # GB of a rank, counted by the meter at full depth (tests/core/test_m
     ("llama3-8b", 4, False): 35.27,
     ("llama3-8b", 1, True): 24.81,
     ("opt-13b", 4, False): 56.61,
-    ("llama3-70b", 8, True): 33.37,
+    ("llama3-70b", 8, True): 32.80,
 }
 
 
@@ -58,7 +58,7 @@ def planned(shape: str, ranks: int, adapter: bool, dtype: str = "bfloat16", **ch
 def test_a_plan_is_near_the_meter(shape: str, ranks: int, adapter: bool, dtype: str, changes: dict[str, int]) -> None:
     found = counted(shape, ranks, LoRA(r=8) if adapter else Full(), dtype, **changes)
     need = planned(shape, ranks, adapter, dtype, **changes)
-    assert need.worker - need.process == pytest.approx(max(phase.peak for phase in found.values()), rel=0.1)
+    assert need.worker - need.process == pytest.approx(most(found), rel=0.1)
 
 
 @pytest.mark.parametrize(("case", "counted_gb"), WHOLE.items())
