@@ -92,7 +92,7 @@ def inspected(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
     Raises ModelError where one cannot be loaded.
     """
     version = importlib.metadata.version("transformers")
-    questions = {model.id: ["inspect", 4, version, model.id] for model in models}
+    questions = {model.id: ["inspect", 5, version, model.id] for model in models}
     answers = {name: recall_answer(question) for name, question in questions.items()}
     unknown = list({model.id: model for model in models if answers[model.id] is None}.values())
     if unknown:
