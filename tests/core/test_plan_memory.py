@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import pytest
@@ -71,6 +72,10 @@ def test_what_saves_memory_is_counted() -> None:
     model, load = inspection("gpt2"), Load(TOKENS, forks=1)
     plain = needed(model, Full(), "float32", Resources(gpus=1), load)
     assert plain.copies == pytest.approx(16 * model.parameters, rel=0.01)
+    filed = dataclasses.replace(model, kept_in_files=True)
+    again = needed(filed, Full(), "float32", Resources(gpus=1), load)
+    assert plain.copies - again.copies == 4 * model.parameters
+    assert needed(filed, LoRA(r=8), "float32", Resources(gpus=1), load).copies > 0, "an adapter is in no file"
     saving = needed(model, Full(), "float32", Resources(gpus=1, checkpointing=True), load)
     assert saving.parts["activations"] < plain.parts["activations"] / 3
     away = needed(model, Full(), "float32", Resources(gpus=1, offload=True), load)
