@@ -81,12 +81,14 @@ def test_what_saves_memory_is_counted() -> None:
     model, load = inspection("gpt2"), Load(TOKENS, forks=1)
     plain = needed(model, Full(), "float32", Resources(gpus=1), load)
     assert plain.copies == pytest.approx(16 * model.parameters, rel=0.01)
+    filed = dataclasses.replace(model, kept_in_files=True)
+    again = needed(filed, Full(), "float32", Resources(gpus=1), load)
+    assert plain.copies - again.copies == 4 * model.parameters
+    assert needed(filed, LoRA(r=8), "float32", Resources(gpus=1), load).copies > 0, "an adapter is in no file"
     saving = needed(model, Full(), "float32", Resources(gpus=1, checkpointing=True), load)
     assert saving.parts["activations"] < plain.parts["activations"] / 3
     away = needed(model, Full(), "float32", Resources(gpus=1, offload=True), load)
     assert away.parts["optimizer"] == 0 and away.copies - plain.copies == 8 * model.parameters
-    stored = needed(dataclasses.replace(model, stored=True), Full(), "float32", Resources(gpus=1), load)
-    assert plain.copies - stored.copies == 4 * model.parameters, "a trial goes back to the files"
     on_cpu = needed(model, Full(), "float32", Resources(workers=2), load)
     assert on_cpu.host == 2 * on_cpu.worker and on_cpu.worker > on_cpu.copies
 
