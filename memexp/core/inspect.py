@@ -55,8 +55,9 @@ def inspect(model: ResolvedModel) -> dict[str, Any]:
             lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (*REFUSALS, AttributeError, ZeroDivisionError) as error:
         raise ModelError(f"model {model.name!r}: {one_line(error)}") from error
+    kept_in_files = model.source is not None and model.folder is None  # of the hub's, nearly all have safetensors
     if (files := stored(model, fetch=False)) is not None:
-        places_in(lm, files, model.name)  # refuses weights that lack a parameter
+        kept_in_files = places_in(lm, files, model.name) is not None  # refuses weights that lack a parameter
     elif model.folder is not None:
         _refuse_unpickling(model, model.folder)
         pickled(lm, pickles(model), model.name)  # likewise
@@ -67,6 +68,7 @@ def inspect(model: ResolvedModel) -> dict[str, Any]:
         "linear": sum(sum(weight.shape) for weight in linear),
         "context": getattr(config, "max_position_embeddings", None),
         "blocks": getattr(config, "num_hidden_layers", None),
+        "kept_in_files": kept_in_files,
         **memory_facts(lm, config),
         # One name for all blocks: "model.layers.*.mlp.up_proj".
         "modules": sorted(

@@ -86,6 +86,7 @@ def load(
         if world.size > 1:
             shard(wrapped)
         fill(wrapped, content, world)
+        wrapped.stored = content.stored
     wrapped.to(device=world.device)
     if traits is None:
         wrapped.adopt(asked_traits(model, wrapped))

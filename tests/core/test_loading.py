@@ -27,7 +27,6 @@ from memexp.core.load import load, random_config
 from memexp.core.model import LanguageModel
 from memexp.core.processes import World
 from memexp.core.ranks import evened
-from memexp.core.shard import gathered_fits
 from memexp.core.tokenizer import load_tokenizer
 from memexp.errors import ModelError
 from memexp.sources import Sources, check_weights, stored
@@ -471,8 +470,3 @@ def test_the_last_round_is_cut_so_that_every_rank_works(
     batches: list[list[int]], size: int, expected: list[list[int]]
 ) -> None:
     assert evened(batches, size) == expected
-
-
-def test_what_fits_leaves_room_for_the_probe() -> None:
-    assert gathered_fits(26e9, 40e9)  # OPT-13B in bfloat16, beside its shards and moments on four cards of 80 GB
-    assert not gathered_fits(52e9, 40e9)  # in float32
