@@ -41,6 +41,7 @@ LAYERS = [
     "cluster",
     "report",
     "exchange",
+    "results",
     "script",
     "driver",
     "local",
