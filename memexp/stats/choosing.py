@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from memexp.errors import SpecError
 from memexp.stats.means import beside, groups_of, means
-from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, units_of, values_of
+from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, rows_of_each, units_of, values_of
 
 __all__ = ["best"]
 
@@ -64,6 +64,7 @@ def best(
     points, keys = groups_of(rows, [*by, *grid])
     found = means(values, points, units, over, level)
     groups = codes([keys[name] for name in by], keys.num_rows)
+    where = rows_of_each(np.where(there, points.codes, -1), points.count)
     order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in grid]).to_numpy() if grid else [0]
     mean = np.nan_to_num(found["mean"].to_numpy() * (-1 if smallest else 1), nan=-np.inf)
     sign = -1 if smallest else 1
@@ -71,7 +72,7 @@ def best(
     for group in dict.fromkeys(groups.tolist()):
         of_group = np.array([point for point in order if groups[point] == group])
         at = int(of_group[np.argmax(mean[of_group])])
-        here = np.isin(points.codes, of_group) & there
+        here = np.concatenate([where[point] for point in of_group])
         left_out, replications = _left_out(values[here] * sign, points.codes[here], units.take(here))
         chosen.append(
             _Chosen(

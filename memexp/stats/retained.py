@@ -8,13 +8,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from memexp.stats.clusters import Group, spread
 from memexp.stats.differences import difference_of
 from memexp.stats.means import beside, groups_of, means
-from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, column, numbers, units_of, values_of
+from memexp.stats.tables import (
+    Codes,
+    Floats,
+    Names,
+    Units,
+    arrow,
+    codes,
+    column,
+    numbers,
+    rows_of_each,
+    units_of,
+    values_of,
+)
 
 __all__ = ["retention"]
 
@@ -55,7 +66,7 @@ def retention(
     told = [*(name for name in by if name not in (steps, exposures)), exposures]
     interval = np.nan_to_num(numbers(column(rows, steps), steps))
     seen = numbers(column(rows, exposures), exposures)
-    where = {name: rows[name] for name in told} | {steps: pa.array(interval)}
+    where = {name: rows[name] for name in told} | {steps: pa.array(interval.astype(np.int64))}
     group, keys = groups_of(pa.table(where), [*told, steps])
     values, units = values_of(rows, value), units_of(rows, items, seeds, lists, [*told, steps])
     found = means(values, group, units, over, level)
@@ -63,13 +74,13 @@ def retention(
     before = codes([rows[name] for name in studied if name not in (*STUDY, exposures)], rows.num_rows)
     after = codes([rows[name] for name in studied], rows.num_rows)
     there = ~np.isnan(values)
+    untrained = rows_of_each(np.where(there & (seen == 0), before, -1), int(before.max(initial=-1)) + 1)
+    right_after = there & (seen > 0) & (interval == 0)
+    studied_rows = rows_of_each(np.where(right_after, after, -1), int(after.max(initial=-1)) + 1)
     result = []
-    for at in range(group.count):
-        mine = group.codes == at
-        first = int(np.argmax(mine))
-        untrained = there & (seen == 0) & (before == before[first])
-        right_after = there & (seen > 0) & (interval == 0) & (after == after[first])
-        result.append(_gain(values, units, (untrained, right_after, there & mine), over, level))
+    for mine in rows_of_each(group.codes, group.count):
+        parts = untrained[before[mine[0]]], studied_rows[after[mine[0]]], mine[there[mine]]
+        result.append(_gain(values, units, parts, over, level))
     ratios = pa.table({name: pa.array([one.get(name) for one in result], pa.float64()) for name in GAIN})
     answer = beside(keys, beside(found.drop_columns(["error", "df"]), ratios))
     kept = pc.greater(keys[exposures], 0)
@@ -79,19 +90,17 @@ def retention(
 
 GAIN = """untrained studied gained gained_low gained_high retained retained_low retained_high""".split()
 
-Rows = NDArray[np.bool_]
-
 
 def _gain(
-    values: Floats, units: Units, parts: tuple[Rows, Rows, Rows], over: str | None, level: float
+    values: Floats, units: Units, parts: tuple[Codes, Codes, Codes], over: str | None, level: float
 ) -> dict[str, float | None]:
     """What study gained, and the share of it that is left; `parts`: untrained, right after study, now."""
-    m = [float(values[part].mean()) if part.any() else None for part in parts]
+    m = [float(values[part].mean()) if len(part) else None for part in parts]
     found: dict[str, float | None] = {"untrained": m[0], "studied": m[1]}
     if m[0] is None or m[1] is None:
         return found
-    rows = np.flatnonzero(parts[1] | parts[0])
-    gain = difference_of(values[rows], np.where(parts[1][rows], 0, 1), units.take(rows), over, level)
+    rows, side = np.concatenate([parts[1], parts[0]]), np.repeat([0, 1], [len(parts[1]), len(parts[0])])
+    gain = difference_of(values[rows], side, units.take(rows), over, level)
     found |= {"gained": gain.difference, "gained_low": gain.low, "gained_high": gain.high}
     if m[2] is None or gain.low is None or gain.high is None or gain.low <= 0 <= gain.high:
         return found
@@ -104,7 +113,7 @@ def _gain(
 def _bounds(
     values: Floats,
     units: Units,
-    parts: tuple[Rows, Rows, Rows],
+    parts: tuple[Codes, Codes, Codes],
     share: float,
     gain: float,
     over: str | None,
@@ -112,9 +121,8 @@ def _bounds(
 ) -> tuple[float | None, float | None]:
     """The interval of the share, by what each row of the three means adds to its error (the delta method)."""
     weights = (-(1 - share) / gain, -share / gain, 1 / gain)
-    rows: list[Codes] = [np.flatnonzero(part) for part in parts]
-    influence = [weight * (values[at] - values[at].mean()) / len(at) for weight, at in zip(weights, rows, strict=True)]
-    every = np.concatenate(rows)
+    influence = [weight * (values[at] - values[at].mean()) / len(at) for weight, at in zip(weights, parts, strict=True)]
+    every = np.concatenate(parts)
     about = spread(np.concatenate(influence), Group.one(len(every)), units.take(every), over)
     if np.isnan(about.error[0]):
         return None, None
