@@ -27,6 +27,8 @@ LOGITS = 1 << 28
 """Bytes of logits that are there at once (`memexp.core.head`)."""
 CPU_BATCH, SMALL = 1 << 30, 10_000_000
 """As `memexp.core.batch_sizes` has them."""
+COPIED = 1 << 26
+"""Bytes of weights that are copied wherever they are from (`memexp.core.original`)."""
 MOST_WORKERS = 1024
 
 
@@ -49,7 +51,7 @@ class Need:
     parts: Mapping[str, int]
     """Of a worker's device at the peak, by what they are for."""
     copies: int
-    """Of a worker, on the host: the base as loaded, forks, and moments that are offloaded."""
+    """Of a worker, on the host: the base where it is not read again from its files, forks, and offloaded moments."""
     process: int
     """Of a worker's process on its device, beside tensors."""
     host_process: int
@@ -86,7 +88,8 @@ def needed(
     peaks = (*_training(model, resources, load, on_gpu), _recall(model, load))
     peak = max(peaks, key=lambda parts: sum(parts.values()))
     names = ("gathers", "gradients", "activations", "logits", "cache")
-    copies = 4 * model.learning // model.workers * (1 + 3 * load.forks) + (moments if offloaded else 0)
+    base = 0 if model.full and inspection.kept_in_files and 4 * model.learning > COPIED else 1
+    copies = 4 * model.learning // model.workers * (base + 3 * load.forks) + (moments if offloaded else 0)
     return Need(
         standing | {name: peak.get(name, 0) for name in names},
         copies,

@@ -38,6 +38,8 @@ def _time(model: Mapping[str, Any]) -> tuple[str, str]:
     least, most = (_span(hours) for hours in model["device_hours_range"])
     source = "as stages of it took" if model["measured"] else "reckoned from its operations"
     text = f"of one {model['device']}, {least} to {most} ({source})"
+    if (alone := _span(model["device_hours_unshared"])) != _span(model["device_hours"]):
+        text += f"; {alone} without sharing"
     if "price" in model:
         low, high = model["price_range"]
         text += f"; price {model['price']:.2f}, {low:.2f} to {high:.2f}"
