@@ -130,6 +130,9 @@ def _conditions(rows: pa.Table, side: Codes, units: set[str]) -> list[str]:
         alike = (value == value[one][condition]).all()
         if alike and any(np.ptp(value[side == at]) for at in (0, 1) if (side == at).any()):
             found.append(name)
+    if {"probe_id", "probe_settings"} <= {*rows.column_names}:  # probes of one condition are no replications
+        probe = codes([condition, rows.column("probe_id")], rows.num_rows)
+        found += ["probe_settings"] if probe.max(initial=-1) > condition.max(initial=-1) else []
     return found
 
 
