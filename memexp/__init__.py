@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from memexp import stats as stats
     from memexp.errors import ClusterError, DataError, MemexpError, ModelError, SpecError, StoreError
     from memexp.plan.inspection import depth
     from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall, Recognition
@@ -122,6 +123,8 @@ def __getattr__(name: str) -> Any:
     """Public names are imported when first used, so that ``memexp --help`` waits for none of them."""
     import importlib
 
+    if name == "stats":  # a package; not in __all__, so that `from memexp import *` does not wait for scipy
+        return importlib.import_module("memexp.stats")
     if name not in __all__ and name != "open":  # which is not in it: `import *` would hide Python's own
         raise AttributeError(f"module 'memexp' has no attribute {name!r}")
     home = _HOMES.get(name, "errors" if name.endswith("Error") else "spec")

@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
     query.add_argument("--csv", action="store_true", help="as CSV")
     query.add_argument("--sweep", metavar="NAME", help="only what belongs to this sweep, as it was last started")
+    _ask_of_comparison(
+        command("compare", _compare, "the differences of two stores or sweeps, with intervals and verdicts")
+    )
     command("verify", _verify, "read every file of a store to its last page")
     few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
     few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")
@@ -84,6 +87,22 @@ def _ask_of_purchase(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--memory", type=float, metavar="GB", help="of a device: how many workers does each model take?")
     plan.add_argument("--price", type=float, help="of a device for an hour: what does it cost?")
     plan.add_argument("--device", help="to estimate time for, such as h100 or a100 (default: h100, or cpu)")
+
+
+def _ask_of_comparison(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("a", metavar="A", help="a sweep of the store, or a store: a folder, s3://... or gs://...")
+    compare.add_argument("b", metavar="B", help="the same; its means are taken from those of A")
+    compare.add_argument("--kind", action="append", default=[], help="what to compare (default: all that both have)")
+    compare.add_argument(
+        "--by", metavar="COLUMNS", help="what makes a condition, such as model,lr (default: what varies)"
+    )
+    about = "what intervals are about (default: the widest that the rows allow)"
+    compare.add_argument("--over", choices=["items", "seeds", "lists", "both"], help=about)
+    compare.add_argument(
+        "--margin", type=float, default=0.02, help="differences this small are equivalent (default: .02)"
+    )
+    compare.add_argument("--level", type=float, default=0.95, help="of the intervals (default: .95)")
+    compare.add_argument("--csv", action="store_true", help="as CSV, with all columns")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -194,6 +213,16 @@ def _query(options: argparse.Namespace) -> int:
     from memexp.report.answer import print_query
 
     return print_query(_store(options), options.sql, options.csv, options.sweep)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from memexp.report.compared import print_comparison
+    from memexp.store import Store, default_store
+
+    asked = {name: getattr(options, name) for name in ("over", "margin", "level")}
+    asked["by"] = options.by.split(",") if options.by else None
+    store = Store(options.store or default_store())
+    return print_comparison((options.a, options.b), store, options.kind, options.csv, **asked)
 
 
 def _verify(options: argparse.Namespace) -> int:
