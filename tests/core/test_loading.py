@@ -215,6 +215,14 @@ def test_what_comes_back_to_a_part_is_not_drawn_in_parts(monkeypatch: pytest.Mon
     assert drawn_parts(config, 4, World(0, 2, torch.device("cpu"))) is None
 
 
+def test_what_is_given_other_memory_is_not_drawn_in_parts() -> None:
+    """CTRL's head has a bias, which transformers pads, to nothing, when it ties the weight."""
+    tokenizer = load_tokenizer(resolved("gpt2").tokenizer, "gpt2")
+    given = {"model_type": "ctrl", "n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 160, "dff": 64}
+    config = random_config("ctrl", given, tokenizer)
+    assert drawn_parts(config, 4, World(0, 2, torch.device("cpu"))) is None
+
+
 # Refusals
 
 INDEX = "model.safetensors.index.json"
