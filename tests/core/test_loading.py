@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +318,7 @@ BROKEN: list[tuple[Callable[[Path], Any], str]] = [
     (lambda folder: replaced(folder, MLP, torch.zeros(32, 128, dtype=torch.float8_e4m3fn)), f".{MLP} is F8_E4M3"),
     (duplicate, "is in model-00001-of-.* and in model-00002-of-.*, of which only one can count; copy or save"),
     (lambda folder: header_edited(folder, shifted), "does not begin where the tensor before it ends; copy or save"),
-    *((partial(header_edited, change=lambda e, w=w: e.update(w)), "is not a safetensors file") for w in ENTRIES),
+    *((partial(header_edited, change=methodcaller("update", one)), "is not a safetensors file") for one in ENTRIES),
 ]
 
 
