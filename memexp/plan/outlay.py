@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from memexp.plan.attempts import Log
 from memexp.plan.devices import ETHERNET, HOST, PCIE, REACHED, Device
-from memexp.plan.forest import BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
+from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.inspection import Inspection
 from memexp.plan.memory import Load
 from memexp.plan.trials import Trial
-from memexp.sources import Stream
+from memexp.sources import Stream, Texts
 from memexp.spec import LoRA, Resources
 
 __all__ = ["Work", "hours", "load_of", "seconds_per_token", "work_alone", "work_of"]
@@ -77,13 +77,15 @@ def work_of(base: str, trials: Sequence[Trial]) -> Work:
     """What the trials of a base do."""
     mine = [trial for trial in trials if trial.base.id == base]
     stages = [(trial, stage) for trial in mine for stage in trial.stages if stage.id not in trial.given]
-    return _work(stages, len({ask.measurement for trial in mine for ask in trial.asks}))
+    measurements = {ask.measurement: (trial, ask) for trial in mine for ask in trial.asks}
+    return _work(stages, measurements.values())
 
 
 def work_alone(base: str, trials: Sequence[Trial]) -> Work:
     """What it would be if every condition were trained and measured by itself; the untrained model is measured once."""
     stages: list[tuple[Trial, TrainingStage | ForgetStage]] = []
-    measurements, untrained = 0, set()
+    measurements: list[tuple[Trial, Ask]] = []
+    untrained: dict[tuple[str, str], tuple[Trial, Ask]] = {}
     for trial in (trial for trial in trials if trial.base.id == base):
         known = {stage.id: stage for stage in trial.stages}
         for end in dict.fromkeys((ask.condition_id, ask.stage) for ask in trial.asks):
@@ -91,24 +93,31 @@ def work_alone(base: str, trials: Sequence[Trial]) -> Work:
             while at in known:
                 stages.append((trial, known[at]))
                 at = known[at].parent
-        measurements += sum(ask.stage != base for ask in trial.asks)
-        untrained |= {ask.measurement for ask in trial.asks if ask.stage == base}
-    return _work(stages, measurements + len(untrained))
+        measurements += [(trial, ask) for ask in trial.asks if ask.stage != base]
+        untrained |= {ask.measurement: (trial, ask) for ask in trial.asks if ask.stage == base}
+    return _work(stages, [*measurements, *untrained.values()])
 
 
-def _work(stages: Iterable[tuple[Trial, TrainingStage | ForgetStage]], measurements: int) -> Work:
-    """Of stages, as often as they come, and measurements: of two lists like the longest studied, as recognition's."""
+def _work(
+    stages: Iterable[tuple[Trial, TrainingStage | ForgetStage]], measurements: Iterable[tuple[Trial, Ask]]
+) -> Work:
+    """Of stages and measurements, as often as they come; a measurement reads the texts of its probe once."""
     batches: Counter[tuple[int, float]] = Counter()
     found: dict[str, tuple[int, float]] = {}  # a stage may come a thousand times
-    texts = 0.0
     for trial, stage in stages:
         if not isinstance(stage, TrainingStage):
             continue
         if stage.id not in found:
             found[stage.id] = stage.settings.batch_size, _tokens(trial, stage)
-            texts = max(texts, _count(trial, stage) * found[stage.id][1])
         batches[found[stage.id]] += stage.steps
-    return Work(batches, int(2 * texts * measurements))
+    lists: dict[str, float] = {}
+    read = 0.0
+    for trial, ask in measurements:
+        for corpus in ask.corpora.values():
+            if corpus not in lists:
+                lists[corpus] = _read(trial.corpus(corpus))
+            read += lists[corpus]
+    return Work(batches, int(read))
 
 
 def hours(
@@ -172,6 +181,6 @@ def _tokens(corpora: Corpora, stage: TrainingStage) -> float:
     return sum(min(block, 2 + len(text.encode()) / BYTES) for text in corpus.items) / corpus.count
 
 
-def _count(corpora: Corpora, stage: TrainingStage) -> int:
-    corpus = corpora.corpus(stage.corpus)
-    return 1000 if isinstance(corpus, Stream) else corpus.count
+def _read(corpus: Texts | Stream) -> float:
+    """Tokens of a list that is measured, about."""
+    return 0.0 if isinstance(corpus, Stream) else sum(2 + len(text.encode()) / BYTES for text in corpus.items)
