@@ -85,6 +85,9 @@ GPU_SHARE = 0.9
 # where in training norms, activations and residual sums come on top, in float32 whatever the linear layers take.
 TRAINED, PASSED = {4: 1.5, 2: 2.5}, 1.0
 """By bytes of a number in a linear layer."""
+LOGITS_TRAINED, LOGITS_PASSED = 5, 3
+"""Copies of float32 logits that are there where a model does more than its head with them: they are not made in pieces,
+see head.py. As they are, capped and normalised, with what a cap keeps and a gradient."""
 
 
 def budget_of(lm: LanguageModel, resources: Resources, gathered: int = 0) -> Budget:
@@ -163,8 +166,9 @@ class _Tokens:
         passing = PASSED * block + 4 * hidden
         trained = 4 * hidden * depth + TRAINED[size] * block if checkpointing else TRAINED[size] * block * depth
         width = _number(config, "head_dim", hidden // heads)
+        logits = 0 if lm.traits.plain_head else 4 * int(config.vocab_size)
         cached = 2 * size * depth * width * _number(config, "num_key_value_heads", heads)
-        return cls(int(trained), int(passing), int(cached + passing))
+        return cls(int(trained + LOGITS_TRAINED * logits), int(passing + LOGITS_PASSED * logits), int(cached + passing))
 
 
 def _number(config: Any, name: str, default: int) -> int:

@@ -88,10 +88,10 @@ def load(
         fill(wrapped, content, world)
         wrapped.stored = content.stored
     wrapped.to(device=world.device)
-    wrapped.budget = budget_of(wrapped, resources, gathered=gather_together(wrapped, resources))
-    wrapped.offload = resources.offload
     if traits is None:
         wrapped.adopt(asked_traits(model, wrapped))
+    wrapped.budget = budget_of(wrapped, resources, gathered=gather_together(wrapped, resources))
+    wrapped.offload = resources.offload
     _refuse_unfit(model.name, type(lm).__name__, wrapped.traits)
     return wrapped
 

@@ -51,9 +51,10 @@ class Plan:
     """Conditions not to be had: their training diverged (repeated with ``--retry-diverged``)."""
     models: tuple[Mapping[str, Any], ...]
     """For each base: model, method, dtype, parameters and workers; bytes of a worker's weights, gradients and moments;
-    bytes at the peak of a worker, of what, and of a host with all of them; hours of one device: likely, from least to
-    most, and the same if every condition were trained by itself; where it is asked for, what they cost, and the
-    smallest number of workers that fits so much memory."""
+    bytes at the peak of a worker, of what, and of a host with all of them; bytes of a worker that keeps sharded weights
+    gathered for recall, where it has so much; hours of one device: likely, from least to most, and the same if every
+    condition were trained by itself; where it is asked for, what they cost, and the smallest number of workers that
+    fits so much memory."""
     searches: tuple[Mapping[str, Any], ...] = ()
     """For each search: name, identity, trials, those of them that are through, and optimizer steps that the others
     come to at most."""
@@ -155,6 +156,7 @@ def _model(
         "bytes_per_worker": memory_per_worker(inspection, stage.method, resources),
         "peak_bytes_per_worker": now.worker,
         "peak_bytes_per_host": now.host,
+        "recall_bytes_per_worker": now.together,
         "peak_parts": {**now.parts, "forks and base": now.copies, "process": now.process + now.host_process},
         **_time(stage, inspection, resources, trials, log, purchase),
     }

@@ -59,6 +59,9 @@ class Need:
     on_gpu: bool
     workers: int
     """On one host, as if all were."""
+    together: int = 0
+    """Of a worker's device while weights are kept gathered for recall, which is done where it has so much only; 0 where
+    nothing is sharded."""
 
     @property
     def worker(self) -> int:
@@ -90,13 +93,16 @@ def needed(
     names = ("gathers", "gradients", "activations", "logits", "cache")
     base = 0 if model.full and inspection.kept_in_files and 4 * model.learning > COPIED else 1
     copies = 4 * model.learning // model.workers * (base + 3 * load.forks) + (moments if offloaded else 0)
+    process = GPU_PROCESS if on_gpu else HOST_PROCESS
+    recall = sum(standing.values()) + peaks[-1]["cache"] + _whole(model) + process + (0 if on_gpu else copies)
     return Need(
         standing | {name: peak.get(name, 0) for name in names},
         copies,
-        GPU_PROCESS if on_gpu else HOST_PROCESS,
+        process,
         GPU_HOST_PROCESS if on_gpu else 0,
         on_gpu,
         model.workers,
+        recall if model.workers > 1 and load.cue_tokens else 0,
     )
 
 
@@ -207,6 +213,13 @@ def _passing(model: _Model) -> int:
     """Bytes of weights that are whole on a worker during a pass: two blocks, and the head as it is held."""
     head = model.outside if model.sight.tied else model.outside // 2
     return 2 * model.width * model.block + (2 if model.sight.coarse and not model.full else 4) * head
+
+
+def _whole(model: _Model) -> int:
+    """Bytes of all weights, gathered, and of the head's and a block's that are on their way."""
+    numbers = model.outside if model.sight.tied else model.outside // 2
+    held = 2 if model.width == 2 and model.sight.coarse and not model.full else 4
+    return model.width * (model.block * (model.depth + 1) + model.outside - numbers) + 2 * held * numbers
 
 
 def fewest(need: Callable[[int], Need], memory: float) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from memexp.plan.attempts import Log
-from memexp.plan.devices import ETHERNET, HOST, PCIE, REACHED, UTILISATION, Device
+from memexp.plan.devices import ETHERNET, HOST, PCIE, REACHED, Device
 from memexp.plan.forest import BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.inspection import Inspection
 from memexp.plan.memory import Load
@@ -125,7 +125,7 @@ def hours(
     operations = training * inspection.parameters / device.speed(base.dtype)
     fixed, launch = _moved(inspection, base, resources, device), _launched(inspection, base)
     least_to_most = []
-    for used, reached, host in zip(*map(reversed, (UTILISATION, REACHED, HOST)), strict=True):
+    for used, reached, host in zip(*map(reversed, (device.used, REACHED, HOST)), strict=True):
         seconds = operations * measured / used / resources.workers
         for (size, tokens), steps in work.batches.items():
             here = tokens * math.ceil(size / resources.workers)  # a worker without a text waits for the others

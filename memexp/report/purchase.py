@@ -23,6 +23,9 @@ def add_models(table: Table, models: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(name, f"{model['parameters'] / 1e6:.1f} M", f"{_gb(peak)} {workers} at the peak{of_host}")
         parts = [f"{what} {_gb(size)}" for what, size in model["peak_parts"].items() if size >= 5e6]
         table.add_row("", "", ", ".join(parts))
+        if model["recall_bytes_per_worker"] > peak:
+            more = _gb(model["recall_bytes_per_worker"])
+            table.add_row("", "", f"{more} where a worker has so much: recall then gathers its weights once")
         if "workers_that_fit" in model:
             table.add_row("", *_fitting(model["workers_that_fit"]))
         table.add_row("", *_time(model))

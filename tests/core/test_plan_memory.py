@@ -62,6 +62,15 @@ def test_a_plan_is_near_the_meter(shape: str, ranks: int, adapter: bool, dtype: 
     assert need.worker - need.process == pytest.approx(most(found), rel=0.1)
 
 
+@pytest.mark.parametrize(("shape", "depth", "memory"), [("llama3-8b", 4, 18.7e9), ("opt-13b", 8, 21e9)])
+def test_a_plan_tells_what_recall_takes_where_there_is_room(shape: str, depth: int, memory: float) -> None:
+    found = counted(shape, 4, Full(), "bfloat16", memory=memory, num_hidden_layers=depth)
+    resources = Resources(workers=4, gpus=1)
+    need = needed(inspection(shape, num_hidden_layers=depth), Full(), "bfloat16", resources, Load(TOKENS, cue_tokens=8))
+    assert need.together - need.process == pytest.approx(found["gathered"].peak, rel=0.05)
+    assert planned(shape, 4, False, num_hidden_layers=depth).together == 0, "nothing is recalled"
+
+
 @pytest.mark.parametrize(("case", "counted_gb"), WHOLE.items())
 def test_a_plan_is_near_what_was_counted_of_whole_models(case: tuple[str, int, bool], counted_gb: float) -> None:
     need = planned(*case)
