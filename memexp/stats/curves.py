@@ -89,12 +89,7 @@ def fit_curve(
         SpecError: a curve is unknown, a `t` is negative or missing, or there are fewer than three different ones.
     """
     check_level(over, level)
-    times, found = numbers(t, "t"), numbers(values, "values")
-    if len(times) != len(found) or not (times >= 0).all():
-        raise SpecError("fit_curve: t must be a number of steps, 0 or more, for each of the values")
-    for curve in curves:
-        if curve not in CURVES:
-            raise SpecError(f"fit_curve: {curve!r} is none of {', '.join(CURVES)}")
+    times, found = _checked(t, values, curves)
     there = ~np.isnan(found)
     times, found, units = times[there], found[there], units_from(len(there), items, seeds, lists).take(there)
     steps, at = np.unique(times, return_inverse=True)
@@ -102,36 +97,35 @@ def fit_curve(
         raise SpecError(
             f"fit_curve: a curve needs {FEWEST_INTERVALS} intervals of a step or more, got {steps.tolist()}"
         )
-    lowest = 0.0 if (found >= 0).all() else -math.inf
     mean = np.bincount(at, found) / np.bincount(at)
-    group = Group.one(len(found))
-    about = spread((found - mean[at]) / max(len(found), 1), group, units, over)
+    about = spread((found - mean[at]) / max(len(found), 1), Group.one(len(found)), units, over)
     kinds = about.kinds[0] if not np.isnan(about.error[0]) else ()
-    means = _resampled(found, at, units, kinds, resamples, seed) if kinds else np.zeros((0, len(steps)))
+    resampled = _resampled(found, at, units, kinds, resamples, seed) if kinds else np.zeros((0, len(steps)))
     fewest = min((int(about.counts[kind][0]) for kind in kinds), default=0)
+    lowest = 0.0 if (found >= 0).all() else -math.inf
     fits = []
     for curve in curves:
         fitted = _fitter(curve, steps, floor, lowest)
         names = ("a", "c", "floor") if curve != "log" else ("a", "floor")
-        best, *others = fitted(np.stack([mean, *means]), np.ones(len(steps), bool))
+        best, *others = fitted(np.stack([mean, *resampled]), np.ones(len(steps), bool))
         low, high = _bounds(best, np.array(others), names, fewest, level)
-        fits.append(
-            Fit(
-                curve=curve,
-                parameters=dict(zip(names, best.tolist(), strict=True)),
-                low=low,
-                high=high,
-                held_out=_held_out(curve, steps, mean, fitted, len(names)),
-                chosen=False,
-                steps=int((steps >= 1).sum() if curve == "log" else len(steps)),
-                n=len(found),
-                over=about.over[0],
-                reason=about.reason[0],
-                level=level,
-            )
-        )
+        held_out = _held_out(curve, steps, mean, fitted, len(names))
+        used = int((steps >= 1).sum() if curve == "log" else len(steps))
+        parameters = dict(zip(names, best.tolist(), strict=True))
+        said = about.over[0], about.reason[0], level
+        fits.append(Fit(curve, parameters, low, high, held_out, False, used, len(found), *said))
     fits.sort(key=lambda fit: math.inf if fit.held_out is None else fit.held_out)
     return [replace(fit, chosen=rank == 0 and fit.held_out is not None) for rank, fit in enumerate(fits)]
+
+
+def _checked(t: Any, values: Any, curves: Sequence[str]) -> tuple[Floats, Floats]:
+    times, found = numbers(t, "t"), numbers(values, "values")
+    if len(times) != len(found) or not (times >= 0).all():
+        raise SpecError("fit_curve: t must be a number of steps, 0 or more, for each of the values")
+    for curve in curves:
+        if curve not in CURVES:
+            raise SpecError(f"fit_curve: {curve!r} is none of {', '.join(CURVES)}")
+    return times, found
 
 
 Fitter = Callable[[Floats, Any], Floats]
