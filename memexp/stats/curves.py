@@ -24,8 +24,9 @@ from memexp.stats.tables import Codes, Floats, Units, numbers
 
 __all__ = ["CURVES", "Fit", "fit_curve"]
 
-CURVES = ("power", "exponential", "log")
-"""``power``: floor + a (1 + t)^-c; ``exponential``: floor + a exp(-t / c); ``log``: floor - a log10 t, of t >= 1."""
+CURVES = {"power": ("a", "c", "floor"), "exponential": ("a", "c", "floor"), "log": ("a", "floor")}
+"""``power``: floor + a (1 + t)^-c; ``exponential``: floor + a exp(-t / c); ``log``: floor - a log10 t, of t >= 1.
+Their parameters by name, in the order of `Fit`."""
 MANY = 20
 """Clusters from which on the percentiles of resamples are an interval; of fewer, t times their standard deviation."""
 FEWEST_INTERVALS = 3
@@ -68,7 +69,7 @@ def fit_curve(
     items: Any = None,
     seeds: Any = None,
     lists: Any = None,
-    curves: Sequence[str] = CURVES,
+    curves: Sequence[str] = tuple(CURVES),
     floor: float | None = None,
     over: str | None = None,
     level: float = 0.95,
@@ -105,15 +106,13 @@ def fit_curve(
     lowest = 0.0 if (found >= 0).all() else -math.inf
     fits = []
     for curve in curves:
-        fitted = _fitter(curve, steps, floor, lowest)
-        names = ("a", "c", "floor") if curve != "log" else ("a", "floor")
+        fitted, names = _fitter(curve, steps, floor, lowest), CURVES[curve]
         best, *others = fitted(np.stack([mean, *resampled]), np.ones(len(steps), bool))
         low, high = _bounds(best, np.array(others), names, fewest, level)
-        held_out = _held_out(curve, steps, mean, fitted, len(names))
-        used = int((steps >= 1).sum() if curve == "log" else len(steps))
-        parameters = dict(zip(names, best.tolist(), strict=True))
-        said = about.over[0], about.reason[0], level
-        fits.append(Fit(curve, parameters, low, high, held_out, False, used, len(found), *said))
+        error = _held_out(curve, steps, mean, fitted, len(names))
+        named = dict(zip(names, best.tolist(), strict=True))
+        counts = int((steps >= 1).sum() if curve == "log" else len(steps)), len(found)
+        fits.append(Fit(curve, named, low, high, error, False, *counts, about.over[0], about.reason[0], level))
     fits.sort(key=lambda fit: math.inf if fit.held_out is None else fit.held_out)
     return [replace(fit, chosen=rank == 0 and fit.held_out is not None) for rank, fit in enumerate(fits)]
 
@@ -171,18 +170,18 @@ def _fitter(curve: str, steps: Floats, floor: float | None, lowest: float) -> Fi
         for _ in range(ROUNDS):
             log_c = np.clip(middle[:, None] + np.linspace(-half, half, GRID), *ends)
             falling = _falling(curve, np.exp(log_c), t)
-            a, least = _linear(falling, target, floor, lowest)
-            errors = ((least[..., None] + a[..., None] * falling - target) ** 2).sum(-1)
+            a, named = _linear(falling, target, floor, lowest)
+            errors = ((named[..., None] + a[..., None] * falling - target) ** 2).sum(-1)
             middle = np.take_along_axis(log_c, errors.argmin(1)[:, None], 1)[:, 0]
             half *= 2 / (GRID - 1)
-        a, least = _linear(_falling(curve, np.exp(middle), t), means[:, used], floor, lowest)
-        return np.stack([a, np.exp(middle), least], 1)
+        a, named = _linear(_falling(curve, np.exp(middle), t), means[:, used], floor, lowest)
+        return np.stack([a, np.exp(middle), named], 1)
 
     return search
 
 
 def _linear(x: Floats, y: Floats, floor: float | None, lowest: float) -> Floats:
-    """a and floor of floor + a x with the least squares, the floor given or not below `lowest`.
+    """a and floor of floor + a x with the named squares, the floor given or not below `lowest`.
 
     `x` and `y` have shapes (..., points); the answer (2, ...).
     """
@@ -191,9 +190,9 @@ def _linear(x: Floats, y: Floats, floor: float | None, lowest: float) -> Floats:
         through = (x * (y - given)).sum(-1) / (x**2).sum(-1)
         middle = x - x.mean(-1, keepdims=True)
         a = (middle * y).sum(-1) / (middle**2).sum(-1)
-    least = y.mean(-1) - a * x.mean(-1)
-    fixed = ~(least >= lowest) if floor is None else np.ones_like(a, bool)
-    return np.array([np.where(fixed, through, a), np.where(fixed, given, least)])
+    named = y.mean(-1) - a * x.mean(-1)
+    fixed = ~(named >= lowest) if floor is None else np.ones_like(a, bool)
+    return np.array([np.where(fixed, through, a), np.where(fixed, given, named)])
 
 
 def _held_out(curve: str, steps: Floats, mean: Floats, fitted: Fitter, parameters: int) -> float | None:
