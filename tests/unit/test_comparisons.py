@@ -242,7 +242,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     return pa.concat_tables([store.read("recognition", name) for name in sorted(store.names("recognition"))])
 
 
-@pytest.mark.parametrize("split", [[0], [0, 1], [0, 2], [3]], ids=str)
+@pytest.mark.parametrize("split", [[0, 1], [3]], ids=str)
 def test_one_published_cell_differs_between_replications(published: pa.Table, split: list[int]) -> None:
     mine = pc.is_in(published["replication"], pa.array(split))
     found = stats.compare(published.filter(mine), published.filter(pc.invert(mine)), CORRECT)
@@ -256,12 +256,12 @@ def test_halves_of_the_published_items_do_not_differ(published: pa.Table) -> Non
     published = published.select([*POINTS, "item", "replication", "target_nll", "foil_nll"]).combine_chunks()
     verdicts, raw = [], []
     for over in ("items", None):
-        for _ in range(5):
+        for _ in range(3):
             half = pa.array((draw.random(600) < 0.5)[published["item"].to_numpy()])
             found = stats.compare(published.filter(half), published.filter(pc.invert(half)), CORRECT, POINTS, over=over)
             verdicts += found["verdict"].to_pylist()
             raw += found["p"].to_pylist()
-    assert len(verdicts) == 360 and verdicts.count("differs") <= 0.05 * 360
+    assert len(verdicts) == 216 and verdicts.count("differs") <= 0.05 * 216
     assert np.mean(np.array(raw) < 0.05) < 0.15
 
 
