@@ -49,9 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(command=work)
-        sub.add_argument(
-            "--store", default=None, help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)"
-        )
+        sub.add_argument("--store", help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)")
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
 
@@ -65,14 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
     run.add_argument("--local", action="store_true", help="execute in this process, without Ray: to debug")
     run.add_argument("--retry-diverged", action="store_true", help="train again what reached a loss that is not finite")
+    _ask_of_comparison(command("compare", _compare, "differences of two stores or sweeps, with verdicts"))
     command("status", _status, "how far each sweep of a store is, and why conditions failed")
     query = command("query", _query, "ask the store in SQL, read-only; tables are named by kind")
     query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
     query.add_argument("--csv", action="store_true", help="as CSV")
     query.add_argument("--sweep", metavar="NAME", help="only what belongs to this sweep, as it was last started")
-    _ask_of_comparison(
-        command("compare", _compare, "the differences of two stores or sweeps, with intervals and verdicts")
-    )
     command("verify", _verify, "read every file of a store to its last page")
     few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
     few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")
@@ -215,6 +211,12 @@ def _query(options: argparse.Namespace) -> int:
     return print_query(_store(options), options.sql, options.csv, options.sweep)
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from memexp.report.verify import print_verification
+
+    return print_verification(_store(options))
+
+
 def _compare(options: argparse.Namespace) -> int:
     from memexp.report.compared import print_comparison
     from memexp.store import Store, default_store
@@ -223,12 +225,6 @@ def _compare(options: argparse.Namespace) -> int:
     asked["by"] = options.by.split(",") if options.by else None
     store = Store(options.store or default_store())
     return print_comparison((options.a, options.b), store, options.kind, options.csv, **asked)
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from memexp.report.verify import print_verification
-
-    return print_verification(_store(options))
 
 
 def _compact(options: argparse.Namespace) -> int:

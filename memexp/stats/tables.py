@@ -173,7 +173,7 @@ def names_of(
     table: pa.Table, items: Names, seeds: Names, lists: Names, apart: Sequence[str] = ()
 ) -> dict[str, list[str]]:
     """Which columns tell items, seeds and lists. Columns that are all NULL tell nothing."""
-    usual = {"items": ["item"], "seeds": list(SEEDS), "lists": ["replication", *_corpus(table)]}
+    usual = {"items": ["task", "item"], "seeds": list(SEEDS), "lists": ["replication", *_corpus(table)]}
     found = {}
     for part, given in (("items", items), ("seeds", seeds), ("lists", lists)):
         if given is None:
