@@ -16,15 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from scipy import stats as distributions
 
-__all__ = ["OVER", "Mean", "mean_interval", "summary"]
+from memexp.stats.clusters import OVER, Group, Spread, check_level, spread
+from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, column, numbers, units_of, values_of
 
-OVER = ("items", "seeds", "lists", "both")
-"""What an interval may be asked to generalise over. ``both``: items and seeds; lists and seeds where there are several
-lists; lists alone where seeds are not known."""
-FEWEST = 3
-"""Clusters below which nothing is said of others like them: points only."""
+__all__ = ["OVER", "Mean", "groups_of", "mean_interval", "means", "summary"]
+
+SAME = 1e-12
+"""A standard error below this share of the mean is rounding: nothing varies."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,16 @@ def mean_interval(
     Raises:
         SpecError: `over` or `level` is none, or the columns differ in length.
     """
-    raise NotImplementedError
+    found = numbers(values, "values")
+    rows = len(found)
+    of_list = [] if lists is None else [lists]
+    units = Units(
+        np.arange(rows) if items is None else codes([*of_list, items], rows),
+        None if seeds is None else codes([seeds], rows),
+        codes(of_list, rows) if of_list else None,
+    )
+    [row] = means(found, Group.one(rows), units, over, level).to_pylist()
+    return Mean(**row)
 
 
 def summary(
@@ -87,9 +98,9 @@ def summary(
     *,
     over: str | None = None,
     level: float = 0.95,
-    items: str | Sequence[str] | None = None,
-    seeds: str | Sequence[str] | None = None,
-    lists: str | Sequence[str] | None = None,
+    items: Names = None,
+    seeds: Names = None,
+    lists: Names = None,
 ) -> pa.Table:
     """`mean_interval` for each group of rows.
 
@@ -111,4 +122,83 @@ def summary(
     Raises:
         SpecError: a column is not there (the message names those that are), or not of numbers.
     """
-    raise NotImplementedError
+    rows = arrow(table)
+    group, keys = groups_of(rows, by)
+    found = means(values_of(rows, value), group, units_of(rows, items, seeds, lists, by), over, level)
+    return beside(keys, found)
+
+
+def beside(left: pa.Table, right: pa.Table) -> pa.Table:
+    """The columns of two tables of equally many rows."""
+    columns = [*left.columns, *right.columns]
+    return pa.Table.from_arrays(columns, schema=pa.schema([*left.schema, *right.schema]))
+
+
+def groups_of(table: pa.Table, by: Sequence[str]) -> tuple[Group, pa.Table]:
+    """Rows that agree in the columns `by`, in the order of first appearance, and these columns of each group."""
+    by = [by] if isinstance(by, str) else list(by)
+    found = codes([column(table, name) for name in by], table.num_rows)
+    if not by:
+        return Group.one(table.num_rows), pa.table({})
+    first = np.zeros(int(found.max(initial=-1)) + 1, np.int64)
+    first[found[::-1]] = np.arange(table.num_rows)[::-1]  # of several rows the last that is assigned stays
+    order = np.argsort(first)
+    rank = np.zeros_like(order)
+    rank[order] = np.arange(len(order))
+    return Group(rank[found], len(order)), table.select(by).take(first[order]).replace_schema_metadata()
+
+
+def means(values: Floats, group: Group, units: Units, over: str | None, level: float) -> pa.Table:
+    """A row of `Mean`'s fields for each group; `values` and the units have shape (rows,)."""
+    check_level(over, level)
+    there = ~np.isnan(values)
+    missing = np.bincount(group.codes[~there], minlength=group.count)
+    values, group, units = values[there], Group(group.codes[there], group.count), units.take(there)
+    n = np.bincount(group.codes, minlength=group.count)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(group.codes, values, minlength=group.count) / n
+        influence = (values - mean[group.codes]) / n[group.codes]
+    found = spread(influence, group, units, over)
+    low, high = _bounds(values, group, mean, n, found, level)
+    reason = [said or (None if n[at] else "nothing was measured") for at, said in enumerate(found.reason)]
+    without = np.isnan(low) & ~np.isnan(found.error)
+    reason = [f"no variation over {found.over[at]}" if without[at] else said for at, said in enumerate(reason)]
+    columns: dict[str, Any] = {"mean": _nullable(mean), "low": _nullable(low), "high": _nullable(high)}
+    columns |= {"n": pa.array(n), "missing": pa.array(missing)}
+    for kind, of in found.counts.items():
+        columns[kind] = pa.array(of, mask=np.full(group.count, getattr(units, kind) is None))
+    columns |= {"over": pa.array(found.over, pa.string()), "reason": pa.array(reason, pa.string())}
+    columns |= {"error": _nullable(found.error), "df": _nullable(found.df), "level": pa.array([level] * group.count)}
+    return pa.table(columns)
+
+
+def _nullable(values: Floats) -> pa.Array:
+    return pa.array(values, pa.float64(), from_pandas=True)
+
+
+def _bounds(values: Floats, group: Group, mean: Floats, n: Codes, found: Spread, level: float) -> tuple[Floats, Floats]:
+    """The interval of each group's mean, NaN where there is none.
+
+    That of a share is Wilson's (1927), with the number of independent choices that would have its standard error:
+    mean (1 - mean) / error². It never leaves 0 to 1, and covers what it promises near them, where a symmetric one
+    does not. Where each item has one row the number is n, also if all or none are right.
+    """
+    t = distributions.t.ppf((1 + level) / 2, found.df)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        varies = found.error > SAME * np.maximum(np.abs(mean), 1)
+        independent = mean * (1 - mean) / found.error**2
+    choices = np.bincount(group.codes[(values != 0) & (values != 1)], minlength=group.count) == 0
+    over_items = np.array([kinds == ("items",) for kinds in found.kinds]) & ~np.isnan(found.df)
+    single = choices & over_items & (n == found.counts["items"])
+    independent, t = np.where(single, n, independent), np.where(single, distributions.norm.ppf((1 + level) / 2), t)
+    bounds = [np.where(choices, wilson(mean, independent, t, sign), mean + sign * t * found.error) for sign in (-1, 1)]
+    low, high = (np.where(varies | single, bound, np.nan) for bound in bounds)
+    return low, high
+
+
+def wilson(share: Floats, n: Floats, t: Floats, sign: int) -> Floats:
+    """The lower (`sign` -1) or upper bound of Wilson's interval of a share of `n`, for a quantile `t`."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = t * np.sqrt(share * (1 - share) / n + (t / (2 * n)) ** 2)
+        bound: Floats = (share + t**2 / (2 * n) + sign * half) / (1 + t**2 / n)
+    return np.clip(bound, 0, 1)
