@@ -55,9 +55,7 @@ class Cell:
         return f"{self.n:,} ({' × '.join(parts)})" if len(parts) > 1 else f"{self.n:,}"
 
 
-def cells(
-    found: Gathered, kind: str, measure: str, results: Sequence[Result], by: Sequence[str]
-) -> list[Cell]:
+def cells(found: Gathered, kind: str, measure: str, results: Sequence[Result], by: Sequence[str]) -> list[Cell]:
     """A point for every group of results that agree in `by`, in their order, and for each of its seeds.
 
     Args:
@@ -88,9 +86,7 @@ def _cell(at: dict[str, Any], seed: str, members: Sequence[Result], measure: str
     return Cell(at, seed, total / count, int(count), tuple(members), **spread)
 
 
-def _spreads(
-    found: Gathered, kind: str, measure: str, groups: Sequence[Sequence[Result]]
-) -> list[dict[str, Any]]:
+def _spreads(found: Gathered, kind: str, measure: str, groups: Sequence[Sequence[Result]]) -> list[dict[str, Any]]:
     """Interval and counts of each group."""
     members = [result.settings for group in groups for result in group]
     rows = found.items(kind, measure, groups)

@@ -35,7 +35,7 @@ class Axis:
 
     def encoding(self, channel: type[alt.X] | type[alt.Y] = alt.X) -> Any:
         """For altair."""
-        settings: dict[str, Any] = {"type": self.scale, "nice": False if self.domain else True}
+        settings: dict[str, Any] = {"type": self.scale, "nice": not self.domain}
         if self.scale == "linear":
             settings["zero"] = False
         if self.scale == "symlog":

@@ -1,7 +1,7 @@
 """What study cost until a stage: its updates and tokens, added up along the path of stages.
 
-    effort = Effort.of_store(store)
-    updates, tokens = effort.of(stage_id)      # None, None where the store does not know
+effort = Effort.of_store(store)
+updates, tokens = effort.of(stage_id)      # None, None where the store does not know
 """
 
 from __future__ import annotations

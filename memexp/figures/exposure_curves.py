@@ -56,7 +56,9 @@ def exposure_figure(
     for number, title in enumerate(dict.fromkeys(row["_panel"] for row in rows)):
         inside, data = [row for row in rows if row["_panel"] == title], f"points {number}"
         charts = {
-            name: curves(_axis(name, inside), vertical(measure), layout, _tooltip(names), chance, rules=ruled, data=data)
+            name: curves(
+                _axis(name, inside), vertical(measure), layout, _tooltip(names), chance, rules=ruled, data=data
+            )
             for name in shown
         }
         panels.append(Panel(title, inside, charts, data))
@@ -104,6 +106,7 @@ def measured(point: Cell) -> Row:
 
 def _with_baselines(rows: Sequence[Row], names: Sequence[str], layout: Layout) -> list[Row]:
     """Every line with its point at no exposures, of which there may be one for many lines, and a rule there."""
+
     def line(row: Row) -> tuple[Any, ...]:
         return tuple(row["_at"].get(name) for name in names)
 

@@ -56,9 +56,7 @@ class Figure:
     def chart(self, width: float = 300, height: float = 220, columns: int = 3) -> alt.TopLevelMixin:
         """All panels side by side, each `width` and `height` pixels, with data and legend, to be shown or saved."""
         parts = [
-            next(iter(panel.charts.values())).properties(
-                width=width, height=height, title=panel.title or alt.Undefined
-            )
+            next(iter(panel.charts.values())).properties(width=width, height=height, title=panel.title or alt.Undefined)
             for panel in self.panels
         ]
         whole = parts[0] if len(parts) == 1 else alt.concat(*parts, columns=columns)

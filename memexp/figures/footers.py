@@ -34,9 +34,7 @@ def constant_columns(kind: str, names: Sequence[str]) -> list[str]:
     versions = [at for at, name in enumerate(names) if name in MADE_WITH.names]
     end = versions[0] if versions else 0
     return [
-        name
-        for at, name in enumerate(names)
-        if name in fixed or (at < end if items is None else name not in items)
+        name for at, name in enumerate(names) if name in fixed or (at < end if items is None else name not in items)
     ]
 
 

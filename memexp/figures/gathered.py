@@ -102,8 +102,10 @@ class Gathered:
         self.connection.register("chosen", pa.table(columns))
         rows, value = self._sources[kind].table, f"m{list(self.measures(kind)).index(measure)}"
         same = "".join(f" AND own.{identifier(p)} IS NOT DISTINCT FROM chosen.{identifier(p)}" for p in parts)
-        sql = f"SELECT cell, item, chosen.result, {value} AS value FROM {rows} own JOIN chosen ON own.result = chosen.key{same}"
-        return self.connection.sql(sql).to_arrow_table()
+        return self.connection.sql(
+            f"SELECT cell, item, chosen.result, {value} AS value FROM {rows} own JOIN chosen ON own.result = chosen.key"
+            + same
+        ).to_arrow_table()
 
 
 @dataclass

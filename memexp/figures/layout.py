@@ -1,7 +1,7 @@
 """Which of what varies has colours, which has dashes, and which has a panel for each of its values.
 
-    plan = Layout.of(["model", "lr", "batch_size"], results)
-    plan.colour, plan.panels, plan.dash      # "model", ("lr",), "batch_size"
+plan = Layout.of(["model", "lr", "batch_size"], results)
+plan.colour, plan.panels, plan.dash      # "model", ("lr",), "batch_size"
 """
 
 from __future__ import annotations

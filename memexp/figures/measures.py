@@ -56,9 +56,7 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
         Measure("qa", "exact answers (share of questions)", "exact::int"),
         Measure("f1", "F1 of the answers (share of words)", "f1"),
     ),
-    "choice": (
-        Measure("choice", "right choices (share of questions)", "correct::int", True, "1 / len(choices)"),
-    ),
+    "choice": (Measure("choice", "right choices (share of questions)", "correct::int", True, "1 / len(choices)"),),
     "ablation": (Measure("ablation", "right answers (share of questions)", "correct::int"),),
     "ratios": (
         Measure("comparison", "comparison ratio (log, nats)", "log_comparison_ratio", False, 0.0),

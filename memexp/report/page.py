@@ -152,9 +152,8 @@ def _filters(rows: Iterable[dict[str, Any]]) -> str:
         if len(found) > 1:
             first = "mean over seeds" if name == "seed" else "all"
             options = "".join(f"<option>{html.escape(value)}</option>" for value in sorted(found, key=_order))
-            parts.append(
-                f"<label>{name} <select data-filter='{name}'><option value=''>{first}</option>{options}</select></label>"
-            )
+            choice = f"<select data-filter='{name}'><option value=''>{first}</option>{options}</select>"
+            parts.append(f"<label>{name} {choice}</label>")
     return f"<form class='filters' aria-label='filters'>{''.join(parts)}</form>" if parts else ""
 
 
@@ -171,9 +170,7 @@ def _figure(figure: Figure, at: int) -> str:
     if len(axes) > 1:
         options = "".join(f"<option>{html.escape(axis)}</option>" for axis in axes)
         choice = f"<label class='axis'>x-axis <select data-axis='{at}'>{options}</select></label>"
-    legend = "".join(
-        f"<li>{_symbol(colour, shape)}{html.escape(name)}</li>" for name, colour, shape in figure.legend
-    )
+    legend = "".join(f"<li>{_symbol(colour, shape)}{html.escape(name)}</li>" for name, colour, shape in figure.legend)
     legend = f"<ul class='legend' aria-label='{html.escape(figure.legend_title)}'>{legend}</ul>" if legend else ""
     panels = "".join(
         f"<div class='panel' data-panel='{number}'>"
@@ -199,7 +196,9 @@ _OUTLINES = {
 
 
 def _symbol(colour: str, shape: str) -> str:
-    return f"<svg viewBox='0 0 12 12' width='12' height='12' fill='{colour}' aria-hidden='true'>{_OUTLINES[shape]}</svg>"
+    return (
+        f"<svg viewBox='0 0 12 12' width='12' height='12' fill='{colour}' aria-hidden='true'>{_OUTLINES[shape]}</svg>"
+    )
 
 
 MOST_NUMBERS = 400
