@@ -18,7 +18,7 @@ from memexp.figures.gathered import Gathered, Result
 from memexp.figures.varied import list_of, seed_of, split
 from memexp.stats import summary
 
-__all__ = ["ALL", "Cell", "cells"]
+__all__ = ["ALL", "Cell", "cells", "item_rows"]
 
 ALL = "all"
 """What a point over all seeds has for its seed."""
@@ -86,21 +86,33 @@ def _cell(at: dict[str, Any], seed: str, members: Sequence[Result], measure: str
     return Cell(at, seed, total / count, int(count), tuple(members), **spread)
 
 
-def _spreads(found: Gathered, kind: str, measure: str, groups: Sequence[Sequence[Result]]) -> list[dict[str, Any]]:
-    """Interval and counts of each group."""
+def item_rows(
+    found: Gathered, kind: str, measure: str, groups: Sequence[Sequence[Result]], names: Sequence[str] = ()
+) -> pa.Table:
+    """A row for each item of some results: the number of its group, item, seed, list, value, and `names` of settings.
+
+    Where all results have one list, ``list`` is NULL.
+    """
     members = [result.settings for group in groups for result in group]
     rows = found.items(kind, measure, groups)
     places = rows.column("result")
-    named = {"seed": [seed_of(settings) for settings in members], "list": [list_of(settings) for settings in members]}
-    for name, values in named.items():
-        rows = rows.append_column(name, pa.array(values).dictionary_encode().take(places))
-    lists = "list" if len(set(named["list"])) > 1 else ()
-    try:
-        told = summary(rows, "value", ["cell"], seeds="seed", lists=lists).to_pylist()
-    except NotImplementedError:
-        told = []
-    by_cell = {row["cell"]: row for row in told}
-    return [_told(by_cell.get(at, {})) for at in range(len(groups))]
+    lists = [list_of(settings) for settings in members]
+    columns: dict[str, list[Any]] = {"seed": [seed_of(settings) for settings in members]}
+    columns["list"] = lists if len(set(lists)) > 1 else [None] * len(members)
+    columns |= {name: [settings.get(name) for settings in members] for name in names}
+    for name, values in columns.items():
+        rows = rows.append_column(name, pa.array(values).take(places))
+    return rows
+
+
+def _spreads(
+    found: Gathered, kind: str, measure: str, groups: Sequence[Sequence[Result]]
+) -> list[dict[str, Any]]:
+    """Interval and counts of each group."""
+    rows = item_rows(found, kind, measure, groups)
+    lists = "list" if rows.column("list").null_count < rows.num_rows else ()
+    told = {row["cell"]: row for row in summary(rows, "value", ["cell"], seeds="seed", lists=lists).to_pylist()}
+    return [_told(told.get(at, {})) for at in range(len(groups))]
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:

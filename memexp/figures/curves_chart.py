@@ -15,7 +15,7 @@ import altair as alt
 from memexp.figures.layout import Layout
 from memexp.figures.style import DASHES, palette, shapes
 
-__all__ = ["Axis", "curves"]
+__all__ = ["Axis", "coloured", "curves"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def curves(
     points: bool = True,
     rules: bool = False,
     data: str = "points",
+    joined: bool = True,
+    only: str = "true",
 ) -> alt.LayerChart:
     """A chart of rows that are called `data`.
 
@@ -73,27 +75,26 @@ def curves(
         points: whether there are points, with intervals, on the lines.
         rules: whether some rows are lines across, those with ``_rule``.
         data: what the rows are called.
+        joined: whether points are joined by lines.
+        only: Vega's expression for the rows that are drawn.
     """
     layers: list[alt.Chart] = []
     if chance is not None:
         layers.append(_chance(chance))
-    level = alt.Chart(alt.NamedData(data)).encode(y=y.encoding(alt.Y), detail="_line:N", **_colours(layout))
-    base = level.encode(x=x.encoding())
-    dash = {}
-    if layout.dash:
-        scale = alt.Scale(domain=list(layout.dashes), range=[list(one) for one in DASHES[: len(layout.dashes)]])
-        dash["strokeDash"] = alt.StrokeDash("_dash:N", scale=scale, title=layout.dash.replace("_", " "))
-    layers.append(base.transform_filter("!datum._rule").mark_line(strokeWidth=1.8, clip=True).encode(**dash))
+    level = coloured(data, layout).encode(y=y.encoding(alt.Y), detail="_line:N")
+    base = level.encode(x=x.encoding()).transform_filter(f"!datum._rule && ({only})")
+    if joined:
+        layers.append(base.mark_line(strokeWidth=1.8, clip=True).encode(**_dashes(layout)))
     says = [alt.Tooltip(f"{column}:N", title=title) for column, title in tooltip]
     if points:
-        bars = base.transform_filter("!datum._rule").mark_rule(strokeWidth=1.2, opacity=0.75)
+        bars = base.mark_rule(strokeWidth=1.2, opacity=0.75)
         layers.append(bars.encode(y=alt.Y("_low:Q", title=y.title), y2="_high:Q"))
         shape = {}
         if layout.legend:
             domain = list(layout.colours)
             scale = alt.Scale(domain=domain, range=shapes(domain))
             shape["shape"] = alt.Shape("_colour:N", scale=scale, title=layout.colour.replace("_", " "))
-        dots = base.transform_filter("!datum._rule").mark_point(filled=True, size=46, opacity=1)
+        dots = base.mark_point(filled=True, size=46, opacity=1)
         layers.append(dots.encode(tooltip=says, **shape))
     if rules:
         across = level.transform_filter("datum._rule").mark_rule(strokeDash=[3, 3], strokeWidth=1.2, opacity=0.8)
@@ -106,9 +107,18 @@ def _chance(value: float) -> alt.Chart:
     return rule.encode(y="chance:Q", tooltip=[alt.Tooltip("chance:Q", title="chance")])
 
 
-def _colours(layout: Layout) -> dict[str, Any]:
+def _dashes(layout: Layout) -> dict[str, Any]:
+    if not layout.dash:
+        return {}
+    scale = alt.Scale(domain=list(layout.dashes), range=[list(one) for one in DASHES[: len(layout.dashes)]])
+    return {"strokeDash": alt.StrokeDash("_dash:N", scale=scale, title=layout.dash.replace("_", " "))}
+
+
+def coloured(data: str, layout: Layout) -> alt.Chart:
+    """A chart of rows that are called `data`, in the colours of the layout."""
+    chart = alt.Chart(alt.NamedData(data))
     if not layout.legend:
-        return {"color": alt.value(palette([""])[0])}
+        return chart.encode(color=alt.value(palette([""])[0]))
     domain = list(layout.colours)
     scale = alt.Scale(domain=domain, range=palette(domain))
-    return {"color": alt.Color("_colour:N", scale=scale, title=layout.colour.replace("_", " "))}
+    return chart.encode(color=alt.Color("_colour:N", scale=scale, title=layout.colour.replace("_", " ")))

@@ -43,6 +43,14 @@ class Effort:
             }
         )
 
+    def path(self, stage: str | None) -> list[str]:
+        """The stages that lead to `stage`, itself first, as far as the store knows them."""
+        found: list[str] = []
+        while stage is not None and stage in self._stages and stage not in found:
+            found.append(stage)
+            stage = self._stages[stage][0]
+        return found
+
     def of(self, stage: str | None) -> tuple[int | None, int | None]:
         """Updates and tokens of study from the pretrained model to `stage`."""
         path = []

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memexp.figures.cells import ALL, Cell, cells
+from memexp.figures.cells import Cell, cells
 from memexp.figures.curves_chart import Axis, curves
 from memexp.figures.effort import Effort
-from memexp.figures.figure import Figure, Panel, Row
+from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
-from memexp.figures.varied import dimensions, matching, text
+from memexp.figures.panels import Sheet, caption, chance_of, vertical
+from memexp.figures.varied import dimensions, matching
 
 __all__ = ["exposure_figure"]
 
@@ -25,6 +26,7 @@ TITLES = {
     "updates": "updates (optimizer steps of study)",
     "tokens": "tokens (predicted in study)",
 }
+"""Of the horizontal axes there are."""
 
 
 def exposure_figure(
@@ -46,33 +48,24 @@ def exposure_figure(
     points = cells(found, kind, measure.name, results, [*names, X])
     if not points:
         return None
-    layout = Layout.of(names, [point.at for point in points if point.at[X]], by)
-    rows = _with_baselines([_row(point, names, layout, effort) for point in points], names, layout)
+    sheet = Sheet(names, Layout.of(names, [point.at for point in points if point.at[X]], by))
+    rows = [row for point, at in _on_lines(points, names) for row in _rows(sheet, point, at, effort)]
+    rows.sort(key=lambda row: row[X])
     axes = [x, *(name for name in TITLES if name != x)]
     shown = [name for name in axes if name == X or all(row[name] is not None for row in rows)]
-    chance = measure.chance if isinstance(measure.chance, float) else None
-    ruled = any(row["_rule"] for row in rows)
-    panels = []
-    for number, title in enumerate(dict.fromkeys(row["_panel"] for row in rows)):
-        inside, data = [row for row in rows if row["_panel"] == title], f"points {number}"
-        charts = {
-            name: curves(
-                _axis(name, inside), vertical(measure), layout, _tooltip(names), chance, rules=ruled, data=data
-            )
-            for name in shown
+    ruled, chance, says = any(row["_rule"] for row in rows), chance_of(measure), sheet.tooltip(X)
+
+    def draw(inside: list[Row], data: str) -> dict[str, Any]:
+        y = vertical(measure)
+        return {
+            name: curves(_axis(name, inside), y, sheet.layout, says, chance, rules=ruled, data=data) for name in shown
         }
-        panels.append(Panel(title, inside, charts, data))
-    numbers = [row for row in rows if row["seed"] == ALL and not row["_rule"]]
-    return Figure(
-        f"{X}-{kind}-{measure.name}",
-        f"{measure.title.partition(' (')[0].capitalize()} by exposures",
-        caption(points, "The dashed line is the model before study."),
-        panels,
-        layout.legend,
-        layout.colour.replace("_", " "),
-        [*names, X],
-        numbers,
-    )
+
+    short = measure.title.partition(" (")[0]
+    said = caption(points, "Dashed: the model before study." if ruled else "")
+    if chance is not None:
+        said += f" Dotted: chance, {chance:g}."
+    return sheet.figure(f"{X}-{kind}-{measure.name}", f"{short.capitalize()} by exposures", said, rows, draw, [X])
 
 
 def _studied_only(result: Result) -> bool:
@@ -81,56 +74,25 @@ def _studied_only(result: Result) -> bool:
     return X in settings and "forget_side" not in settings and not settings.get("retention_steps")
 
 
-def _row(point: Cell, names: Sequence[str], layout: Layout, effort: Effort) -> Row:
-    settings = point.results[0].settings
-    updates, tokens = effort.of(settings.get("stage_id")) if point.at[X] else (0, 0)
-    row: Row = {name: text(point.at[name]) for name in names}
-    row |= {X: point.at[X], "updates": updates, "tokens": tokens, "seed": point.seed, "_at": dict(point.at)}
-    return row | measured(point)
+def _on_lines(points: Sequence[Cell], names: Sequence[str]) -> list[tuple[Cell, dict[str, Any]]]:
+    """Each point with its place; the one at no exposures, of which there may be one for many lines, on all of them."""
+
+    def line(point: Cell) -> tuple[Any, ...]:
+        return tuple(point.at.get(name) for name in names)
+
+    lines = dict.fromkeys(line(point) for point in points if point.at[X])
+    placed: list[tuple[Cell, dict[str, Any]]] = []
+    for point in points:
+        groups = [line(point)] if point.at[X] else matching(line(point), lines) or [line(point)]
+        placed += [(point, dict(zip(names, group, strict=True)) | {X: point.at[X]}) for group in groups]
+    return placed
 
 
-def measured(point: Cell) -> Row:
-    """What every mark has: the mean, its interval, and what is said of both."""
-    interval = f"{point.low:.3g} to {point.high:.3g}" if point.low is not None and point.high is not None else ""
-    about = f"95 % interval over {point.over}" if interval else ""
-    return {
-        "_y": round(point.mean, 6),
-        "_low": round(point.mean if point.low is None else point.low, 6),
-        "_high": round(point.mean if point.high is None else point.high, 6),
-        "_mean": f"{point.mean:.3g}",
-        "_interval": f"{interval} ({about})" if interval else point.reason or "none",
-        "_n": point.counted,
-        "_rule": False,
-    }
-
-
-def _with_baselines(rows: Sequence[Row], names: Sequence[str], layout: Layout) -> list[Row]:
-    """Every line with its point at no exposures, of which there may be one for many lines, and a rule there."""
-
-    def line(row: Row) -> tuple[Any, ...]:
-        return tuple(row["_at"].get(name) for name in names)
-
-    lines = dict.fromkeys((line(row), row["seed"]) for row in rows if row[X])
-    found: list[Row] = []
-    for row in rows:
-        if row[X]:
-            found.append(_placed(row, row["_at"], layout))
-            continue
-        seeds = {seed for _, seed in lines} if row["seed"] == ALL else {row["seed"]}
-        met = matching(line(row), dict.fromkeys(group for group, seed in lines if seed in seeds))
-        for group in met or [line(row)]:
-            at = dict(zip(names, group, strict=True))
-            own = row | {name: text(at[name]) for name in names}
-            found += [_placed(own, at, layout), _placed(own | {"_rule": True}, at, layout)]
-    return found
-
-
-def _placed(row: Row, at: dict[str, Any], layout: Layout) -> Row:
-    own = {name: value for name, value in row.items() if name != "_at"}
-    line = " ".join(text(at[name]) for name in at if name != X)
-    colour = text(at.get(layout.colour)) if layout.colour else ""
-    dash = text(at.get(layout.dash)) if layout.dash else ""
-    return own | {"_line": f"{line} {row['seed']}", "_colour": colour, "_dash": dash, "_panel": layout.panel(at)}
+def _rows(sheet: Sheet, point: Cell, at: dict[str, Any], effort: Effort) -> list[Row]:
+    """A point, and for the model before study a line across as well."""
+    updates, tokens = effort.of(point.results[0].settings.get("stage_id")) if at[X] else (0, 0)
+    row = sheet.row(point, at, **{X: at[X]}, updates=updates, tokens=tokens)
+    return [row] if at[X] else [row, row | {"_rule": True}]
 
 
 def _axis(name: str, rows: Sequence[Row]) -> Axis:
@@ -139,33 +101,3 @@ def _axis(name: str, rows: Sequence[Row]) -> Axis:
     return Axis(name, TITLES[name], "symlog" if wide or len(values) > 3 else "linear", values)
 
 
-def vertical(measure: Measure) -> Axis:
-    """The vertical axis of a measure: of a share from 0 to 1."""
-    return Axis("_y", measure.title, domain=(0.0, 1.0) if measure.share else None)
-
-
-def _tooltip(names: Sequence[str]) -> list[tuple[str, str]]:
-    own = [(name, name.replace("_", " ")) for name in (*names, X)]
-    return [*own, ("_mean", "mean"), ("_interval", "interval"), ("_n", "n"), ("seed", "seed")]
-
-
-def caption(points: Sequence[Cell], more: str = "") -> str:
-    """What means and intervals are over, with n."""
-    whole = [point for point in points if point.seed == ALL]
-    counts = list(dict.fromkeys(point.counted for point in whole))
-    n = f"n = {counts[0]} in each point" if len(counts) == 1 else f"n from {_least(whole)} to {_most(whole)}"
-    overs = list(dict.fromkeys(point.over for point in whole if point.low is not None))
-    if overs:
-        said = f"Bars are 95 % intervals over {' or '.join(overs)}."
-    else:
-        reasons = list(dict.fromkeys(point.reason for point in whole if point.reason))
-        said = f"No intervals: {reasons[0]}." if reasons else "No intervals."
-    return f"{n}. {said} {more}".strip()
-
-
-def _least(points: Sequence[Cell]) -> str:
-    return min(points, key=lambda point: point.n).counted
-
-
-def _most(points: Sequence[Cell]) -> str:
-    return max(points, key=lambda point: point.n).counted

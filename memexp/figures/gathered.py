@@ -11,8 +11,9 @@ are read for them.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from memexp.store.manifests import latest_manifests
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["Gathered", "Result", "gathered", "gathered_rows"]
+__all__ = ["Gathered", "Result", "gathered", "gathered_rows", "ids_of"]
 
 IDS = ("stage_id", "probe_id", "condition_id")
 
@@ -63,6 +64,13 @@ class Gathered:
         self.connection = connection
         self._sources: dict[str, _Source] = {}
         self._results: dict[str, list[Result]] = {}
+        self._chosen: Callable[[Result], bool] | None = None
+
+    def only(self, chosen: Callable[[Result], bool]) -> Gathered:
+        """The same, of some results."""
+        part = copy.copy(self)
+        part._chosen = chosen
+        return part
 
     @property
     def kinds(self) -> list[str]:
@@ -81,7 +89,8 @@ class Gathered:
         """The results of a kind, with the sums of its measures."""
         if kind not in self._results:
             self._results[kind] = self._sources[kind].aggregated(self.connection)
-        return self._results[kind]
+        everything = self._results[kind]
+        return everything if self._chosen is None else [one for one in everything if self._chosen(one)]
 
     def items(self, kind: str, measure: str, cells: Sequence[Sequence[Result]]) -> pa.Table:
         """A row for every item of some results: cell, item, result, value.
@@ -156,7 +165,7 @@ class _Source:
         results = []
         for key, *rest in found:
             settings = self.settings.get(key)
-            if settings is None or not (self.others or _ids(settings) in self.order):
+            if settings is None or not (self.others or ids_of(settings) in self.order):
                 continue
             own = {name: value for name, value in zip(parts, rest, strict=False) if value is not None}
             count, *numbers = rest[len(parts) :]
@@ -166,10 +175,11 @@ class _Source:
                 for name, (total, there) in zip(self.measures, pairs, strict=True)
             }
             results.append(Result(key, settings | own, count, sums_of))
-        return sorted(results, key=lambda result: self.order.get(_ids(result.settings), len(self.order)))
+        return sorted(results, key=lambda result: self.order.get(ids_of(result.settings), len(self.order)))
 
 
-def _ids(settings: Mapping[str, Any]) -> tuple[str, str, str]:
+def ids_of(settings: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Of a result: stage, probe, condition."""
     stage, probe, condition = (settings.get(name, "") for name in IDS)
     return stage, probe, condition
 

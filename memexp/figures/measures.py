@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from memexp.probes import BY_KIND
 from memexp.spec import Headline
 
-__all__ = ["PARTS", "Measure", "column_measure", "measures_of"]
+__all__ = ["CHANCE", "PARTS", "Measure", "column_measure", "measures_of"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "lm_eval": ("task", "metric"),
 }
 """Columns of a kind's items that tell apart what is never averaged."""
+
+CHANCE = "chance"
+"""The measure of what guessing comes to, of kinds whose items differ in it."""
 
 _KNOWN: Mapping[str, tuple[Measure, ...]] = {
     "recognition": (
@@ -69,8 +72,11 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
 def measures_of(kind: str, headline: Headline | None) -> dict[str, Measure]:
     """The measures of a kind by name, the headline first; `headline` is what its files declare."""
     if kind in BY_KIND or headline is None:
-        return {one.name: one for one in _KNOWN.get(kind, ())}
-    return {kind: Measure(kind, f"{kind} ({headline.title})", headline.mean, False, headline.chance)}
+        found = {one.name: one for one in _KNOWN.get(kind, ())}
+    else:
+        found = {kind: Measure(kind, f"{kind} ({headline.title})", headline.mean, False, headline.chance)}
+    guessed = [one.chance for one in found.values() if isinstance(one.chance, str)]
+    return found | {CHANCE: Measure(CHANCE, "chance", sql) for sql in guessed}
 
 
 def column_measure(name: str) -> Measure:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.errors import StoreError
-from memexp.figures import Figure, figures_of
+from memexp.figures import Chapter, Figure, chapters
 from memexp.figures.style import config
 from memexp.store import Store
 
@@ -62,9 +62,11 @@ def write_page(store: Store, sweep: str | None = None, out: str | os.PathLike[st
 def page(store: Store, sweep: str | None = None) -> str:
     """The HTML."""
     vega = _Later(javascript)
-    figures = figures_of(store, sweep)
+    found = chapters(store, sweep)
+    figures = [figure for chapter in found for figure in chapter.figures]
     title = f"memexp: {sweep or os.path.basename(store.location)}"
-    body = "\n".join(_figure(figure, at) for at, figure in enumerate(figures))
+    numbers = iter(range(len(figures)))
+    body = "\n".join(_chapter(chapter, [next(numbers) for _ in chapter.figures], len(found)) for chapter in found)
     charts = [
         {
             "panels": [
@@ -88,7 +90,7 @@ def page(store: Store, sweep: str | None = None) -> str:
         heading=html.escape(sweep or "All results"),
         about=html.escape(f"{store.location}, {made}"),
         filters=filters,
-        body=body or "<p class='empty'>There is nothing to draw yet: the store holds no results.</p>",
+        body=body,
         data=in_script(charts),
         config=in_script(config()),
         vega=vega.result(),
@@ -162,6 +164,14 @@ def _order(value: str) -> tuple[float, str]:
         return float(value), ""
     except ValueError:
         return float("inf"), value
+
+
+def _chapter(chapter: Chapter, numbers: Sequence[int], of: int) -> str:
+    """The figures of a sweep; `numbers` are theirs in the page."""
+    name = chapter.sweep or "Results that belong to no sweep"
+    heading = f"<h2 class='chapter'>{html.escape(name)}</h2>" if of > 1 else ""
+    drawn = "\n".join(_figure(figure, at) for figure, at in zip(chapter.figures, numbers, strict=True))
+    return heading + (drawn or "<p class='empty'>There is nothing to draw yet: no results are there.</p>")
 
 
 def _figure(figure: Figure, at: int) -> str:
