@@ -10,7 +10,8 @@ For forks; checkpoint.py has what outlives the process. Random state is no part 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +23,14 @@ from memexp.core.model import LanguageModel, local
 from memexp.core.optimizer import adamw, room
 from memexp.spec import Training
 
-__all__ = ["Fork", "compact", "on_host", "restore", "spend", "take"]
+__all__ = ["Fork", "on_host", "restore", "spend", "take"]
 
 
 @dataclass(frozen=True)
 class Fork:
     """This rank's part of what a trajectory has learned, copied; all of it in the host's memory, none on a GPU."""
 
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
     """The learning parameters by name (of a sharded model the local shard)."""
     optimizer: Moments | None
     """The optimizer's state, None before the first step."""
@@ -62,19 +63,6 @@ def take(lm: LanguageModel, optimizer: AdamW | None) -> Fork:
     return Fork(weights, Moments(settings, kept))
 
 
-def compact(fork: Fork) -> Fork:
-    """`fork` in half the memory as far as nothing is lost, as with weights that were stored in 16 bits."""
-    return Fork({name: _halved(fork.weights.pop(name)) for name in list(fork.weights)}, fork.optimizer)
-
-
-def _halved(tensor: Tensor) -> Tensor:
-    for dtype in (torch.bfloat16, torch.float16):
-        half = tensor.to(dtype)
-        if tensor.dtype == torch.float32 and torch.equal(half.float(), tensor):
-            return half
-    return tensor
-
-
 def on_host(tensor: Tensor) -> Tensor:
     """A copy of this rank's part of a tensor, in the host's memory."""
     return local(tensor).to("cpu", copy=True)
@@ -86,7 +74,7 @@ def restore(lm: LanguageModel, fork: Fork, settings: Training | None) -> AdamW |
     Returns:
         The optimizer of `settings` with the fork's state, or None where it has none.
     """
-    return _restored(lm, fork, settings, dict.__getitem__)
+    return _restored(lm, fork, settings, operator.getitem)
 
 
 def spend(lm: LanguageModel, fork: Fork, settings: Training | None) -> AdamW | None:
@@ -95,9 +83,7 @@ def spend(lm: LanguageModel, fork: Fork, settings: Training | None) -> AdamW | N
 
 
 @torch.no_grad()
-def _restored(
-    lm: LanguageModel, fork: Fork, settings: Training | None, get: Callable[[dict[str, Any], str], Any]
-) -> AdamW | None:
+def _restored(lm: LanguageModel, fork: Fork, settings: Training | None, get: Callable[[Any, str], Any]) -> AdamW | None:
     """`get` is how something is had from the fork."""
     lm.zero_grad()  # a stage that failed half-way through a batch leaves gradients behind
     learning = lm.learning()

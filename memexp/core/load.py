@@ -86,6 +86,7 @@ def load(
         if world.size > 1:
             shard(wrapped)
         fill(wrapped, content, world)
+        wrapped.stored = content.stored
     wrapped.to(device=world.device)
     wrapped.budget = budget_of(wrapped, resources, gathered=gather_together(wrapped, resources))
     wrapped.offload = resources.offload

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from memexp.core.precision import arithmetic, widened
 from memexp.core.processes import World
 from memexp.core.traits import Traits, ask, head_is_plain
 from memexp.errors import ModelError
+from memexp.sources import Stored
 
 __all__ = ["LanguageModel", "blocks", "drops", "local", "set_dropout"]
 
@@ -62,6 +63,7 @@ class LanguageModel(nn.Module):
         """What batches may have; `load` makes it that of the model and the device."""
         self.offload = False
         """Whether the optimizer's moments are kept on the host."""
+        self.stored: Mapping[str, Stored] | None = None  # where its tensors lie, if `load` read them from safetensors
         self.together: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Around passes that belong together; sharding keeps weights gathered meanwhile."""
         self.passes = 0
@@ -196,9 +198,8 @@ class LanguageModel(nn.Module):
             return found, ids
         cache = getattr(output, "past_key_values", None)
         if cache is None:
-            raise ModelError(
-                f"{type(self.lm).__name__} keeps no key-value cache, which recall and open questions are completed with"
-            )
+            kind = type(self.lm).__name__
+            raise ModelError(f"{kind} keeps no key-value cache, which recall and open questions are completed with")
         return found, cache
 
     @property

@@ -11,17 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memexp.errors import SpecError
 from memexp.stats.tables import Codes, Floats, Units, dense
 
-__all__ = ["FEWEST", "OVER", "Group", "Spread", "check_level", "count", "spread"]
+__all__ = ["FEWEST", "OVER", "SAME", "Group", "Spread", "check_level", "count", "spread"]
 
 OVER = ("items", "seeds", "lists", "both")
 """What an interval may be asked to generalise over. ``both``: items and seeds; lists and seeds where there are several
 lists; lists alone where seeds are not known."""
 FEWEST = 3
 """Clusters below which nothing is said of others like them: points only."""
+SAME = 1e-12
+"""A standard error below this share of the mean is rounding: nothing varies."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Spread:
     """The kinds of clusters that were used."""
     counts: dict[str, Codes]
     """How many of each kind there are, 0 where they are not known; of a difference on the side that has fewer."""
+    single: NDArray[np.bool_]
+    """Where it is over items, and an item's rows are one or all equal."""
 
 
 def check_level(over: str | None, level: float) -> None:
@@ -82,7 +87,11 @@ def spread(influence: Floats, group: Group, units: Units, over: str | None, side
     """
     known = {"items": units.items, "seeds": units.seeds, "lists": units.lists}
     counts = {kind: _fewest(group, codes, sides) for kind, codes in known.items()}
-    decided = [_decide(over, {kind: int(of[at]) for kind, of in counts.items()}) for at in range(group.count)]
+    copies = _copies(influence, group if sides is None else sides, units)
+    copies = copies if sides is None else np.array([copies.all()])
+    decided = [
+        _decide(over, {kind: int(of[at]) for kind, of in counts.items()}, bool(copies[at])) for at in range(group.count)
+    ]
     error, df = np.full(group.count, np.nan), np.full(group.count, np.nan)
     for kinds in dict.fromkeys(kinds for kinds, _ in decided):
         smallest = np.min([counts[kind] for kind in kinds], axis=0)
@@ -91,13 +100,19 @@ def spread(influence: Floats, group: Group, units: Units, over: str | None, side
             variance = _variance(influence, group, [known[kind] for kind in kinds], sides)
             error[enough], df[enough] = np.sqrt(variance[enough]), smallest[enough] - 1
     used, reasons = [kinds for kinds, _ in decided], [reason for _, reason in decided]
-    return Spread(error, df, [" and ".join(kinds) for kinds in used], reasons, used, counts)
+    rows = np.bincount((group if sides is None else sides).codes, minlength=(sides or group).count)
+    single = (rows == count(sides or group, units.items)).all() if sides else rows == counts["items"]
+    single = (single | copies) & np.array([kinds == ("items",) for kinds in used])
+    return Spread(error, df, [" and ".join(kinds) for kinds in used], reasons, used, counts, single)
 
 
-def _decide(over: str | None, counts: dict[str, int]) -> tuple[tuple[str, ...], str | None]:
-    """The kinds of clusters of a group, and what there is too little of."""
+def _decide(over: str | None, counts: dict[str, int], copies: bool) -> tuple[tuple[str, ...], str | None]:
+    """The kinds of clusters of a group, and what there is too little of; `copies`: all seeds have the same numbers."""
     several = counts["lists"] > 1
     kinds: tuple[str, ...]
+    if copies and over in (None, "both"):
+        kinds = ("lists",) if (several if over else counts["lists"] >= FEWEST) else ("items",)
+        return kinds, _too_few(counts, [kind for kind in kinds if counts[kind] < FEWEST]) or "no variation over seeds"
     if over is None:
         kinds = ("lists",) if counts["lists"] >= FEWEST else ("items",)
         kinds += ("seeds",) if counts["seeds"] >= FEWEST else ()
@@ -112,6 +127,20 @@ def _decide(over: str | None, counts: dict[str, int]) -> tuple[tuple[str, ...], 
         if counts["seeds"] or not several:
             kinds += ("seeds",)
     return kinds, _too_few(counts, [kind for kind in kinds if counts[kind] < FEWEST])
+
+
+def _copies(influence: Floats, group: Group, units: Units) -> NDArray[np.bool_]:
+    """The groups in which every item has equal rows under every seed: the untrained model's, or all right."""
+    if units.seeds is None:
+        return np.zeros(group.count, bool)
+    items, seeds = (count(group, codes) for codes in (units.items, units.seeds))
+    cluster, owner = _within(group, units.items)
+    one = np.zeros(len(owner))
+    one[cluster] = influence  # of some row of each item
+    differing = np.bincount(group.codes[influence != one[cluster]], minlength=group.count)
+    rows = np.bincount(group.codes, minlength=group.count)
+    found: NDArray[np.bool_] = (differing == 0) & (seeds > 1) & (rows == items * seeds)
+    return found
 
 
 def _too_few(counts: dict[str, int], kinds: list[str] | tuple[str, ...]) -> str | None:

@@ -20,13 +20,10 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats as distributions
 
-from memexp.stats.clusters import OVER, Group, Spread, check_level, spread
-from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, column, numbers, units_of, values_of
+from memexp.stats.clusters import OVER, SAME, Group, Spread, check_level, spread
+from memexp.stats.tables import Floats, Names, Units, arrow, codes, column, numbers, units_of, values_of
 
 __all__ = ["OVER", "Mean", "groups_of", "mean_interval", "means", "summary"]
-
-SAME = 1e-12
-"""A standard error below this share of the mean is rounding: nothing varies."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def means(values: Floats, group: Group, units: Units, over: str | None, level: f
         mean = np.bincount(group.codes, values, minlength=group.count) / n
         influence = (values - mean[group.codes]) / n[group.codes]
     found = spread(influence, group, units, over)
-    low, high = _bounds(values, group, mean, n, found, level)
+    low, high = _bounds(values, group, mean, found, level)
     reason = [said or (None if n[at] else "nothing was measured") for at, said in enumerate(found.reason)]
     without = np.isnan(low) & ~np.isnan(found.error)
     reason = [f"no variation over {found.over[at]}" if without[at] else said for at, said in enumerate(reason)]
@@ -176,21 +173,21 @@ def _nullable(values: Floats) -> pa.Array:
     return pa.array(values, pa.float64(), from_pandas=True)
 
 
-def _bounds(values: Floats, group: Group, mean: Floats, n: Codes, found: Spread, level: float) -> tuple[Floats, Floats]:
+def _bounds(values: Floats, group: Group, mean: Floats, found: Spread, level: float) -> tuple[Floats, Floats]:
     """The interval of each group's mean, NaN where there is none.
 
     That of a share is Wilson's (1927), with the number of independent choices that would have its standard error:
     mean (1 - mean) / error². It never leaves 0 to 1, and covers what it promises near them, where a symmetric one
-    does not. Where each item has one row the number is n, also if all or none are right.
+    does not. Where each item has one row, or equal ones, the number is that of items, also if all or none are right.
     """
     t = distributions.t.ppf((1 + level) / 2, found.df)
     with np.errstate(divide="ignore", invalid="ignore"):
         varies = found.error > SAME * np.maximum(np.abs(mean), 1)
         independent = mean * (1 - mean) / found.error**2
     choices = np.bincount(group.codes[(values != 0) & (values != 1)], minlength=group.count) == 0
-    over_items = np.array([kinds == ("items",) for kinds in found.kinds]) & ~np.isnan(found.df)
-    single = choices & over_items & (n == found.counts["items"])
-    independent, t = np.where(single, n, independent), np.where(single, distributions.norm.ppf((1 + level) / 2), t)
+    single = choices & found.single & ~np.isnan(found.df)
+    independent = np.where(single, found.counts["items"], independent)
+    t = np.where(single, distributions.norm.ppf((1 + level) / 2), t)
     bounds = [np.where(choices, wilson(mean, independent, t, sign), mean + sign * t * found.error) for sign in (-1, 1)]
     low, high = (np.where(varies | single, bound, np.nan) for bound in bounds)
     return low, high

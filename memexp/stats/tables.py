@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from memexp.errors import SpecError
 
 __all__ = [
+    "SEEDS",
+    "TWINS",
     "Codes",
     "Floats",
     "Names",
@@ -42,6 +44,8 @@ TWINS = "counterbalanced"
 
 SPARSE = 8
 """From that many possible numbers a row on, codes are looked up in a hash table instead of a plain one."""
+LONGEST = 2**31 - 1
+"""Bytes of the texts of one piece of a column of strings."""
 
 _TWO = re.compile(r"\s*(\w+)\s*(<=|>=|<|>|==|-)\s*(\w+)\s*")
 _OPERATORS = {
@@ -111,9 +115,7 @@ def numbers(data: Any, name: str) -> Floats:
     array = as_array(data)
     if not _is_number(array.type):
         raise SpecError(f"{name}: holds {array.type}, which has no mean")
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    found: Floats = pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    found: Floats = pc.cast(whole(array), pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return found
 
 
@@ -124,12 +126,18 @@ def codes(columns: Iterable[Any], rows: int) -> Codes:
         array = as_array(data)
         if len(array) != rows:
             raise SpecError(f"columns differ in length: {len(array)} and {rows}")
-        encoded = pc.dictionary_encode(array)
-        chunks = encoded.unify_dictionaries().chunks if isinstance(encoded, pa.ChunkedArray) else [encoded]
-        parts = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks]
-        indices = np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64) + 1
-        found, _ = dense(found * (indices.max(initial=0) + 1) + indices)
+        indices = whole(array).dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        found, _ = dense(found * (indices.max(initial=-1) + 2) + indices + 1)
     return found
+
+
+def whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """In one piece."""
+    if isinstance(array, pa.Array):
+        return array
+    if pa.types.is_string(array.type) and array.nbytes > LONGEST:
+        array = array.cast(pa.large_string())
+    return array.combine_chunks()
 
 
 def dense(numbers: Codes) -> tuple[Codes, Codes]:

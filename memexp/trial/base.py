@@ -12,6 +12,7 @@ from memexp.core import fork
 from memexp.core.fork import Fork
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
+from memexp.core.original import original
 from memexp.core.processes import World
 from memexp.plan import Stage
 from memexp.spec import Resources
@@ -20,7 +21,7 @@ __all__ = ["WarmBase"]
 
 
 class WarmBase:
-    """Holds the base model that was asked for last, and its weights as loaded."""
+    """Holds the base model that was asked for last, and the way back to its weights as loaded."""
 
     def __init__(self) -> None:
         self._key: tuple[str, Resources, World] | None = None
@@ -32,7 +33,7 @@ class WarmBase:
         return self.get(stage, resources, world)
 
     def get(self, stage: Stage, resources: Resources, world: World) -> tuple[LanguageModel, Fork]:
-        """The model of a base stage with its weights as loaded, and a copy of these. All ranks of `world` call.
+        """The model of a base stage with its weights as loaded, and the way back to these. All ranks of `world` call.
 
         Raises what `memexp.core.load.load` raises.
         """
@@ -45,7 +46,7 @@ class WarmBase:
         self._key = self._held = None  # let go of the old one before the new one needs the memory
         _limit_memory(resources, world)
         lm = load(stage.model, stage.method, stage.dtype, world, resources)
-        self._key, self._held = key, (lm, fork.compact(fork.take(lm, None)))
+        self._key, self._held = key, (lm, original(lm))
         return self._held
 
 

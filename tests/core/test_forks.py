@@ -8,12 +8,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import torch
 from core.meter import Meter
 from core.small import NO_DROPOUT, language_model
 
 import memexp.trial.walk
-from memexp.core.fork import compact, restore, spend, take
+from memexp.core.fork import restore, spend, take
 from memexp.core.optimizer import adamw
 from memexp.core.processes import World
 from memexp.core.train import update
@@ -57,20 +56,6 @@ def test_going_back_holds_no_moments_twice(meter: Meter) -> None:
         optimizer = spend(lm, fork, STUDY)
     assert optimizer is not None and spending.peak <= weights + 2 * learned + room
     assert meter.bytes["host"] == 0
-
-
-def test_weights_that_were_stored_in_16_bits_are_kept_in_16() -> None:
-    lm = language_model("llama", **NO_DROPOUT["llama"])
-    whole = take(lm, None)
-    assert {held.dtype for held in compact(take(lm, None)).weights.values()} > {torch.float32}, "norms are ones"
-    for parameter in lm.parameters():
-        parameter.data = parameter.data.half().float()
-    fork = compact(take(lm, None))
-    assert {held.dtype for held in fork.weights.values()} <= {torch.float16, torch.bfloat16}
-    expected = take(lm, None)
-    restore(lm, whole, None)
-    restore(lm, fork, None)
-    assert all(torch.equal(held, expected.weights[name]) for name, held in lm.learning().items())
 
 
 def test_a_fork_is_gone_when_its_last_child_is_trained(

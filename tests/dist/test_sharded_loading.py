@@ -23,11 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 import memexp.core.matmul
+import memexp.core.original
 import memexp.core.shard
 from memexp.core.data import Row, encode
+from memexp.core.fork import restore
 from memexp.core.generate import complete_greedily
 from memexp.core.load import load, random_config
 from memexp.core.model import LanguageModel, blocks
+from memexp.core.original import original
 from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
 from memexp.core.shard import gather_together
@@ -91,7 +94,13 @@ class Loaded:
 
 
 def loaded(model: Model, method: Full | LoRA) -> Loaded:
+    """And led away, and back again."""
     lm = load(Sources().model(model), method, "float32", World.current())
+    with mock.patch.object(memexp.core.original, "SMALL", 0), torch.no_grad():
+        way = original(lm)
+        for parameter in lm.learning().values():
+            parameter.add_(1.0)
+        restore(lm, way, None)
     parts = [one.to_local() if isinstance(one, DTensor) else one for one in lm.parameters()]
     own = sum(part.numel() for part in parts)
     held = itertools.chain(lm.named_parameters(remove_duplicate=False), lm.named_buffers())
