@@ -92,5 +92,5 @@ def _figure(
     said = "The best of the grid is chosen in-sample, as papers report it, which flatters it. "
     said += "Left out: chosen on the other replications." if left else "With one replication nothing can be left out."
     return Figure(
-        f"best-{kind}-{measure.name}", title, said, panels, layout.legend, "", [*names, "what", "point"], rows
+        f"best-{kind}-{measure.name}", title, said, panels, layout.legend, "", (), [*names, "what", "point"], rows
     )

@@ -48,11 +48,11 @@ class Cell:
 
     @property
     def counted(self) -> str:
-        """The n, for people: ``160 = 80 items x 2 seeds``."""
-        parts = [f"{self.items:,} items"] if self.items else []
-        parts += [f"{self.seeds} seeds"] if self.seeds > 1 else []
-        parts += [f"{self.lists} lists"] if self.lists > 1 else []
-        return f"{self.n:,} ({' × '.join(parts)})" if len(parts) > 1 else f"{self.n:,}"
+        """The n, for people: ``160 (80 items × 2 seeds)``, ``2,400 (items of 4 lists)``."""
+        items = f"{self.items:,} items" if 0 < self.items < self.n else "items"
+        items += f" of {self.lists} lists" if self.lists > 1 else ""
+        items += f" × {self.seeds} seeds" if self.seeds > 1 else ""
+        return f"{self.n:,}" if items == "items" else f"{self.n:,} ({items})"
 
 
 def cells(found: Gathered, kind: str, measure: str, results: Sequence[Result], by: Sequence[str]) -> list[Cell]:
@@ -74,7 +74,7 @@ def cells(found: Gathered, kind: str, measure: str, results: Sequence[Result], b
         points.append(_cell(at, ALL, members, measure, spread))
         seeds: dict[str, list[Result]] = {}
         for result in members:
-            seeds.setdefault(seed_of(result.settings), []).append(result)
+            seeds.setdefault(seed_of(result.settings) or "", []).append(result)
         if len(seeds) > 1:
             points += [_cell(at, seed, few, measure, {}) for seed, few in seeds.items()]
     return points
@@ -101,7 +101,7 @@ def item_rows(
     columns["list"] = lists if len(set(lists)) > 1 else [None] * len(members)
     columns |= {name: [settings.get(name) for settings in members] for name in names}
     for name, values in columns.items():
-        rows = rows.append_column(name, pa.array(values).take(places))
+        rows = rows.append_column(name, pa.array(values, pa.string() if name in ("seed", "list") else None).take(places))
     return rows
 
 

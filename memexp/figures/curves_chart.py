@@ -35,7 +35,7 @@ class Axis:
 
     def encoding(self, channel: type[alt.X] | type[alt.Y] = alt.X) -> Any:
         """For altair."""
-        settings: dict[str, Any] = {"type": self.scale, "nice": not self.domain}
+        settings: dict[str, Any] = {"type": self.scale, "nice": not (self.domain or self.ticks)}
         if self.scale == "linear":
             settings["zero"] = False
         if self.scale == "symlog":
@@ -46,8 +46,8 @@ class Axis:
         axis: dict[str, Any] = {"title": self.title}
         if self.ticks:
             axis["values"] = list(self.ticks)
-        if max(self.ticks, default=0) >= 10_000:
-            axis["format"] = "~s"
+        if self.ticks and not self.zero_label:
+            axis["format"] = "~s" if max(self.ticks) >= 10_000 else "~g"
         if self.zero_label:
             axis["labelExpr"] = f"datum.value < 1 ? '{self.zero_label}' : datum.label"
         return channel(f"{self.column}:Q", scale=alt.Scale(**settings), axis=alt.Axis(**axis))

@@ -48,6 +48,8 @@ class Figure:
     legend: Sequence[tuple[str, str, str]] = ()
     """A line for each colour: what it stands for, the colour, the shape."""
     legend_title: str = ""
+    dashes: Sequence[tuple[str, Sequence[int]]] = ()
+    """A line for each way of dashing: what it stands for, and its lengths."""
     columns: Sequence[str] = ()
     """What tells its points apart, for a table of them."""
     numbers: list[Row] = field(default_factory=list)

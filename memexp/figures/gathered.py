@@ -24,6 +24,7 @@ import pyarrow as pa
 from memexp.errors import StoreError
 from memexp.figures.footers import constant_columns, settings_of
 from memexp.figures.measures import PARTS, Measure, measures_of
+from memexp.figures.order import in_order
 from memexp.records import BARE, measured_by
 from memexp.spec import Headline
 from memexp.store import Store
@@ -88,7 +89,11 @@ class Gathered:
     def results(self, kind: str) -> list[Result]:
         """The results of a kind, with the sums of its measures."""
         if kind not in self._results:
-            self._results[kind] = self._sources[kind].aggregated(self.connection)
+            source = self._sources[kind]
+            results = source.aggregated(self.connection)
+            results.sort(key=lambda one: in_order(one.settings))
+            results.sort(key=lambda one: source.order.get(ids_of(one.settings), len(source.order)))
+            self._results[kind] = results
         everything = self._results[kind]
         return everything if self._chosen is None else [one for one in everything if self._chosen(one)]
 
@@ -175,7 +180,7 @@ class _Source:
                 for name, (total, there) in zip(self.measures, pairs, strict=True)
             }
             results.append(Result(key, settings | own, count, sums_of))
-        return sorted(results, key=lambda result: self.order.get(ids_of(result.settings), len(self.order)))
+        return results
 
 
 def ids_of(settings: Mapping[str, Any]) -> tuple[str, str, str]:

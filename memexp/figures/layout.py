@@ -54,6 +54,12 @@ class Layout:
             return []
         return list(zip(self.colours, palette(self.colours), shapes(self.colours), strict=True))
 
+    @property
+    def dash_legend(self) -> list[tuple[str, Sequence[int]]]:
+        """A line for each way of dashing: what it stands for, and Vega's lengths."""
+        name = self.dash.replace("_", " ")
+        return [(f"{name} {value}", dash) for value, dash in zip(self.dashes, DASHES, strict=False)] if name else []
+
     def panel(self, row: dict[str, Any]) -> str:
         """The title of the panel that a row is in."""
         return ", ".join(f"{name.replace('_', ' ')} {text(row.get(name))}" for name in self.panels)

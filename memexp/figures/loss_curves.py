@@ -46,12 +46,12 @@ def loss_figure(store: Store, found: Gathered, effort: Effort) -> Figure | None:
         drawn = connection.execute(_sql(rows)).fetchall()
     groups = list(lines)[:MOST_LINES]
     ats = [dict(zip(names, group, strict=True)) for group in groups]
-    layout = Layout.of(["part", *names], [at | {"part": part} for at in ats for *_, part, _, _ in drawn], "model")
+    layout = Layout.of(["part", *names], [at | {"part": part} for at in ats for *_, part in drawn], "model")
     layout = layout if layout.colour in names else Layout.of(["part", *names], ats, names[0])
     sheet = Sheet(names, layout)
     points = [
         _row(sheet, ats[line] | {"part": part}, step, loss, count)
-        for line, step, loss, count, part, _, _ in drawn
+        for line, step, loss, count, part in drawn
         if line < len(groups)
     ]
     points.sort(key=lambda row: (PARTS.index(row["part"]), row["step"]))
@@ -80,8 +80,8 @@ def _sql(rows: str) -> str:
     return f"""
         WITH own AS (SELECT line, kind, step, loss FROM {rows} JOIN wanted USING (stage_id) WHERE isfinite(loss)),
              ends AS (SELECT kind, greatest(1, ceil(max(step) / {POINTS}))::BIGINT AS width FROM own GROUP BY kind)
-        SELECT line, (((step - 1) // width) * width + (width + 1) / 2)::double AS at, avg(loss), count(*), kind, 0, 0
-        FROM own JOIN ends USING (kind) GROUP BY line, at, kind ORDER BY ALL
+        SELECT line, (((step - 1) // width) * width + (width + 1) / 2)::double AS place, avg(loss), count(*), kind
+        FROM own JOIN ends USING (kind) GROUP BY line, place, kind ORDER BY ALL
     """
 
 

@@ -69,7 +69,8 @@ class Sheet:
         numbers = [row for row in rows if row["seed"] == ALL and "_mean" in row and not row["_rule"]]
         layout = self.layout
         called = layout.colour.replace("_", " ")
-        return Figure(name, title, said, panels, layout.legend, called, [*self.names, *more], numbers)
+        columns = [*self.names, *more]
+        return Figure(name, title, said, panels, layout.legend, called, layout.dash_legend, columns, numbers)
 
 
 def vertical(measure: Measure) -> Axis:
@@ -90,7 +91,8 @@ def caption(points: Sequence[Cell], more: str = "") -> str:
     most = max(whole, key=lambda point: point.n).counted
     n = f"n = {counts[0]} at each point" if len(counts) == 1 else f"n at a point: from {least} to {most}"
     overs = list(dict.fromkeys(point.over for point in whole if point.low is not None))
-    reasons = list(dict.fromkeys(point.reason for point in whole if point.reason))
+    some = [point for point in whole if point.low is not None] or whole
+    reasons = list(dict.fromkeys(point.reason for point in some if point.reason))
     if overs:
         said = f"Bars are 95 % intervals over {' or '.join(overs)}"
         said += f"; {reasons[0]}." if reasons else "."

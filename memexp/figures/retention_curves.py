@@ -90,12 +90,15 @@ def _lines(points: Sequence[Cell], names: Sequence[str]) -> dict[tuple[Any, ...]
     return found
 
 
-def _fits(points: Sequence[Cell]) -> list[tuple[tuple[Any, ...], Fit]]:
+def _fits(points: Sequence[Cell]) -> list[Fit]:
     """Both curves through the means of one line."""
     if len({point.at[X] for point in points}) < FEWEST:
         return []
     steps, means = [point.at[X] for point in points], [point.mean for point in points]
-    return [fit for fit in fit_curve(steps, means, curves=FITTED, resamples=0)]
+    try:
+        return fit_curve(steps, means, curves=FITTED, resamples=0)
+    except NotImplementedError:
+        return []
 
 
 def _drawn(sheet: Sheet, line: tuple[Any, ...], fit: Fit, rows: Sequence[Row]) -> list[Row]:

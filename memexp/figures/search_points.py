@@ -51,7 +51,7 @@ def search_figure(store: Store, sweep: str | None = None) -> Figure | None:
     if lacking:
         said += f" {lacking} suggestions have no value: stopped, diverged, failed or not tried yet."
     columns = ["search", FIRST, *dict.fromkeys(name for row in numbers for name in row["_settings"])]
-    return Figure("searches", "Searches", said, panels, layout.legend, "", columns, numbers)
+    return Figure("searches", "Searches", said, panels, layout.legend, "", (), columns, numbers)
 
 
 def _points(store: Store, rows: Sequence[dict[str, Any]]) -> list[Row]:

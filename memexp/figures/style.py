@@ -46,6 +46,7 @@ def config(size: float = 12, ink: str = "currentColor", font: str = FONT) -> dic
             "gridOpacity": 0.12,
             "labelOverlap": "greedy",
             "labelSeparation": 4,
+            "labelFlush": False,
             "titlePadding": 8,
         },
         "legend": words | {"titleFontWeight": "normal", "symbolSize": 70, "labelLimit": 220},

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from memexp.figures.gathered import Result
+from memexp.figures.order import FIRST
 from memexp.records import MADE_WITH, SETTINGS
 
 __all__ = ["AVERAGED", "dimensions", "list_of", "matching", "seed_of", "split", "text"]
@@ -18,13 +19,6 @@ __all__ = ["AVERAGED", "dimensions", "list_of", "matching", "seed_of", "split", 
 SEEDS = ("seed", "init_seed", "lora_seed", "pretrain_seed")
 AVERAGED = {*SEEDS, "corpus", "corpus_id", "counterbalanced", "replication"}
 """What a mean may be taken over: seeds and study lists."""
-FIRST = (
-    *("model", "method", "lr", "batch_size", "experiment", "text", "lora_r", "lora_targets", "schedule", "dtype"),
-    *("task", "metric", "relation", "forget_side", "forget_layer", "restudy_exposures", "exposures"),
-    *("retention_steps", "interference_lr", "interference_batch_size", "interference_optimizer"),
-    *("pretrain_steps", "pretrain_lr", "pretrain_batch_size"),
-)
-"""Settings and common labels in the order of their importance to a reader; all other labels come behind."""
 _NEVER = {"condition_id", "stage_id", "probe_id", *MADE_WITH.names}
 _TOLD_BY_OTHERS = tuple(name for name in SETTINGS.names if name not in (*FIRST, *AVERAGED, *_NEVER))
 """Become a dimension only where results agree in everything else."""
@@ -73,10 +67,10 @@ def matching(group: Sequence[Any], others: Iterable[Sequence[Any]]) -> list[Sequ
     return [one for one in others if all(mine is None or mine == its for mine, its in zip(group, one, strict=True))]
 
 
-def seed_of(settings: Mapping[str, Any]) -> str:
-    """The seeds of a result, for people: one where there is one."""
+def seed_of(settings: Mapping[str, Any]) -> str | None:
+    """The seeds of a result, for people: one where there is one; None where they are not known."""
     found = [f"{name} {settings[name]}" for name in SEEDS if name in settings]
-    return found[0].removeprefix("seed ") if len(found) == 1 else ", ".join(found)
+    return (found[0].removeprefix("seed ") if len(found) == 1 else ", ".join(found)) or None
 
 
 def list_of(settings: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ const chosen = {};
 function wanted(row) {
   return Object.entries(chosen).every(([name, value]) => {
     if (!(name in row)) return true;
-    if (name === "seed") return row.seed === (value || "all") || (value && row.seed === "");
+    if (name === "seed") return row.seed === "" || row.seed === (value || "all");
     return !value || String(row[name]) === value;
   });
 }

@@ -181,6 +181,7 @@ def _figure(figure: Figure, at: int) -> str:
         options = "".join(f"<option>{html.escape(axis)}</option>" for axis in axes)
         choice = f"<label class='axis'>x-axis <select data-axis='{at}'>{options}</select></label>"
     legend = "".join(f"<li>{_symbol(colour, shape)}{html.escape(name)}</li>" for name, colour, shape in figure.legend)
+    legend += "".join(f"<li>{_dash(lengths)}{html.escape(name)}</li>" for name, lengths in figure.dashes)
     legend = f"<ul class='legend' aria-label='{html.escape(figure.legend_title)}'>{legend}</ul>" if legend else ""
     panels = "".join(
         f"<div class='panel' data-panel='{number}'>"
@@ -209,6 +210,12 @@ def _symbol(colour: str, shape: str) -> str:
     return (
         f"<svg viewBox='0 0 12 12' width='12' height='12' fill='{colour}' aria-hidden='true'>{_OUTLINES[shape]}</svg>"
     )
+
+
+def _dash(lengths: Sequence[int]) -> str:
+    drawn = " ".join(map(str, lengths))
+    line = f"<line x1='0' y1='6' x2='26' y2='6' stroke='currentColor' stroke-width='2' stroke-dasharray='{drawn}'/>"
+    return f"<svg viewBox='0 0 26 12' width='26' height='12' aria-hidden='true'>{line}</svg>"
 
 
 MOST_NUMBERS = 400
