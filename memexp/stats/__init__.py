@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from memexp.stats.choosing import best
 from memexp.stats.comparison import compare
-from memexp.stats.curves import CURVES, Fit, fit_curve, retention
+from memexp.stats.curves import CURVES, Fit, fit_curve
 from memexp.stats.detection import TwoAFC, auc, dprime, recognition, two_afc
 from memexp.stats.differences import Difference, difference, holm, mcnemar
 from memexp.stats.means import OVER, Mean, mean_interval, summary
+from memexp.stats.retained import retention
 
 __all__ = [
     "CURVES",

@@ -1,13 +1,25 @@
-"""The best learning rate and batch size per model, as papers report them, beside an estimate that is not in-sample."""
+"""The best learning rate and batch size per model, as papers report them, beside an estimate that is not in-sample.
+
+best(rows, "target_nll < foil_nll", by=["model", "experiment", "exposures"])
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from memexp.errors import SpecError
+from memexp.stats.means import beside, groups_of, means
+from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, rows_of_each, units_of, values_of
 
 __all__ = ["best"]
+
+IN_SAMPLE = "in-sample"
 
 
 def best(
@@ -19,11 +31,11 @@ def best(
     smallest: bool = False,
     over: str | None = None,
     level: float = 0.95,
-    items: str | Sequence[str] | None = None,
-    seeds: str | Sequence[str] | None = None,
-    lists: str | Sequence[str] | None = None,
+    items: Names = None,
+    seeds: Names = None,
+    lists: Names = None,
 ) -> pa.Table:
-    """The point of `grid` with the best mean, for each group.
+    """The point of `grid` with the best mean, for each group, as Orhan 2023 (arXiv 2303.17557) reports it.
 
     The mean of what was chosen for being best is too good: `mean` is in-sample, as the papers have it. `left_out` is
     not: each replication (list; where there is one list, seed) in turn is left out, the best point is chosen on the
@@ -31,13 +43,102 @@ def best(
 
     Args:
         table, value, by, over, level, items, seeds, lists: as for `memexp.stats.summary`.
-        grid: columns whose combinations are chosen between; those that a group does not vary are only told.
+        grid: columns whose combinations are chosen between.
         smallest: whether the smallest mean is best, as of a loss.
 
     Returns:
-        One row per group: `by`; `grid`, the best point (of equal ones the first in its order); mean, low, high, n,
-        missing, items, seeds, lists, over, reason, level; chosen (``in-sample``), points (of the grid), tied (points of
-        the same mean, beside it); edge (columns in which the best is the smallest or largest of several, such as
-        ``lr, batch_size``; NULL for none); left_out (NULL with one replication), replications.
+        One row per group: `by`; `grid`, the best point (of equal ones the first in the order of `grid`); mean, low,
+        high, n, missing, items, seeds, lists, over, reason, level; chosen (``in-sample``), points (how many were
+        measured), tied (how many others have the same mean); edge (where in the grid the best has no neighbour:
+        ``smallest lr, largest batch_size``; NULL for nowhere); left_out (NULL with one replication), replications.
+
+    Raises:
+        SpecError: as `summary`, or a column is in `by` and in `grid`.
     """
-    raise NotImplementedError
+    rows = arrow(table)
+    by, grid = ([part] if isinstance(part, str) else list(part) for part in (by, grid))
+    if twice := sorted({*by} & {*grid}):
+        raise SpecError(f"best: {', '.join(twice)} cannot be in by and be chosen")
+    values, units = values_of(rows, value), units_of(rows, items, seeds, lists, [*by, *grid])
+    there = ~np.isnan(values)
+    points, keys = groups_of(rows, [*by, *grid])
+    found = means(values, points, units, over, level)
+    groups = codes([keys[name] for name in by], keys.num_rows)
+    where = rows_of_each(np.where(there, points.codes, -1), points.count)
+    order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in grid]).to_numpy() if grid else [0]
+    mean = np.nan_to_num(found["mean"].to_numpy() * (-1 if smallest else 1), nan=-np.inf)
+    sign = -1 if smallest else 1
+    chosen = []
+    for group in dict.fromkeys(groups.tolist()):
+        of_group = np.array([point for point in order if groups[point] == group])
+        at = int(of_group[np.argmax(mean[of_group])])
+        here = np.concatenate([where[point] for point in of_group])
+        left_out, replications = _left_out(values[here] * sign, points.codes[here], units.take(here))
+        chosen.append(
+            _Chosen(
+                at,
+                points=int(np.isfinite(mean[of_group]).sum()),
+                tied=int((mean[of_group] == mean[at]).sum()) - 1,
+                edge=_edge(keys.take(of_group), keys.slice(at, 1), grid),
+                left_out=None if left_out is None else left_out * sign,
+                replications=replications,
+            )
+        )
+    best_points = [one.at for one in chosen]
+    return beside(keys.take(best_points), beside(found.drop_columns(["error", "df"]).take(best_points), _table(chosen)))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The best point of a group."""
+
+    at: int
+    points: int
+    tied: int
+    edge: str | None
+    left_out: float | None
+    replications: int
+
+
+def _table(chosen: Sequence[_Chosen]) -> pa.Table:
+    kinds = {"points": pa.int64(), "tied": pa.int64(), "edge": pa.string(), "left_out": pa.float64()}
+    kinds["replications"] = pa.int64()
+    columns = {"chosen": pa.array([IN_SAMPLE] * len(chosen), pa.string())}
+    return pa.table(
+        columns | {name: pa.array([getattr(one, name) for one in chosen], kind) for name, kind in kinds.items()}
+    )
+
+
+def _left_out(values: Floats, points: Codes, units: Units) -> tuple[float | None, int]:
+    """The mean of what is best (largest) on all replications but one on that one, over all, and how many there are."""
+    replication = next((of for of in (units.lists, units.seeds) if of is not None and len(np.unique(of)) > 1), None)
+    if replication is None:
+        return None, min(len(values), 1)
+    _, point = np.unique(points, return_inverse=True)
+    _, part = np.unique(replication, return_inverse=True)
+    shape = point.max() + 1, part.max() + 1
+    cell = point * shape[1] + part
+    sums = np.bincount(cell, values, minlength=shape[0] * shape[1]).reshape(shape)
+    counts = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
+    means = []
+    for out in range(shape[1]):
+        rest = counts.sum(1) - counts[:, out]
+        may = (rest > 0) & (counts[:, out] > 0)  # chosen on others, and measured on this one
+        if may.any():
+            of_rest = np.where(may, (sums.sum(1) - sums[:, out]) / np.maximum(rest, 1), -np.inf)
+            at = int(np.argmax(of_rest))
+            means.append(sums[at, out] / counts[at, out])
+    return (float(np.mean(means)) if means else None), shape[1]
+
+
+def _edge(points: pa.Table, one: pa.Table, grid: Sequence[str]) -> str | None:
+    """Where in the grid a point has no neighbour."""
+    said = []
+    for name in grid:
+        values = pc.unique(points[name]).drop_null()
+        kind = values.type
+        if len(values) > 1 and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            ends = pc.min_max(values).as_py()
+            at = one[name][0].as_py()
+            said += [f"{end} {name}" for end, of in (("smallest", "min"), ("largest", "max")) if ends[of] == at]
+    return ", ".join(said) or None

@@ -27,6 +27,7 @@ from memexp.stats.tables import (
     codes,
     column,
     names_of,
+    rows_of_each,
     units_of,
     values_of,
 )
@@ -92,10 +93,8 @@ def compare(
     both = np.intersect1d(have[0], have[1])
     if not len(both):
         raise SpecError(f"compare: no condition is in both (conditions: {', '.join(by) or 'one'})")
-    found = []
-    for at in both:
-        where = np.flatnonzero(group.codes == at)
-        found.append(difference_of(values[where], side[where], units.take(where), over, level))
+    where = rows_of_each(group.codes, group.count)
+    found = [difference_of(values[of], side[of], units.take(of), over, level) for of in map(where.__getitem__, both)]
     only = {f"only_{name}": str(len(np.setdiff1d(of, both))) for name, of in zip("ab", have, strict=True)}
     return beside(keys.take(both), _table(found, margin, power)).replace_schema_metadata(only)
 

@@ -23,7 +23,7 @@ from scipy import stats as distributions
 from memexp.stats.clusters import OVER, SAME, Group, Spread, check_level, spread
 from memexp.stats.tables import Floats, Names, Units, arrow, codes, column, numbers, units_of, values_of
 
-__all__ = ["OVER", "Mean", "groups_of", "mean_interval", "means", "summary"]
+__all__ = ["OVER", "Mean", "beside", "groups_of", "mean_interval", "means", "summary", "units_from"]
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,18 @@ def mean_interval(
         SpecError: `over` or `level` is none, or the columns differ in length.
     """
     found = numbers(values, "values")
-    rows = len(found)
+    [row] = means(found, Group.one(len(found)), units_from(len(found), items, seeds, lists), over, level).to_pylist()
+    return Mean(**row)
+
+
+def units_from(rows: int, items: Any, seeds: Any, lists: Any) -> Units:
+    """The units of rows from columns, of which those that are None are not known."""
     of_list = [] if lists is None else [lists]
-    units = Units(
+    return Units(
         np.arange(rows) if items is None else codes([*of_list, items], rows),
         None if seeds is None else codes([seeds], rows),
         codes(of_list, rows) if of_list else None,
     )
-    [row] = means(found, Group.one(rows), units, over, level).to_pylist()
-    return Mean(**row)
 
 
 def summary(

@@ -28,6 +28,7 @@ __all__ = [
     "dense",
     "names_of",
     "numbers",
+    "rows_of_each",
     "units_of",
     "values_of",
 ]
@@ -150,6 +151,12 @@ def dense(numbers: Codes) -> tuple[Codes, Codes]:
     code = np.zeros(width, np.int64)
     code[there] = np.arange(len(there))
     return code[numbers], there
+
+
+def rows_of_each(codes: Codes, count: int) -> list[Codes]:
+    """The rows that have each code, from 0 to `count`; negative ones are of no account."""
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.searchsorted(codes[order], np.arange(count + 1)))[1:-1]
 
 
 def units_of(table: pa.Table, items: Names, seeds: Names, lists: Names, apart: Sequence[str] = ()) -> Units:
