@@ -85,7 +85,17 @@ def _add_figures(command: Callable[[str, Any, str], argparse.ArgumentParser]) ->
     """The commands that draw."""
     report = command("report", _report, "write one HTML page of what a sweep, or the whole store, found")
     report.add_argument("--out", metavar="FILE", help="where to (default: report.html in the store)")
-    report.add_argument("--sweep", metavar="NAME", help="only this sweep, as it was last started")
+    plot = command("plot", _plot, "draw one figure for a paper, as PNG, SVG or PDF")
+    plot.add_argument(
+        "kind", metavar="KIND", help="exposures, retention, forgetting, ablation, facts, best or searches"
+    )
+    plot.add_argument("--x", metavar="COLUMN", help="what is on the horizontal axis (default: that of the kind)")
+    plot.add_argument("--y", metavar="MEASURE", help="recognition, recall, qa ... or any column of numbers")
+    plot.add_argument("--by", metavar="COLUMN", help="what has colours (default: the model)")
+    plot.add_argument("--out", metavar="FILE", help="ends in .png, .svg or .pdf (default: KIND.pdf)")
+    plot.add_argument("--width", default="8.5cm", help="of the whole, in centimetres (default: 8.5cm, one column)")
+    for sub in (report, plot):
+        sub.add_argument("--sweep", metavar="NAME", help="only this sweep, as it was last started")
 
 
 def _ask_of_purchase(plan: argparse.ArgumentParser) -> None:
@@ -208,6 +218,14 @@ def _report(options: argparse.Namespace) -> int:
     from memexp.report.page import write_page
 
     print(write_page(_store(options), options.sweep, options.out))
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from memexp.report.plot import draw_file
+
+    named = {name: getattr(options, name) for name in ("sweep", "x", "y", "by", "out", "width")}
+    print(draw_file(_store(options), options.kind, **named))
     return 0
 
 

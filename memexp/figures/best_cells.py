@@ -17,6 +17,7 @@ from memexp.figures.figure import Figure, Panel, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
+from memexp.figures.order import in_order
 from memexp.figures.varied import dimensions, text
 from memexp.stats import best
 
@@ -37,7 +38,7 @@ def best_figure(found: Gathered, kind: str, measure: Measure) -> Figure | None:
         names = ["model", *names]
     try:
         rows = _best(found, kind, measure, results, grid, names)
-    except (SpecError, NotImplementedError):
+    except SpecError:
         return None
     if not rows:
         return None
@@ -54,7 +55,8 @@ def _best(
 ) -> list[dict[str, Any]]:
     table = item_rows(found, kind, measure.name, [results], [*names, *grid])
     lists = "list" if table.column("list").null_count < table.num_rows else ()
-    return list(best(table, "value", names, grid=grid, seeds="seed", lists=lists, items="item").to_pylist())
+    found = best(table, "value", names, grid=grid, seeds="seed", lists=lists, items="item").to_pylist()
+    return sorted(found, key=in_order)
 
 
 def _figure(
@@ -77,7 +79,7 @@ def _figure(
                 | {"what": what, "_colour": what, "_y": mean, "_low": mean if low is None else low}
                 | {"_high": mean if high is None else high, "_mean": f"{mean:.3g}", "_interval": interval or "none"}
             )
-    value = Axis("_y", measure.title, domain=(0.0, 1.0) if measure.share else None)
+    value = Axis("_y", measure.title)
     models = list(dict.fromkeys(row["model"] for row in rows))
     tooltip = [(name, name.replace("_", " ")) for name in (*names, "what", "point")]
     tooltip += [("_mean", "mean"), ("_interval", "interval"), ("_n", "n")]

@@ -97,13 +97,9 @@ def _profile(
     def draw(inside: list[Row], data: str) -> dict[str, Any]:
         axis = Axis(x, f"{x.replace('_', ' ')} k (block)", ticks=ticks if len(ticks) < 20 else ())
         ruled = any(row["_rule"] for row in inside)
-        chart = curves(
-            axis, vertical(measure), layout, sheet.tooltip(x), chance_of(measure), rules=ruled, data=data
-        )
+        chart = curves(axis, vertical(measure), layout, sheet.tooltip(x), chance_of(measure), rules=ruled, data=data)
         return {x: chart}
 
     short = measure.title.partition(" (")[0].capitalize()
     said = caption([*points, *across], "Dashed lines across: controls.")
     return sheet.figure(f"{family}-{kind}-{measure.name}", f"{short} {title}", said, rows, draw, [x])
-
-

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from memexp.figures.gathered import Gathered, Result
-from memexp.figures.varied import list_of, seed_of, split
+from memexp.figures.varied import lists_of, seed_of, split
 from memexp.stats import summary
 
 __all__ = ["ALL", "Cell", "cells", "item_rows"]
@@ -96,18 +96,18 @@ def item_rows(
     members = [result.settings for group in groups for result in group]
     rows = found.items(kind, measure, groups)
     places = rows.column("result")
-    lists = [list_of(settings) for settings in members]
+    lists = lists_of(members)
     columns: dict[str, list[Any]] = {"seed": [seed_of(settings) for settings in members]}
     columns["list"] = lists if len(set(lists)) > 1 else [None] * len(members)
     columns |= {name: [settings.get(name) for settings in members] for name in names}
     for name, values in columns.items():
-        rows = rows.append_column(name, pa.array(values, pa.string() if name in ("seed", "list") else None).take(places))
+        rows = rows.append_column(
+            name, pa.array(values, pa.string() if name in ("seed", "list") else None).take(places)
+        )
     return rows
 
 
-def _spreads(
-    found: Gathered, kind: str, measure: str, groups: Sequence[Sequence[Result]]
-) -> list[dict[str, Any]]:
+def _spreads(found: Gathered, kind: str, measure: str, groups: Sequence[Sequence[Result]]) -> list[dict[str, Any]]:
     """Interval and counts of each group."""
     rows = item_rows(found, kind, measure, groups)
     lists = "list" if rows.column("list").null_count < rows.num_rows else ()

@@ -6,7 +6,7 @@ for chapter in chapters(store):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from memexp.figures.best_cells import best_figure
@@ -36,16 +36,17 @@ class Chapter:
 
     sweep: str | None
     figures: list[Figure] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    """What there is to say of it besides."""
+    more: str = ""
+    """What `beside` made of its results."""
 
 
-def chapters(store: Store, sweep: str | None = None) -> list[Chapter]:
+def chapters(store: Store, sweep: str | None = None, beside: Callable[[Gathered], str] | None = None) -> list[Chapter]:
     """A chapter for each sweep that a store has, the last started first, and one for results that belong to none.
 
     Args:
         store: where the results are.
         sweep: only this one.
+        beside: is asked for something more of each, while its rows can be read.
 
     Raises:
         StoreError: there is no such sweep, or a file cannot be read.
@@ -67,10 +68,12 @@ def chapters(store: Store, sweep: str | None = None) -> list[Chapter]:
             chapter = Chapter(name, [*_of_results(part, effort)])
             for figure in (search_figure(store, name), loss_figure(store, part, effort)):
                 chapter.figures += [figure] if figure is not None else []
+            chapter.more = beside(part) if beside is not None else ""
             found.append(chapter)
         if sweep is None:
             listed = set().union(*its.values())
-            rest = Chapter(None, [*_of_results(rows.only(lambda one: ids_of(one.settings) not in listed), effort)])
+            part = rows.only(lambda one: ids_of(one.settings) not in listed)
+            rest = Chapter(None, [*_of_results(part, effort)], beside(part) if beside is not None else "")
             found += [rest] if rest.figures or not found else []
     return found
 

@@ -47,7 +47,7 @@ class Axis:
         if self.ticks:
             axis["values"] = list(self.ticks)
         if self.ticks and not self.zero_label:
-            axis["format"] = "~s" if max(self.ticks) >= 10_000 else "~g"
+            axis["format"] = "~s" if max(self.ticks) >= 10_000 else "~r"
         if self.zero_label:
             axis["labelExpr"] = f"datum.value < 1 ? '{self.zero_label}' : datum.label"
         return channel(f"{self.column}:Q", scale=alt.Scale(**settings), axis=alt.Axis(**axis))
@@ -84,26 +84,26 @@ def curves(
     level = coloured(data, layout).encode(y=y.encoding(alt.Y), detail="_line:N")
     base = level.encode(x=x.encoding()).transform_filter(f"!datum._rule && ({only})")
     if joined:
-        layers.append(base.mark_line(strokeWidth=1.8, clip=True).encode(**_dashes(layout)))
+        layers.append(base.mark_line(clip=True).encode(**_dashes(layout)))
     says = [alt.Tooltip(f"{column}:N", title=title) for column, title in tooltip]
     if points:
-        bars = base.mark_rule(strokeWidth=1.2, opacity=0.75)
+        bars = base.mark_rule(opacity=0.75)
         layers.append(bars.encode(y=alt.Y("_low:Q", title=y.title), y2="_high:Q"))
         shape = {}
         if layout.legend:
             domain = list(layout.colours)
             scale = alt.Scale(domain=domain, range=shapes(domain))
             shape["shape"] = alt.Shape("_colour:N", scale=scale, title=layout.colour.replace("_", " "))
-        dots = base.mark_point(filled=True, size=46, opacity=1)
+        dots = base.mark_point()
         layers.append(dots.encode(tooltip=says, **shape))
     if rules:
-        across = level.transform_filter("datum._rule").mark_rule(strokeDash=[3, 3], strokeWidth=1.2, opacity=0.8)
+        across = level.transform_filter("datum._rule").mark_rule(strokeDash=[3, 3], opacity=0.8)
         layers.append(across.encode(tooltip=says))
     return alt.layer(*layers)
 
 
 def _chance(value: float) -> alt.Chart:
-    rule = alt.Chart(alt.InlineData(values=[{"chance": value}])).mark_rule(strokeDash=[1, 3], strokeWidth=1.5)
+    rule = alt.Chart(alt.InlineData(values=[{"chance": value}])).mark_rule(strokeDash=[1, 3])
     return rule.encode(y="chance:Q", tooltip=[alt.Tooltip("chance:Q", title="chance")])
 
 

@@ -49,9 +49,9 @@ def dots(
     layers = []
     if chance:
         ticks = alt.Chart(alt.NamedData(data)).transform_filter("isValid(datum._chance)")
-        ticks = ticks.mark_tick(thickness=2, opacity=0.55, color=alt.Undefined)
+        ticks = ticks.mark_tick(thickness=2, opacity=0.55)
         layers.append(ticks.encode(y=y, x=alt.X("_chance:Q"), color=alt.value("gray")))
     horizontal = value.encoding()
-    layers.append(base.mark_rule(strokeWidth=1.4).encode(x=alt.X("_low:Q", title=value.title), x2="_high:Q"))
-    layers.append(base.mark_point(filled=True, size=60, opacity=1).encode(x=horizontal, tooltip=says, **shape))
+    layers.append(base.mark_rule().encode(x=alt.X("_low:Q", title=value.title), x2="_high:Q"))
+    layers.append(base.mark_point().encode(x=horizontal, tooltip=says, **shape))
     return alt.layer(*layers)

@@ -99,5 +99,3 @@ def _axis(name: str, rows: Sequence[Row]) -> Axis:
     values = tuple(sorted({row[name] for row in rows}))
     wide = values[-1] > 8 * max(min((value for value in values if value > 0), default=1), 1)
     return Axis(name, TITLES[name], "symlog" if wide or len(values) > 3 else "linear", values)
-
-

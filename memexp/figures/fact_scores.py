@@ -49,10 +49,7 @@ def by_name(
     layout = Layout.of(by, [point.at for point in points], colour)
     sheet = Sheet(by, layout)
     order = list(dict.fromkeys(text(point.at[names]) for point in points))
-    rows = [
-        sheet.row(point, **{names: text(point.at[names])}, _chance=_chance(measure, point))
-        for point in points
-    ]
+    rows = [sheet.row(point, **{names: text(point.at[names])}, _chance=_chance(measure, point)) for point in points]
     guessed = any(row["_chance"] is not None for row in rows)
     value = Axis("_y", measure.title, domain=(0.0, 1.0) if measure.share else None)
 

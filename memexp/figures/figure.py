@@ -15,6 +15,7 @@ from typing import Any
 import altair as alt
 
 from memexp.figures import style
+from memexp.figures.cells import ALL
 
 __all__ = ["Figure", "Panel"]
 
@@ -56,11 +57,16 @@ class Figure:
     """The rows of that table."""
 
     def chart(self, width: float = 300, height: float = 220, columns: int = 3) -> alt.TopLevelMixin:
-        """All panels side by side, each `width` and `height` pixels, with data and legend, to be shown or saved."""
-        parts = [
-            next(iter(panel.charts.values())).properties(width=width, height=height, title=panel.title or alt.Undefined)
-            for panel in self.panels
-        ]
+        """All panels side by side, each `width` and `height` pixels, with data and legend, to be shown or saved.
+
+        Points are those over all seeds.
+        """
+        parts = []
+        for panel in self.panels:
+            named = {"title": panel.title} if panel.title else {}
+            parts.append(next(iter(panel.charts.values())).properties(width=width, height=height, **named))
         whole = parts[0] if len(parts) == 1 else alt.concat(*parts, columns=columns)
-        whole.datasets = {panel.data: panel.rows for panel in self.panels}
+        whole.datasets = {
+            panel.data: [row for row in panel.rows if row.get("seed", "") in ("", ALL)] for panel in self.panels
+        }
         return whole.configure(**style.config(ink="#222222", font="sans-serif"))

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from memexp.errors import StoreError
 from memexp.figures.footers import constant_columns, settings_of
-from memexp.figures.measures import PARTS, Measure, measures_of
+from memexp.figures.measures import PARTS, Measure, column_measure, measures_of
 from memexp.figures.order import in_order
 from memexp.records import BARE, measured_by
 from memexp.spec import Headline
@@ -82,6 +82,14 @@ class Gathered:
         """What can be drawn of a kind, by name; the first is its headline."""
         return self._sources[kind].measures
 
+    def add(self, kind: str, column: str) -> Measure | None:
+        """Make a measure of a column, before the results of its kind are asked for; None where it holds no numbers."""
+        source, measure = self._sources[kind], column_measure(column)
+        if kind in self._results or not _possible(self.connection, source.rows, measure):
+            return None
+        source.measures[column] = measure
+        return measure
+
     def columns(self, kind: str) -> list[str]:
         """Names of all columns of a kind."""
         return self._sources[kind].columns
@@ -120,6 +128,34 @@ class Gathered:
             f"SELECT cell, item, chosen.result, {value} AS value FROM {rows} own JOIN chosen ON own.result = chosen.key"
             + same
         ).to_arrow_table()
+
+    def texts(
+        self, kind: str, result: Result, columns: Mapping[str, str], score: str, each: int
+    ) -> list[dict[str, Any]]:
+        """The items of one result with the highest score and those with the lowest, each text once.
+
+        Args:
+            columns: SQL of the columns that are wanted, by name.
+            score: SQL of an item.
+            each: how many from either end.
+        """
+        source = self._sources[kind]
+        own = "".join(f", {sql} AS {identifier(name)}" for name, sql in columns.items())
+        parts = "".join(f" AND {identifier(p)} IS NOT DISTINCT FROM ?" for p in source.parts)
+        given = [result.key, *(result.settings.get(name) for name in source.parts)]
+        first = next(iter(columns))
+        try:
+            found = self.connection.execute(
+                f"SELECT ({score})::double AS score{own} FROM {source.rows} WHERE {source.key} = ?{parts} "
+                f"AND {columns[first]} IS NOT NULL AND isfinite(({score})::double) "
+                f"QUALIFY row_number() OVER (PARTITION BY {columns[first]} ORDER BY item) = 1 ORDER BY 1 DESC, item",
+                given,
+            )
+        except duckdb.Error:  # the columns are others', or have no texts
+            return []
+        names = ["score", *columns]
+        rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        return rows if len(rows) <= 2 * each else rows[:each] + rows[-each:]
 
 
 @dataclass

@@ -76,7 +76,7 @@ def measures_of(kind: str, headline: Headline | None) -> dict[str, Measure]:
     else:
         found = {kind: Measure(kind, f"{kind} ({headline.title})", headline.mean, False, headline.chance)}
     guessed = [one.chance for one in found.values() if isinstance(one.chance, str)]
-    return found | {CHANCE: Measure(CHANCE, "chance", sql) for sql in guessed}
+    return found | ({CHANCE: Measure(CHANCE, "chance", guessed[0])} if guessed else {})
 
 
 def column_measure(name: str) -> Measure:

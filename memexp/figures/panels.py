@@ -1,8 +1,8 @@
 """From points to a figure: the rows that charts draw, their panels, and what the caption says of means and intervals.
 
-    sheet = Sheet(names, Layout.of(names, ats))
-    rows = [sheet.row(point) for point in points]
-    figure = sheet.figure("exposures-recall", title, caption(points), rows, lambda rows, data: {"exposures": chart}, [])
+sheet = Sheet(names, Layout.of(names, ats))
+rows = [sheet.row(point) for point in points]
+figure = sheet.figure("exposures-recall", title, caption(points), rows, lambda rows, data: {"exposures": chart}, [])
 """
 
 from __future__ import annotations

@@ -95,10 +95,7 @@ def _fits(points: Sequence[Cell]) -> list[Fit]:
     if len({point.at[X] for point in points}) < FEWEST:
         return []
     steps, means = [point.at[X] for point in points], [point.mean for point in points]
-    try:
-        return fit_curve(steps, means, curves=FITTED, resamples=0)
-    except NotImplementedError:
-        return []
+    return fit_curve(steps, means, curves=FITTED, resamples=0)
 
 
 def _drawn(sheet: Sheet, line: tuple[Any, ...], fit: Fit, rows: Sequence[Row]) -> list[Row]:
@@ -109,8 +106,11 @@ def _drawn(sheet: Sheet, line: tuple[Any, ...], fit: Fit, rows: Sequence[Row]) -
     colour = text(at.get(sheet.layout.colour)) if sheet.layout.colour else ""
     common = {name: text(at[name]) for name in sheet.names} | {"seed": ALL, "_colour": colour, "_rule": False}
     common |= {"_panel": sheet.layout.panel(at), "_line": f"{fit.curve} {line}", "_fit": fit.curve}
+    values = [float(value) for value in fit.at(steps)]
     return [
-        common | {"_t": round(t, 4), "_y": round(float(fit.at(t)), 6)} for t in steps if math.isfinite(float(fit.at(t)))
+        common | {"_t": round(t, 4), "_y": round(value, 6)}
+        for t, value in zip(steps, values, strict=True)
+        if math.isfinite(value)
     ]
 
 
@@ -126,12 +126,15 @@ def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> al
     )  # fmt: skip
     if not fitted:
         return chart
-    lines = coloured(data, sheet.layout).transform_filter("datum._fit").mark_line(strokeWidth=1.5, clip=True)
+    lines = coloured(data, sheet.layout).transform_filter("datum._fit").mark_line(clip=True)
     dashes = alt.Scale(domain=list(FITTED), range=[[1, 0], [5, 3]])
     drawn = lines.encode(
-        x=x.encoding(), y=y.encoding(alt.Y), detail="_line:N", strokeDash=alt.StrokeDash("_fit:N", scale=dashes, title="fit")
+        x=x.encoding(),
+        y=y.encoding(alt.Y),
+        detail="_line:N",
+        strokeDash=alt.StrokeDash("_fit:N", scale=dashes, title="fit"),
     )
-    return alt.layer(*chart.layer, drawn)
+    return alt.layer(chart, drawn)
 
 
 def _said(points: Sequence[Cell], fits: Sequence[Fit], untrained: bool) -> str:

@@ -105,9 +105,11 @@ def _charts(points: Sequence[Row], layout: Layout, data: str) -> dict[str, alt.L
     settings = [name for name in points[0]["_settings"] if all(_is_number(point.get(name)) for point in points)]
     y = alt.Y("_y:Q", title="value of the metric", scale=alt.Scale(zero=False))
     said = [alt.Tooltip(f"{column}:N", title=called) for column, called in (("_said", "point"), ("_mean", "value"))]
-    base = coloured(data, layout).encode(y=y, tooltip=[alt.Tooltip(f"{FIRST}:N"), *said, alt.Tooltip("_n:N", title="n")])
-    dots = base.transform_filter(f"datum._what == '{POINT}'").mark_point(filled=True, size=55, opacity=0.9)
-    line = base.transform_filter(f"datum._what == '{BEST}'").mark_line(interpolate="step-after", strokeWidth=1.8)
+    base = coloured(data, layout).encode(
+        y=y, tooltip=[alt.Tooltip(f"{FIRST}:N"), *said, alt.Tooltip("_n:N", title="n")]
+    )
+    dots = base.transform_filter(f"datum._what == '{POINT}'").mark_point()
+    line = base.transform_filter(f"datum._what == '{BEST}'").mark_line(interpolate="step-after")
     charts = {}
     for name in (FIRST, *settings):
         values = [float(point[name]) for point in points]

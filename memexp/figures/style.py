@@ -30,10 +30,11 @@ def shapes(values: Sequence[Any]) -> list[str]:
 
 def config(size: float = 12, ink: str = "currentColor", font: str = FONT) -> dict[str, Any]:
     """Vega-Lite's configuration, of a font of `size` pixels and text and axes in the colour `ink`."""
+    scale = size / 12
     words = {"labelColor": ink, "titleColor": ink, "labelFontSize": size - 1, "titleFontSize": size}
     return {
         "font": font,
-        "background": None,
+        "background": "transparent",
         "view": {"stroke": None},
         "axis": words
         | {
@@ -49,8 +50,16 @@ def config(size: float = 12, ink: str = "currentColor", font: str = FONT) -> dic
             "labelFlush": False,
             "titlePadding": 8,
         },
-        "legend": words | {"titleFontWeight": "normal", "symbolSize": 70, "labelLimit": 220},
+        "legend": words
+        | {
+            "titleFontWeight": "normal",
+            "symbolSize": 70 * scale**2,
+            "symbolStrokeWidth": 1.5 * scale,
+            "labelLimit": 220,
+        },
         "title": {"color": ink, "fontSize": size, "fontWeight": 600, "anchor": "start", "offset": 8},
         "text": {"color": ink, "fontSize": size - 1},
-        "rule": {"color": ink},
+        "point": {"size": 46 * scale**2, "filled": True, "opacity": 1},
+        "line": {"strokeWidth": 1.8 * scale},
+        "rule": {"color": ink, "strokeWidth": 1.3 * scale},
     }

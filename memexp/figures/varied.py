@@ -14,7 +14,7 @@ from memexp.figures.gathered import Result
 from memexp.figures.order import FIRST
 from memexp.records import MADE_WITH, SETTINGS
 
-__all__ = ["AVERAGED", "dimensions", "list_of", "matching", "seed_of", "split", "text"]
+__all__ = ["AVERAGED", "dimensions", "lists_of", "matching", "seed_of", "split", "text"]
 
 SEEDS = ("seed", "init_seed", "lora_seed", "pretrain_seed")
 AVERAGED = {*SEEDS, "corpus", "corpus_id", "counterbalanced", "replication"}
@@ -73,11 +73,14 @@ def seed_of(settings: Mapping[str, Any]) -> str | None:
     return (found[0].removeprefix("seed ") if len(found) == 1 else ", ".join(found)) or None
 
 
-def list_of(settings: Mapping[str, Any]) -> str:
-    """What tells study lists apart; a condition and its counterbalanced twin share their items."""
-    if "counterbalanced" in settings:
-        return str(settings.get("replication", ""))
-    return f"{settings.get('replication', '')} {settings.get('corpus_id', settings.get('corpus', ''))}".strip()
+def lists_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells the study lists of results with these settings apart.
+
+    A condition and its counterbalanced twin share their items, which are pairs: no list is taken from a corpus there.
+    """
+    twins = any(settings.get("counterbalanced") for settings in results)
+    corpora = ["" if twins else settings.get("corpus_id", settings.get("corpus", "")) for settings in results]
+    return [f"{own.get('replication', '')} {corpus}".strip() for own, corpus in zip(results, corpora, strict=True)]
 
 
 def text(value: Any) -> str:

@@ -22,6 +22,8 @@ from typing import Any
 from memexp.errors import StoreError
 from memexp.figures import Chapter, Figure, chapters
 from memexp.figures.style import config
+from memexp.report.account import account
+from memexp.report.samples import sample
 from memexp.store import Store
 
 __all__ = ["page", "write_page"]
@@ -62,11 +64,13 @@ def write_page(store: Store, sweep: str | None = None, out: str | os.PathLike[st
 def page(store: Store, sweep: str | None = None) -> str:
     """The HTML."""
     vega = _Later(javascript)
-    found = chapters(store, sweep)
+    found = chapters(store, sweep, sample)
     figures = [figure for chapter in found for figure in chapter.figures]
     title = f"memexp: {sweep or os.path.basename(store.location)}"
     numbers = iter(range(len(figures)))
-    body = "\n".join(_chapter(chapter, [next(numbers) for _ in chapter.figures], len(found)) for chapter in found)
+    body = "\n".join(
+        _chapter(store, chapter, [next(numbers) for _ in chapter.figures], len(found)) for chapter in found
+    )
     charts = [
         {
             "panels": [
@@ -166,12 +170,18 @@ def _order(value: str) -> tuple[float, str]:
         return float("inf"), value
 
 
-def _chapter(chapter: Chapter, numbers: Sequence[int], of: int) -> str:
+def _chapter(store: Store, chapter: Chapter, numbers: Sequence[int], of: int) -> str:
     """The figures of a sweep; `numbers` are theirs in the page."""
     name = chapter.sweep or "Results that belong to no sweep"
     heading = f"<h2 class='chapter'>{html.escape(name)}</h2>" if of > 1 else ""
     drawn = "\n".join(_figure(figure, at) for figure, at in zip(chapter.figures, numbers, strict=True))
-    return heading + (drawn or "<p class='empty'>There is nothing to draw yet: no results are there.</p>")
+    cost = account(store, chapter.sweep) if chapter.sweep is not None else ""
+    return (
+        heading
+        + (drawn or "<p class='empty'>There is nothing to draw: no results are there.</p>")
+        + chapter.more
+        + cost
+    )
 
 
 def _figure(figure: Figure, at: int) -> str:
