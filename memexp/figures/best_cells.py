@@ -12,7 +12,7 @@ from typing import Any
 from memexp.errors import SpecError
 from memexp.figures.cells import ALL, item_rows
 from memexp.figures.curves_chart import Axis
-from memexp.figures.dots_chart import dots
+from memexp.figures.dots_chart import dots, tall
 from memexp.figures.figure import Figure, Panel, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
@@ -55,8 +55,8 @@ def _best(
 ) -> list[dict[str, Any]]:
     table = item_rows(found, kind, measure.name, [results], [*names, *grid])
     lists = "list" if table.column("list").null_count < table.num_rows else ()
-    found = best(table, "value", names, grid=grid, seeds="seed", lists=lists, items="item").to_pylist()
-    return sorted(found, key=in_order)
+    points = best(table, "value", names, grid=grid, seeds="seed", lists=lists, items="item").to_pylist()
+    return sorted(points, key=in_order)
 
 
 def _figure(
@@ -88,7 +88,13 @@ def _figure(
     for number, heading in enumerate(dict.fromkeys(row["_panel"] for row in rows)):
         inside, data = [row for row in rows if row["_panel"] == heading], f"points {number}"
         panels.append(
-            Panel(heading, inside, {"model": dots("model", "model", models, value, layout, tooltip, False, data)}, data)
+            Panel(
+                heading,
+                inside,
+                {"model": dots("model", "model", models, value, layout, tooltip, False, data)},
+                data,
+                tall(len(models), layout),
+            )
         )
     left = any(row["what"] == LEFT_OUT for row in rows)
     said = "The best of the grid is chosen in-sample, as papers report it, which flatters it. "

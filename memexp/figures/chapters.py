@@ -15,7 +15,7 @@ from memexp.figures.effort import Effort
 from memexp.figures.exposure_curves import exposure_figure
 from memexp.figures.fact_scores import by_name, fact_figure
 from memexp.figures.figure import Figure
-from memexp.figures.gathered import Gathered, gathered, ids_of
+from memexp.figures.gathered import Gathered, Result, gathered, ids_of
 from memexp.figures.loss_curves import loss_figure
 from memexp.figures.measures import CHANCE, PARTS, Measure
 from memexp.figures.retention_curves import retention_figure
@@ -28,6 +28,10 @@ __all__ = ["Chapter", "chapters", "measured_figures"]
 
 SHOWN = {"recognition": 1, "recall": 1, "qa": 1, "ratios": 2}
 """How many measures of a kind a page shows; of others the first."""
+
+
+Ids = tuple[str, str, str]
+"""Stage, probe and condition: what the name of a result's file has."""
 
 
 @dataclass
@@ -52,30 +56,37 @@ def chapters(store: Store, sweep: str | None = None, beside: Callable[[Gathered]
         StoreError: there is no such sweep, or a file cannot be read.
     """
     manifests = latest_manifests(store)
-    searched = dict.fromkeys(row["sweep"] for row in known_rows(store, "searches"))
+    tried: dict[str, set[Ids]] = {}
+    for row in known_rows(store, "searches"):
+        files = (file.partition("/")[2].split("-") for file in row["results"])
+        tried.setdefault(row["sweep"], set()).update((a, b, c) for a, b, c in (ids for ids in files if len(ids) == 3))
     started = {name: rows[0]["started"] for name, rows in manifests.items() if rows}
     order = sorted(manifests, key=lambda name: started[name], reverse=True)
-    wanted: list[str | None] = [*order, *(name for name in searched if name not in manifests)]
+    wanted: list[str | None] = [*order, *(name for name in tried if name not in manifests)]
     if sweep is not None:
         wanted = [sweep]
     found = []
-    with gathered(store, sweep if sweep in manifests or sweep not in searched else None) as rows:
+    with gathered(store, sweep if sweep in manifests or sweep not in tried else None) as rows:
         effort = Effort.of_store(store)
         its = {name: {(row["stage_id"], row["probe_id"], row["condition_id"]) for row in manifests.get(name or "", [])}
                for name in wanted}  # fmt: skip
         for name in wanted:
-            part = rows.only(lambda one, ids=its[name]: ids_of(one.settings) in ids)  # type: ignore[misc]
-            chapter = Chapter(name, [*_of_results(part, effort)])
+            part = rows.only(_among(its[name] | tried.get(name or "", set())))
+            chapter = Chapter(name, [*_of_results(rows.only(_among(its[name])), effort)])
             for figure in (search_figure(store, name), loss_figure(store, part, effort)):
                 chapter.figures += [figure] if figure is not None else []
             chapter.more = beside(part) if beside is not None else ""
             found.append(chapter)
         if sweep is None:
-            listed = set().union(*its.values())
-            part = rows.only(lambda one: ids_of(one.settings) not in listed)
+            listed = _among(set().union(*its.values(), *tried.values()))
+            part = rows.only(lambda one: not listed(one))
             rest = Chapter(None, [*_of_results(part, effort)], beside(part) if beside is not None else "")
             found += [rest] if rest.figures or not found else []
     return found
+
+
+def _among(ids: set[Ids]) -> Callable[[Result], bool]:
+    return lambda one: ids_of(one.settings) in ids
 
 
 def _of_results(rows: Gathered, effort: Effort) -> Iterator[Figure]:
@@ -92,10 +103,12 @@ ORDER: Sequence[str] = ("recognition", "recall", "qa", "choice", "ablation", "ra
 def measured_figures(rows: Gathered, kind: str, measure: Measure, effort: Effort) -> Iterator[Figure]:
     """All figures of one measure."""
     found = [fact_figure(rows, kind, measure)]
-    if not PARTS.get(kind):
+    retention = retention_figure(rows, kind, measure)
+    studied = {one.settings.get("exposures") for one in rows.results(kind)}
+    if not PARTS.get(kind) and (retention is None or len(studied) > 2):
         found.append(exposure_figure(rows, kind, measure, effort))
     found += [
-        retention_figure(rows, kind, measure),
+        retention,
         forgetting_figure(rows, kind, measure),
         ablation_figure(rows, kind, measure),
         best_figure(rows, kind, measure),

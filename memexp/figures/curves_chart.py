@@ -15,7 +15,10 @@ import altair as alt
 from memexp.figures.layout import Layout
 from memexp.figures.style import DASHES, palette, shapes
 
-__all__ = ["Axis", "coloured", "curves"]
+__all__ = ["Axis", "Drawn", "coloured", "curves"]
+
+Drawn = alt.LayerChart | alt.FacetChart
+"""What `altair.layer` gives."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Axis:
     ticks: tuple[float, ...] = ()
     """Where there are labels; empty where Vega decides."""
     domain: tuple[float, float] | None = None
+    whole: bool = False
+    """Whether only whole numbers have labels."""
     zero_label: str = ""
     """What a tick below 1 of a log axis is called: the place of 0, which a logarithm has none for."""
 
@@ -43,7 +48,9 @@ class Axis:
             settings["constant"] = min(positive, default=1)
         if self.domain:
             settings["domain"] = list(self.domain)
-        axis: dict[str, Any] = {"title": self.title}
+        axis: dict[str, Any] = {"title": self.title, "tickCount": 6}
+        if self.whole:
+            axis |= {"tickMinStep": 1, "format": "~s"}
         if self.ticks:
             axis["values"] = list(self.ticks)
         if self.ticks and not self.zero_label:
@@ -64,7 +71,7 @@ def curves(
     data: str = "points",
     joined: bool = True,
     only: str = "true",
-) -> alt.LayerChart:
+) -> Drawn:
     """A chart of rows that are called `data`.
 
     Args:
@@ -87,7 +94,7 @@ def curves(
         layers.append(base.mark_line(clip=True).encode(**_dashes(layout)))
     says = [alt.Tooltip(f"{column}:N", title=title) for column, title in tooltip]
     if points:
-        bars = base.mark_rule(opacity=0.75)
+        bars = base.mark_rule(opacity=0.75, clip=True)
         layers.append(bars.encode(y=alt.Y("_low:Q", title=y.title), y2="_high:Q"))
         shape = {}
         if layout.legend:
@@ -104,7 +111,8 @@ def curves(
 
 def _chance(value: float) -> alt.Chart:
     rule = alt.Chart(alt.InlineData(values=[{"chance": value}])).mark_rule(strokeDash=[1, 3])
-    return rule.encode(y="chance:Q", tooltip=[alt.Tooltip("chance:Q", title="chance")])
+    drawn: alt.Chart = rule.encode(y="chance:Q", tooltip=[alt.Tooltip("chance:Q", title="chance")])
+    return drawn
 
 
 def _dashes(layout: Layout) -> dict[str, Any]:

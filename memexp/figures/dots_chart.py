@@ -9,11 +9,16 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from memexp.figures.curves_chart import Axis, coloured
+from memexp.figures.curves_chart import Axis, Drawn, coloured
 from memexp.figures.layout import Layout
 from memexp.figures.style import shapes
 
-__all__ = ["dots"]
+__all__ = ["dots", "tall"]
+
+
+def tall(names: int, layout: Layout) -> int:
+    """Pixels that the dots of so many names take on a page."""
+    return max(80, names * (22 + 16 * max(1, len(layout.colours))))
 
 
 def dots(
@@ -25,7 +30,7 @@ def dots(
     tooltip: Sequence[tuple[str, str]],
     chance: bool,
     data: str,
-) -> alt.LayerChart:
+) -> Drawn:
     """A chart of rows that are called `data`.
 
     Args:
@@ -52,6 +57,6 @@ def dots(
         ticks = ticks.mark_tick(thickness=2, opacity=0.55)
         layers.append(ticks.encode(y=y, x=alt.X("_chance:Q"), color=alt.value("gray")))
     horizontal = value.encoding()
-    layers.append(base.mark_rule().encode(x=alt.X("_low:Q", title=value.title), x2="_high:Q"))
+    layers.append(base.mark_rule(clip=True).encode(x=alt.X("_low:Q", title=value.title), x2="_high:Q"))
     layers.append(base.mark_point().encode(x=horizontal, tooltip=says, **shape))
     return alt.layer(*layers)

@@ -7,7 +7,7 @@ from typing import Any
 
 from memexp.figures.cells import Cell, cells
 from memexp.figures.curves_chart import Axis
-from memexp.figures.dots_chart import dots
+from memexp.figures.dots_chart import dots, tall
 from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
@@ -22,7 +22,10 @@ TITLES = {"task": "test", "relation": "relation", "metric": "metric"}
 
 def fact_figure(found: Gathered, kind: str, measure: Measure) -> Figure | None:
     """Means by test; None where a kind has no tests, or blocks were reset or ablated."""
-    results = [one for one in found.results(kind) if _plain(one)]
+    everything = found.results(kind)
+    if any(one.settings.get("forget_side") in ("upper", "lower") for one in everything):
+        return None
+    results = [one for one in everything if _plain(one)]
     names = next((name for name in TITLES if any(name in one.settings for one in results)), None)
     if names is None or any("ablated_side" in one.settings for one in results):
         return None
@@ -49,7 +52,9 @@ def by_name(
     layout = Layout.of(by, [point.at for point in points], colour)
     sheet = Sheet(by, layout)
     order = list(dict.fromkeys(text(point.at[names]) for point in points))
-    rows = [sheet.row(point, **{names: text(point.at[names])}, _chance=_chance(measure, point)) for point in points]
+    rows = [
+        sheet.row(point, None, **{names: text(point.at[names])}, _chance=_chance(measure, point)) for point in points
+    ]
     guessed = any(row["_chance"] is not None for row in rows)
     value = Axis("_y", measure.title, domain=(0.0, 1.0) if measure.share else None)
 
@@ -57,7 +62,7 @@ def by_name(
         return {names: dots(names, axis, order, value, layout, sheet.tooltip(names), guessed, data)}
 
     said = caption(points, "Grey ticks: chance." if guessed else "")
-    return sheet.figure(f"{family}-{kind}-{measure.name}", title, said, rows, draw, [names])
+    return sheet.figure(f"{family}-{kind}-{measure.name}", title, said, rows, draw, [names], tall(len(order), layout))
 
 
 def _plain(result: Result) -> bool:

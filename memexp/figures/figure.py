@@ -16,6 +16,7 @@ import altair as alt
 
 from memexp.figures import style
 from memexp.figures.cells import ALL
+from memexp.figures.curves_chart import Drawn
 
 __all__ = ["Figure", "Panel"]
 
@@ -30,10 +31,12 @@ class Panel:
     """What all its points agree in; empty where a figure has one panel."""
     rows: list[Row]
     """What is drawn: a row for each mark."""
-    charts: Mapping[str, alt.LayerChart]
+    charts: Mapping[str, Drawn]
     """By the name of what is on the horizontal axis; the first is shown unless another is asked for."""
     data: str = "points"
     """What the charts call the rows, which they do not hold."""
+    height: int = 240
+    """Pixels on a page."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ class Figure:
         for panel in self.panels:
             named = {"title": panel.title} if panel.title else {}
             parts.append(next(iter(panel.charts.values())).properties(width=width, height=height, **named))
-        whole = parts[0] if len(parts) == 1 else alt.concat(*parts, columns=columns)
+        whole: Any = parts[0] if len(parts) == 1 else alt.concat(*parts, columns=columns)
         whole.datasets = {
             panel.data: [row for row in panel.rows if row.get("seed", "") in ("", ALL)] for panel in self.panels
         }
-        return whole.configure(**style.config(ink="#222222", font="sans-serif"))
+        drawn: alt.TopLevelMixin = whole.configure(**style.config(ink="#222222", font="sans-serif"))
+        return drawn

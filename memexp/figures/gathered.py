@@ -143,12 +143,12 @@ class Gathered:
         own = "".join(f", {sql} AS {identifier(name)}" for name, sql in columns.items())
         parts = "".join(f" AND {identifier(p)} IS NOT DISTINCT FROM ?" for p in source.parts)
         given = [result.key, *(result.settings.get(name) for name in source.parts)]
-        first = next(iter(columns))
+        asked = ", ".join(list(columns.values())[:2])  # the same text twice is one to a reader
         try:
             found = self.connection.execute(
                 f"SELECT ({score})::double AS score{own} FROM {source.rows} WHERE {source.key} = ?{parts} "
-                f"AND {columns[first]} IS NOT NULL AND isfinite(({score})::double) "
-                f"QUALIFY row_number() OVER (PARTITION BY {columns[first]} ORDER BY item) = 1 ORDER BY 1 DESC, item",
+                f"AND isfinite(({score})::double) "
+                f"QUALIFY row_number() OVER (PARTITION BY {asked} ORDER BY item) = 1 ORDER BY 1 DESC, item",
                 given,
             )
         except duckdb.Error:  # the columns are others', or have no texts

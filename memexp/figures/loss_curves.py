@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import altair as alt
 import pyarrow as pa
 
-from memexp.figures.curves_chart import Axis, curves
+from memexp.figures.curves_chart import Axis, Drawn, curves
 from memexp.figures.effort import Effort
 from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered
@@ -97,8 +96,8 @@ def _row(sheet: Sheet, at: dict[str, Any], step: float, loss: float, count: int)
     }
 
 
-def _chart(sheet: Sheet, data: str) -> dict[str, alt.LayerChart]:
-    x = Axis("step", "step (optimizer steps since the part began)")
+def _chart(sheet: Sheet, data: str) -> dict[str, Drawn]:
+    x = Axis("step", "step (optimizer steps since the part began)", whole=True)
     y = Axis("_y", "loss (nats per token)")
     says: Sequence[tuple[str, str]] = [*((name, name.replace("_", " ")) for name in sheet.names), ("step", "step")]
     return {"step": curves(x, y, sheet.layout, [*says, ("_mean", "loss"), ("_n", "batches")], points=False, data=data)}

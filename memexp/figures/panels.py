@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import altair as alt
-
 from memexp.figures.cells import ALL, Cell
-from memexp.figures.curves_chart import Axis
+from memexp.figures.curves_chart import Axis, Drawn
 from memexp.figures.figure import Figure, Panel, Row
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
@@ -22,7 +20,7 @@ from memexp.figures.varied import text
 
 __all__ = ["Sheet", "caption", "chance_of", "vertical"]
 
-Draw = Callable[[list[Row], str], Mapping[str, alt.LayerChart]]
+Draw = Callable[[list[Row], str], Mapping[str, Drawn]]
 """Charts of rows that are called so, by the name of their horizontal axis."""
 
 
@@ -60,12 +58,21 @@ class Sheet:
         own = [(name, name.replace("_", " ")) for name in (*self.names, *more)]
         return [*own, ("_mean", "mean"), ("_interval", "interval"), ("_n", "n"), ("seed", "seed")]
 
-    def figure(self, name: str, title: str, said: str, rows: Sequence[Row], draw: Draw, more: Sequence[str]) -> Figure:
+    def figure(
+        self,
+        name: str,
+        title: str,
+        said: str,
+        rows: Sequence[Row],
+        draw: Draw,
+        more: Sequence[str],
+        height: int = 240,
+    ) -> Figure:
         """The figure of `rows`; `said` is its caption, `more` are columns that its table of numbers has besides."""
         panels = []
         for number, heading in enumerate(dict.fromkeys(row["_panel"] for row in rows)):
             inside, data = [row for row in rows if row["_panel"] == heading], f"points {number}"
-            panels.append(Panel(heading, inside, draw(inside, data), data))
+            panels.append(Panel(heading, inside, draw(inside, data), data, height))
         numbers = [row for row in rows if row["seed"] == ALL and "_mean" in row and not row["_rule"]]
         layout = self.layout
         called = layout.colour.replace("_", " ")

@@ -13,7 +13,7 @@ from typing import Any
 import altair as alt
 
 from memexp.figures.cells import ALL, Cell, cells
-from memexp.figures.curves_chart import Axis, coloured, curves
+from memexp.figures.curves_chart import Axis, Drawn, coloured, curves
 from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
@@ -114,7 +114,7 @@ def _drawn(sheet: Sheet, line: tuple[Any, ...], fit: Fit, rows: Sequence[Row]) -
     ]
 
 
-def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> alt.LayerChart:
+def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> Drawn:
     last = max(row["_t"] for row in rows)
     ticks = (AT_ZERO, *(10.0**power for power in range(math.floor(math.log10(max(last, 1))) + 1)))
     x = Axis("_t", TITLE, "log", ticks, domain=(AT_ZERO, max(last, 2)), zero_label="0")

@@ -11,7 +11,7 @@ import altair as alt
 import pyarrow as pa
 
 from memexp.errors import MemexpError
-from memexp.figures.curves_chart import Axis, coloured
+from memexp.figures.curves_chart import Axis, Drawn, coloured
 from memexp.figures.figure import Figure, Panel, Row
 from memexp.figures.layout import Layout
 from memexp.figures.varied import text
@@ -100,7 +100,7 @@ def _best(points: Sequence[Row], mode: str) -> list[Row]:
     return found
 
 
-def _charts(points: Sequence[Row], layout: Layout, data: str) -> dict[str, alt.LayerChart]:
+def _charts(points: Sequence[Row], layout: Layout, data: str) -> dict[str, Drawn]:
     """Against the number of the suggestion with the best so far; against each setting that is a number."""
     settings = [name for name in points[0]["_settings"] if all(_is_number(point.get(name)) for point in points)]
     y = alt.Y("_y:Q", title="value of the metric", scale=alt.Scale(zero=False))
@@ -115,7 +115,7 @@ def _charts(points: Sequence[Row], layout: Layout, data: str) -> dict[str, alt.L
         values = [float(point[name]) for point in points]
         wide = min(values) > 0 and max(values) > 20 * min(values)
         title = f"{name.replace('_', ' ')} (number)" if name == FIRST else name.replace("_", " ")
-        x = Axis(name, title, "log" if wide else "linear").encoding()
+        x = Axis(name, title, "log" if wide else "linear", whole=name == FIRST).encoding()
         charts[name] = alt.layer(*([line.encode(x=x)] if name == FIRST else []), dots.encode(x=x))
     return charts
 

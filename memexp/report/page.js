@@ -7,7 +7,7 @@ const chosen = {};
 
 function wanted(row) {
   return Object.entries(chosen).every(([name, value]) => {
-    if (!(name in row)) return true;
+    if (typeof row[name] !== "string") return true; // a number is a place on an axis, not a name
     if (name === "seed") return row.seed === "" || row.seed === (value || "all");
     return !value || String(row[name]) === value;
   });

@@ -78,7 +78,7 @@ def page(store: Store, sweep: str | None = None) -> str:
                     "title": panel.title,
                     "data": panel.data,
                     "rows": panel.rows,
-                    "charts": {axis: _spec(chart) for axis, chart in panel.charts.items()},
+                    "charts": {axis: _spec(chart, panel.height) for axis, chart in panel.charts.items()},
                 }
                 for panel in figure.panels
             ]
@@ -141,8 +141,8 @@ def _template() -> str:
     return _piece("page.html")
 
 
-def _spec(chart: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.properties(width="container", height=240).to_dict()
+def _spec(chart: Any, height: int) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
     return {name: value for name, value in spec.items() if name not in ("config", "$schema")}
 
 
@@ -151,8 +151,8 @@ def _filters(rows: Iterable[dict[str, Any]]) -> str:
     values: dict[str, dict[str, None]] = {name: {} for name in FILTERS}
     for row in rows:
         for name in FILTERS:
-            if row.get(name) not in (None, "all"):
-                values[name][str(row[name])] = None
+            if isinstance(row.get(name), str) and row[name] not in ("", "all"):
+                values[name][row[name]] = None
     parts = []
     for name, found in values.items():
         if len(found) > 1:
@@ -192,6 +192,8 @@ def _figure(figure: Figure, at: int) -> str:
         choice = f"<label class='axis'>x-axis <select data-axis='{at}'>{options}</select></label>"
     legend = "".join(f"<li>{_symbol(colour, shape)}{html.escape(name)}</li>" for name, colour, shape in figure.legend)
     legend += "".join(f"<li>{_dash(lengths)}{html.escape(name)}</li>" for name, lengths in figure.dashes)
+    if legend and figure.legend_title:
+        legend = f"<li class='title'>{html.escape(figure.legend_title)}</li>{legend}"
     legend = f"<ul class='legend' aria-label='{html.escape(figure.legend_title)}'>{legend}</ul>" if legend else ""
     panels = "".join(
         f"<div class='panel' data-panel='{number}'>"

@@ -121,8 +121,8 @@ def _marked(right: str, written: str) -> tuple[str, str]:
     """Both texts with the words marked that they have in common, in order."""
     one, other = (re.findall(r"\s*\S+|\s+", value[:MOST]) for value in (right, written))
     heads = one[:COMPARED], other[:COMPARED]
-    keys = [[word.strip().casefold() for word in words] for words in heads]
-    blocks = difflib.SequenceMatcher(None, *keys, autojunk=False).get_matching_blocks()
+    keys: list[list[str]] = [[word.strip().casefold() for word in words] for words in heads]
+    blocks = difflib.SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_matching_blocks()
     own = {at for block in blocks for at in range(block.a, block.a + block.size)}
     its = {at for block in blocks for at in range(block.b, block.b + block.size)}
     return _with_marks(one, own, len(right)), _with_marks(other, its, len(written))
