@@ -10,7 +10,7 @@ Without Ray, which need not be installed. Parts in this order, each with what it
     card       versions, memory, and what the card reaches: FLOP/s of large products, bytes/s of a copy
     numbers    losses, likelihoods and completions beside the CPU's; how often a repeated trial is bit-equal
     waits      how often the host waits for the device, per training step and per token of recall
-    memory     the most that was allocated, beside what `memexp plan` says
+    memory     the most that was allocated, beside what the tests' meter counts and what `memexp plan` says
     speed      ms a step, likelihoods and recall of 124M full, 1.3B full and 8B LoRA in three precisions
     processes  one, two and four processes on the one card
     nccl       NCCL with one rank, through fully_shard
@@ -31,7 +31,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_checks import faults, memory, nccl, numbers, waits
+from benchmarks.gpu_checks import faults, nccl, numbers, waits
+from benchmarks.gpu_memory import memory
 from benchmarks.gpu_speed import card, processes, speed
 from benchmarks.results import stamp
 

@@ -1,4 +1,4 @@
-"""The parts of `benchmarks.gpu` that check: numbers, waits, memory, NCCL, faults."""
+"""The parts of `benchmarks.gpu` that check: numbers, waits, NCCL, faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from memexp.core.shard import shard
 from memexp.core.train import update
 from memexp.spec import Full, LoRA
 
-__all__ = ["faults", "in_a_process", "memory", "nccl", "numbers", "waits"]
+__all__ = ["faults", "in_a_process", "nccl", "numbers", "waits"]
 
 TOLERANCE = {"float32": 1e-4, "tf32": 1e-3, "bfloat16": 4e-3}
 """Largest relative difference of losses and mean likelihoods from the CPU's float32 that passes: what ARCHITECTURE.md
@@ -153,43 +153,6 @@ def nccl(device: torch.device, small: bool) -> Mapping[str, Any]:
     if not apart <= TOLERANCE["float32"]:
         raise ArithmeticError(f"sharded over one rank: {apart:.2g} apart")
     return {"apart": apart}
-
-
-def memory(device: torch.device, small: bool) -> Mapping[str, Any]:
-    """The most that was allocated, phase by phase."""
-    found: dict[str, Any] = {}
-    cases = (("tiny-llama", LoRA(r=8)),) if small else (("gpt2-124m", Full()), ("opt-1.3b", Full()))
-    for shape, method in cases:
-        for precision in ("float32", "bfloat16"):
-            name = f"{shape} {type(method).__name__.lower()} {precision}"
-            found[name] = phases = _phases(made(shape, method, precision, device), shape)
-            if phases["restoring"] > phases["training"]:
-                raise ArithmeticError(f"{name}: restoring takes more than training: {phases}")
-    return found
-
-
-def _phases(lm: LanguageModel, shape: str) -> dict[str, int]:
-    """Most bytes allocated in each phase of a trial."""
-    device, texts, optimizer = lm.world.device, rows(shape, 16, 128), adamw(lm, settings)
-    cues = [text[:24] for text in texts]
-    lm.train()
-    found = {"training": _most(device, lambda: update(lm, optimizer, texts, 1e-5, 1.0))}
-    held = fork.take(lm, optimizer)
-    optimizer.state.clear()
-    found["restoring"] = _most(device, lambda: fork.restore(lm, held, settings))
-    found["scoring"] = _most(device, lambda: token_nlls(lm, texts))
-    found["recall"] = _most(device, lambda: complete_greedily(lm, cues, [24] * 16))
-    return found
-
-
-def _most(device: torch.device, work: Callable[[], object]) -> int:
-    """Most bytes allocated while `work` runs; 0 on a CPU, where nobody counts."""
-    if device.type != "cuda":
-        work()
-        return 0
-    torch.cuda.reset_peak_memory_stats(device)
-    work()
-    return torch.cuda.max_memory_allocated(device)
 
 
 def faults(device: torch.device, small: bool) -> Mapping[str, Any]:

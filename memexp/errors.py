@@ -75,11 +75,12 @@ class DeviceError(MemexpError):
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:
-    """What an error says, in one line of at most `limit` characters; its class where it says nothing.
+    """What an error says, in one line of at most `limit` characters; its class where it says nothing, or a key only.
 
     Without secrets: half of one, where the line is cut, would be known for one no more.
     """
-    return " ".join(redacted(str(error)).split())[:limit] or type(error).__name__
+    said = f"{type(error).__name__}: {error}" if type(error) is KeyError else str(error)
+    return " ".join(redacted(said).split())[:limit] or type(error).__name__
 
 
 def writable(text: str) -> str:

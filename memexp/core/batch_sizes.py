@@ -85,6 +85,9 @@ GPU_SHARE = 0.9
 # where in training norms, activations and residual sums come on top, in float32 whatever the linear layers take.
 TRAINED, PASSED = {4: 1.5, 2: 2.5}, 1.0
 """By bytes of a number in a linear layer."""
+LOGITS_TRAINED, LOGITS_PASSED = 5, 3
+"""Copies of float32 logits that are there where a model does more than its head with them: they are not made in pieces,
+see head.py. As they are, capped and normalised, with what a cap keeps and a gradient."""
 
 
 def budget_of(lm: LanguageModel, resources: Resources, gathered: int = 0) -> Budget:
@@ -101,8 +104,10 @@ def on_gpu(lm: LanguageModel, resources: Resources, memory: float, gathered: int
     parameters = sum(parameter.numel() for parameter in lm.parameters())
     most = largest("cuda")
     busy = max(GPU_TOKENS, min(most.group_tokens, int(GPU_WORK // parameters)))
-    free = _spare(lm, resources, memory)
-    return _within(free, free - gathered, replace(most, group_tokens=busy), lm, resources)
+    held, passing = _held(lm, resources), _passing(lm)
+    training = _left(memory, held + _gradients(lm) + passing)
+    probing = _left(memory, held + (gathered or passing))
+    return _within(training, probing, replace(most, group_tokens=busy), lm, resources)
 
 
 def _within(free: int, probing: int, most: Budget, lm: LanguageModel, resources: Resources) -> Budget:
@@ -112,13 +117,15 @@ def _within(free: int, probing: int, most: Budget, lm: LanguageModel, resources:
     return most.at_most(Budget(0, groups, scored, kept, most.recall_rows, most.answer_rows))
 
 
-def spare(lm: LanguageModel, resources: Resources) -> int:
-    """Bytes of a GPU that batches may take, beside all that training takes whatever the batch."""
-    return _spare(lm, resources, _memory(lm, resources))
+def spare(lm: LanguageModel, resources: Resources, memory: float | None = None) -> int:
+    """Bytes of its GPU, or of one with so much `memory`, that probes may take beside what is held for training."""
+    memory = _memory(lm, resources) if memory is None else memory
+    return _left(memory, _held(lm, resources))
 
 
-def _spare(lm: LanguageModel, resources: Resources, memory: float) -> int:
-    return int(GPU_SHARE * (memory - GPU_RESERVE - _standing(lm, resources)))
+def _left(memory: float, taken: int) -> int:
+    """Bytes that batches may take of a GPU of which so many are taken."""
+    return int(GPU_SHARE * (memory - GPU_RESERVE - taken))
 
 
 def _memory(lm: LanguageModel, resources: Resources) -> float:
@@ -159,8 +166,9 @@ class _Tokens:
         passing = PASSED * block + 4 * hidden
         trained = 4 * hidden * depth + TRAINED[size] * block if checkpointing else TRAINED[size] * block * depth
         width = _number(config, "head_dim", hidden // heads)
+        logits = 0 if lm.traits.plain_head else 4 * int(config.vocab_size)
         cached = 2 * size * depth * width * _number(config, "num_key_value_heads", heads)
-        return cls(int(trained), int(passing), int(cached + passing))
+        return cls(int(trained + LOGITS_TRAINED * logits), int(passing + LOGITS_PASSED * logits), int(cached + passing))
 
 
 def _number(config: Any, name: str, default: int) -> int:
@@ -178,17 +186,30 @@ def _extent(module: nn.Module) -> int:
     return int(module.in_features) + int(module.out_features)  # type: ignore[arg-type] # of a Linear
 
 
-def _standing(lm: LanguageModel, resources: Resources) -> int:
-    """Bytes that training takes whatever the batch: what a rank holds, learns with, and gathers of others."""
-    from memexp.core.model import blocks, local
+def _held(lm: LanguageModel, resources: Resources) -> int:
+    """Bytes that a rank has between steps: its weights, and the moments of what it learns."""
+    from memexp.core.model import local
 
     moments = 0 if resources.offload else 2
-    held = 0
-    for parameter in lm.parameters():
-        held += local(parameter).nbytes * (2 + moments if parameter.requires_grad else 1)
+    return sum(
+        local(parameter).nbytes * (1 + moments if parameter.requires_grad else 1) for parameter in lm.parameters()
+    )
+
+
+def _gradients(lm: LanguageModel) -> int:
+    """Bytes of a rank's gradients, which are there while it trains only."""
+    from memexp.core.model import local
+
+    return sum(local(parameter).nbytes for parameter in lm.parameters() if parameter.requires_grad)
+
+
+def _passing(lm: LanguageModel) -> int:
+    """Bytes of others' weights that a rank has gathered at a time."""
+    from memexp.core.model import blocks
+
     if lm.world.size == 1:
-        return held
+        return 0
     size = 2 if lm.dtype == "bfloat16" else 4
     inside = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks(lm.lm)]
     apart = sum(parameter.numel() for parameter in lm.parameters()) - sum(inside)
-    return held + size * (2 * max(inside) + apart)
+    return size * (2 * max(inside) + apart)

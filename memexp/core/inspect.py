@@ -30,9 +30,9 @@ from memexp.core.load import random_config
 from memexp.core.model import blocks
 from memexp.core.refusals import REFUSALS
 from memexp.core.tokenizer import load_tokenizer
-from memexp.core.weights import places_in
+from memexp.core.weights import pickled, places_in
 from memexp.errors import MemexpError, ModelError, one_line
-from memexp.sources import ResolvedModel, stored
+from memexp.sources import ResolvedModel, pickles, stored
 from memexp.sources.pinned import location, read_config
 
 __all__ = ["inspect", "memory_facts"]
@@ -46,20 +46,21 @@ def inspect(model: ResolvedModel) -> dict[str, Any]:
 
     Raises ModelError where it could not be loaded.
     """
+    config = None if model.source is None else _config(model, model.source)
     tokenizer = load_tokenizer(model.tokenizer, model.name)
-    if model.source is not None:
-        config = _config(model, model.source)
-    else:
+    if config is None:
         config = random_config(model.name, model.config or {}, tokenizer)
     try:
         with torch.device("meta"):
             lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (*REFUSALS, AttributeError, ZeroDivisionError) as error:
         raise ModelError(f"model {model.name!r}: {one_line(error)}") from error
-    if model.folder is not None:
-        _refuse_unpickling(model.name, model.folder)
+    kept_in_files = model.source is not None and model.folder is None  # of the hub's, nearly all have safetensors
     if (files := stored(model, fetch=False)) is not None:
-        places_in(lm, files, model.name)  # refuses weights that lack a parameter
+        kept_in_files = places_in(lm, files, model.name) is not None  # refuses weights that lack a parameter
+    elif model.folder is not None:
+        _refuse_unpickling(model, model.folder)
+        pickled(lm, pickles(model), model.name)  # likewise
     head = lm.get_output_embeddings()
     linear = [m.weight for m in lm.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
     return {
@@ -67,6 +68,7 @@ def inspect(model: ResolvedModel) -> dict[str, Any]:
         "linear": sum(sum(weight.shape) for weight in linear),
         "context": getattr(config, "max_position_embeddings", None),
         "blocks": getattr(config, "num_hidden_layers", None),
+        "kept_in_files": kept_in_files,
         **memory_facts(lm, config),
         # One name for all blocks: "model.layers.*.mlp.up_proj".
         "modules": sorted(
@@ -117,22 +119,32 @@ def _config(model: ResolvedModel, source: str) -> PreTrainedConfig:
     return config
 
 
-def _refuse_unpickling(name: str, folder: Path) -> None:
+def _refuse_unpickling(model: ResolvedModel, folder: Path) -> None:
     """Open what pickles a local model would be loaded from the restricted way, which executes nothing."""
-    if list(folder.glob("model*.safetensors")):
-        return
-    pickles = sorted(folder.glob("pytorch_model*.bin"))
-    if not pickles:
-        raise ModelError(f"model {name!r}: {folder} holds no weights (*.safetensors or pytorch_model.bin)")
-    for file in pickles:
+    files = pickles(model)
+    if not files:
+        raise ModelError(f"model {model.name!r}: {folder} holds no weights (*.safetensors or pytorch_model.bin)")
+    for file in files:
         try:
-            torch.load(file, map_location="meta", weights_only=True)
+            held = torch.load(file, map_location="meta", weights_only=True)
         except pickle.UnpicklingError as error:
+            if _is_pickle(file):
+                raise ModelError(
+                    f"{file} would need unrestricted unpickling, which executes code; convert it to safetensors"
+                ) from error
+            raise ModelError(f"{file}: no weights file; copy or save the model again") from error
+        except (*REFUSALS, EOFError, AttributeError) as error:
             raise ModelError(
-                f"{file} would need unrestricted unpickling, which executes code; convert it to safetensors"
+                f"{file}: not a whole weights file; copy or save the model again: {one_line(error, 150)}"
             ) from error
-        except (RuntimeError, EOFError, OSError) as error:
-            raise ModelError(f"{file}: not a whole weights file: {' '.join(str(error).split())[:200]}") from error
+        if not (isinstance(held, dict) and any(isinstance(one, torch.Tensor) for one in held.values())):
+            raise ModelError(f"{file}: no tensors by their names; save the model with save_pretrained")
+
+
+def _is_pickle(file: Path) -> bool:
+    """Whether it begins as one, or as an archive of one: neither is what stands for a file in Git LFS."""
+    with file.open("rb") as stream:
+        return stream.read(2).startswith((b"PK", b"\x80"))
 
 
 def _answers(models: list[ResolvedModel]) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ from memexp.core.refusals import REFUSALS
 from memexp.core.shard import gather_together, shard
 from memexp.core.tokenizer import load_tokenizer
 from memexp.core.traits import Traits
-from memexp.core.weights import Content, fill, names_of, pickled, places_in, taken_out
+from memexp.core.weights import Content, fill, names_of, pickled, places_in, refuse_more_blocks, taken_out
 from memexp.errors import MemexpError, ModelError, one_line
 from memexp.sources import ResolvedModel, check_weights, location, pickles, stored
 from memexp.sources.hub import hub_file
@@ -88,10 +88,10 @@ def load(
         fill(wrapped, content, world)
         wrapped.stored = content.stored
     wrapped.to(device=world.device)
-    wrapped.budget = budget_of(wrapped, resources, gathered=gather_together(wrapped, resources))
-    wrapped.offload = resources.offload
     if traits is None:
         wrapped.adopt(asked_traits(model, wrapped))
+    wrapped.budget = budget_of(wrapped, resources, gathered=gather_together(wrapped, resources))
+    wrapped.offload = resources.offload
     _refuse_unfit(model.name, type(lm).__name__, wrapped.traits)
     return wrapped
 
@@ -222,6 +222,7 @@ def _pretrained(model: ResolvedModel, source: str) -> PreTrainedModel:
     lm: PreTrainedModel = loaded[0]
     if missing := sorted(loaded[1]["missing_keys"]):  # transformers would go on with random ones
         raise ModelError(f"model {model.name!r}: its weights lack {len(missing)} parameters, among them {missing[0]}")
+    refuse_more_blocks(lm, loaded[1]["unexpected_keys"], lm.state_dict(), model.name)
     return lm
 
 

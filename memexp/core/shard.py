@@ -11,17 +11,19 @@ import functools
 from collections.abc import Iterator
 
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from memexp.core.batch_sizes import spare
 from memexp.core.model import LanguageModel, blocks
 from memexp.core.precision import gathered
 from memexp.spec import Resources
 
-__all__ = ["gather_together", "gathered_fits", "shard"]
+__all__ = ["gather_together", "shard"]
 
-SHARE = 0.75
-"""Of the memory that is free, for gathered weights; the rest is for what a probe computes with them."""
+SHARE = 0.8
+"""Of the memory that is free, for gathered weights; the rest is for what a probe computes with them. Together it may be
+more than training takes: nobody else has a use for a device's memory, and decoding that gathers every weight for every
+token is several times slower. What a trial needs, as `memexp plan` tells it, is without."""
 
 
 def shard(lm: LanguageModel) -> None:
@@ -38,12 +40,12 @@ def shard(lm: LanguageModel) -> None:
 
 
 def gather_together(lm: LanguageModel, resources: Resources) -> int:
-    """Have the weights of `lm` stay gathered while a probe runs, where all of them fit; how many bytes they take.
+    """Have the weights of `lm` stay gathered while a probe runs, where all of them fit; how many bytes that takes.
 
     0 where they do not: a pass then gathers block by block, as in training. All ranks call, and find the same.
     """
-    size = _gathered_bytes(lm)
-    if lm.world.size == 1 or lm.world.any(not gathered_fits(size, _free_bytes(lm, resources))):
+    size = _gathered_bytes(lm) if lm.world.size > 1 else 0
+    if size == 0 or lm.world.any(size > SHARE * _free_bytes(lm, resources)):
         lm.together = contextlib.nullcontext
         return 0
     lm.together = functools.partial(_kept_gathered, lm)
@@ -67,15 +69,22 @@ def _kept_gathered(lm: LanguageModel) -> Iterator[None]:
             module.reshard()
 
 
-def gathered_fits(gathered_bytes: float, free_bytes: float) -> bool:
-    """Whether a rank that has this much free, beside all it holds in training, may hold all weights gathered too."""
-    return gathered_bytes <= SHARE * free_bytes
-
-
 def _gathered_bytes(lm: LanguageModel) -> int:
-    """Those of all weights, as they are gathered."""
-    coarse = lm.dtype == "bfloat16"
-    return sum(parameter.numel() * (2 if coarse else parameter.itemsize) for parameter in lm.parameters())
+    """Those of all weights, and of two groups of them that are on their way, which arrive in a room of their own."""
+    groups = _groups(lm)
+    return sum(groups) + sum(sorted(groups)[-2:])
+
+
+def _groups(lm: LanguageModel) -> list[int]:
+    """Bytes of what is gathered together, each number in bfloat16 or, as the head's are, as it is held."""
+    policies, seen, found = gathered(lm.lm, lm.dtype), set[int](), []
+    by_itself = [(block, policies.blocks) for block in blocks(lm.lm)] + list(policies.apart.items())
+    for module, policy in (*by_itself, (lm, MixedPrecisionPolicy())):
+        new = [parameter for parameter in module.parameters() if id(parameter) not in seen]
+        seen |= {id(parameter) for parameter in new}
+        size = policy.param_dtype.itemsize if policy.param_dtype is not None else None
+        found.append(sum(parameter.numel() * (size or parameter.itemsize) for parameter in new))
+    return found
 
 
 def _free_bytes(lm: LanguageModel, resources: Resources) -> float:

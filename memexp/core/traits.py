@@ -42,8 +42,13 @@ class Traits:
 
 @torch.no_grad()
 def ask(lm: PreTrainedModel, plain_head: bool, step: Step) -> Traits:
-    """The traits of `lm`, of which `step` makes a pass, with a cache, and with positions where the model takes any."""
+    """The traits of `lm`, of which `step` makes a pass, with a cache, and with positions where the model takes any.
+
+    Raises ModelError where its logits are no numbers.
+    """
     lm.eval()
+    if bool(lm(input_ids=_ids(lm, [0, 1]), use_cache=False).logits.isnan().any()):
+        raise ModelError(f"{type(lm).__name__}: its weights give logits that are NaN; use others")
     pads = _pads_left(lm, step)
     caches = not _caches_wrongly(lm, step, positions=pads)  # otherwise it counts them its own way
     return Traits(plain_head, caches, pads and caches, _is_causal(lm), _pads_right(lm))

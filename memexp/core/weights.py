@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import pickle
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -36,9 +36,10 @@ from memexp.sources import Stored
 
 T = TypeVar("T")
 
-__all__ = ["Content", "fill", "names_of", "pickled", "places_in", "taken_out"]
+__all__ = ["Content", "fill", "names_of", "pickled", "places_in", "refuse_more_blocks", "taken_out"]
 
 
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 CHUNK = 1 << 22
 """Bytes of a file that are read at a time: beside what a rank holds, loading should take next to nothing."""
 
@@ -58,12 +59,13 @@ def found_in(
         equal: whether several tensors of the checkpoint, for what is tied in `lm`, are the same.
 
     Raises:
-        ModelError: the checkpoint lacks a parameter, or has it in another shape.
+        ModelError: the checkpoint lacks a parameter, or has it in another shape, or has more blocks than the model.
     """
     tensors = lm.state_dict(keep_vars=True)
     keys = _keys(lm, shapes, tensors)
     if keys is None:
         return None
+    refuse_more_blocks(lm, shapes.keys() - keys.values(), keys.values(), name)
     found: dict[str, str] = {}
     lacking = []
     for names in _tied(tensors):
@@ -83,6 +85,30 @@ def found_in(
     if lacking:
         raise ModelError(f"model {name!r}: its weights lack {len(lacking)} parameters, among them {sorted(lacking)[0]}")
     return found
+
+
+def refuse_more_blocks(lm: PreTrainedModel, left: Iterable[str], used: Iterable[str], name: str) -> None:
+    """Raise ModelError where what is `left` of a checkpoint are blocks behind those that are `used`.
+
+    transformers goes on without them, with a warning: with another model than the weights are of.
+    """
+    last: dict[str, int] = {}
+    for before, number in _numbered(used):
+        last[before] = max(number, last.get(before, 0))
+    ignored = lm._keys_to_ignore_on_load_unexpected or ()
+    for key in sorted(one for one in left if not any(re.search(pattern, one) for pattern in ignored)):
+        if any(number > last.get(before, number) for before, number in _numbered([key])):
+            raise ModelError(
+                f"model {name!r}: its weights have {key}, a block beyond those of its config.json; use the config.json "
+                "that they were saved with"
+            )
+
+
+def _numbered(keys: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """What stands before the number of a block in these names, and the number."""
+    for key in keys:
+        if found := re.match(r"(.*?\.)(\d+)\.", key):
+            yield found[1], int(found[2])
 
 
 def _keys(lm: PreTrainedModel, known: Collection[str], tensors: dict[str, Tensor]) -> dict[str, str] | None:
@@ -134,7 +160,13 @@ def pickled(lm: PreTrainedModel, files: Sequence[Path], name: str) -> dict[str, 
         return len({tensors[key].data_ptr() for key in keys}) == 1
 
     found = found_in(lm, shapes, name, equal)
-    return None if found is None else {own: tensors[key] for own, key in found.items()}
+    if found is None:
+        return None
+    for own in (own for own, _ in lm.named_parameters() if own in found):
+        if tensors[found[own]].dtype not in _FLOATS:
+            said = f"{found[own]} is {str(tensors[found[own]].dtype).removeprefix('torch.')}"
+            raise ModelError(f"model {name!r}: its weights are quantised ({said}); use the model they were made from")
+    return {own: tensors[key] for own, key in found.items()}
 
 
 def names_of(lm: nn.Module) -> dict[int, str]:

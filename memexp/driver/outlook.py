@@ -12,12 +12,13 @@ from typing import Any
 
 from memexp import plan as planning
 from memexp.errors import SpecError
-from memexp.plan import Forest, Stage, Trial
+from memexp.plan import Forest, Trial
 from memexp.plan.attempts import Log
 from memexp.plan.devices import DEVICES
+from memexp.plan.forest import BaseStage
 from memexp.plan.inspection import Inspection, sizes
 from memexp.plan.memory import Need, fewest, memory_per_worker, needed
-from memexp.plan.outlay import hours, load_of, seconds_per_token, work_of
+from memexp.plan.outlay import hours, load_of, seconds_per_token, work_alone, work_of
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger
 from memexp.spec import Resources
@@ -50,8 +51,10 @@ class Plan:
     """Conditions not to be had: their training diverged (repeated with ``--retry-diverged``)."""
     models: tuple[Mapping[str, Any], ...]
     """For each base: model, method, dtype, parameters and workers; bytes of a worker's weights, gradients and moments;
-    bytes at the peak of a worker, of what, and of a host with all of them; hours of one device: likely, and from least
-    to most; where it is asked for, what they cost, and the smallest number of workers that fits so much memory."""
+    bytes at the peak of a worker, of what, and of a host with all of them; bytes of a worker that keeps sharded weights
+    gathered for recall, where it has so much; hours of one device: likely, from least to most, and the same if every
+    condition were trained by itself; where it is asked for, what they cost, and the smallest number of workers that
+    fits so much memory."""
     searches: tuple[Mapping[str, Any], ...] = ()
     """For each search: name, identity, trials, those of them that are through, and optimizer steps that the others
     come to at most."""
@@ -127,7 +130,7 @@ def _models(
     forests: Sequence[Forest], trials: Sequence[Trial], store: Store, purchase: Purchase
 ) -> tuple[Mapping[str, Any], ...]:
     """What `Plan.models` says of every base."""
-    found = {base: (forest, forest.stages[base]) for forest in forests for base in forest.resources}
+    found = {base: (forest, forest.base(base)) for forest in forests for base in forest.resources}
     inspected = sizes([stage.model for _, stage in found.values()])
     log = Log.read(store)
     return tuple(
@@ -136,7 +139,7 @@ def _models(
 
 
 def _model(
-    forest: Forest, stage: Stage, inspection: Inspection, trials: Sequence[Trial], log: Log, purchase: Purchase
+    forest: Forest, stage: BaseStage, inspection: Inspection, trials: Sequence[Trial], log: Log, purchase: Purchase
 ) -> Mapping[str, Any]:
     resources, load = forest.resources[stage.id], load_of(forest, stage.id)
 
@@ -144,10 +147,6 @@ def _model(
         return needed(inspection, stage.method, stage.dtype, dataclasses.replace(resources, workers=workers), load)
 
     now = need(resources.workers)
-    device = purchase.device or ("h100" if resources.gpus else "cpu")
-    per_token = seconds_per_token(log, stage.model.name, device)
-    work = work_of(forest, stage.id, trials)
-    least, likely, most = hours(work, inspection.parameters, stage.method, stage.dtype, DEVICES[device], per_token)
     told: dict[str, Any] = {
         "model": stage.model.name,
         "method": type(stage.method).__name__.lower(),
@@ -157,16 +156,41 @@ def _model(
         "bytes_per_worker": memory_per_worker(inspection, stage.method, resources),
         "peak_bytes_per_worker": now.worker,
         "peak_bytes_per_host": now.host,
+        "recall_bytes_per_worker": now.together,
         "peak_parts": {**now.parts, "forks and base": now.copies, "process": now.process + now.host_process},
-        "device": device,
-        "device_hours": likely,
-        "device_hours_range": [least, most],
-        "measured": per_token is not None,
+        **_time(stage, inspection, resources, trials, log, purchase),
     }
     if purchase.memory is not None:
         told["workers_that_fit"] = fewest(need, 1e9 * purchase.memory)
+    return told
+
+
+def _time(
+    stage: BaseStage,
+    inspection: Inspection,
+    resources: Resources,
+    trials: Sequence[Trial],
+    log: Log,
+    purchase: Purchase,
+) -> dict[str, Any]:
+    """What `Plan.models` says of time, and of money where a price is known."""
+    device = purchase.device or ("h100" if resources.gpus else "cpu")
+    per_token = seconds_per_token(log, stage.model.name, device)
+    (least, likely, most), alone = (
+        hours(work(stage.id, trials), inspection, stage, resources, DEVICES[device], per_token)
+        for work in (work_of, work_alone)
+    )
+    told: dict[str, Any] = {
+        "device": device,
+        "device_hours": likely,
+        "device_hours_range": [least, most],
+        "device_hours_unshared": alone[1],
+        "device_hours_unshared_range": [alone[0], alone[2]],
+        "measured": per_token is not None,
+    }
     if purchase.price is not None:
         told |= {"price": likely * purchase.price, "price_range": [least * purchase.price, most * purchase.price]}
+        told["price_unshared"] = alone[1] * purchase.price
     return told
 
 

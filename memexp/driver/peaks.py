@@ -23,18 +23,22 @@ LARGE = 100_000_000
 def peaks(bases: Iterable[tuple[Forest, str]]) -> list[Peak]:
     """Of each of these bases, in its forest, as `memexp plan` tells it.
 
-    Of models on CPUs those only whose files say that they are `LARGE`.
+    Of models on CPUs those only that are `LARGE`, by their files or, where these do not say, by their inspection.
     """
+    found = [(forest, forest.stages[base]) for forest, base in bases]
+    counts = {stage.model.id: parameters_from_headers(stage.model) for _, stage in found}
     found = [
-        (forest, forest.stages[base])
-        for forest, base in bases
-        if forest.resources[base].gpus or (parameters_from_headers(forest.stages[base].model) or 0) >= LARGE
+        (forest, stage)
+        for forest, stage in found
+        if forest.resources[stage.id].gpus or (count := counts[stage.model.id]) is None or count >= LARGE
     ]
     inspected = sizes([stage.model for _, stage in found])
     told = []
     for forest, stage in found:
-        resources = forest.resources[stage.id]
-        need = needed(inspected[stage.model.id], stage.method, stage.dtype, resources, load_of(forest, stage.id))
+        resources, inspection = forest.resources[stage.id], inspected[stage.model.id]
+        if not resources.gpus and inspection.parameters < LARGE:
+            continue
+        need = needed(inspection, stage.method, stage.dtype, resources, load_of(forest, stage.id))
         what = f"model {stage.model.name!r} ({type(stage.method).__name__.lower()}, {stage.dtype})"
         told.append(Peak(what, resources, need.worker, need.copies + need.host_process))
     return told

@@ -50,6 +50,8 @@ class Inspection:
     """Whether the output embedding is the input embedding."""
     coarse: bool = False
     """Whether its weights are stored in bfloat16."""
+    kept_in_files: bool = False
+    """Whether a model that has learned goes back to its files, and not to a copy of what it was."""
     token_bytes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What is kept of a token for backward, by method and dtype: of a block and outside of all (see footprint.py)."""
 
@@ -92,7 +94,7 @@ def inspected(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
     Raises ModelError where one cannot be loaded.
     """
     version = importlib.metadata.version("transformers")
-    questions = {model.id: ["inspect", 4, version, model.id] for model in models}
+    questions = {model.id: ["inspect", 6, version, model.id] for model in models}
     answers = {name: recall_answer(question) for name, question in questions.items()}
     unknown = list({model.id: model for model in models if answers[model.id] is None}.values())
     if unknown:

@@ -27,6 +27,8 @@ LOGITS = 1 << 28
 """Bytes of logits that are there at once (`memexp.core.head`)."""
 CPU_BATCH, SMALL = 1 << 30, 10_000_000
 """As `memexp.core.batch_sizes` has them."""
+COPIED = 1 << 26
+"""Bytes of weights that are copied wherever they are from (`memexp.core.original`)."""
 MOST_WORKERS = 1024
 
 
@@ -49,7 +51,7 @@ class Need:
     parts: Mapping[str, int]
     """Of a worker's device at the peak, by what they are for."""
     copies: int
-    """Of a worker, on the host: the base as loaded, forks, and moments that are offloaded."""
+    """Of a worker, on the host: the base where it is not read again from its files, forks, and offloaded moments."""
     process: int
     """Of a worker's process on its device, beside tensors."""
     host_process: int
@@ -57,6 +59,9 @@ class Need:
     on_gpu: bool
     workers: int
     """On one host, as if all were."""
+    together: int = 0
+    """Of a worker's device while weights are kept gathered for recall, which is done where it has so much only; 0 where
+    nothing is sharded."""
 
     @property
     def worker(self) -> int:
@@ -86,14 +91,18 @@ def needed(
     peaks = (*_training(model, resources, load, on_gpu), _recall(model, load))
     peak = max(peaks, key=lambda parts: sum(parts.values()))
     names = ("gathers", "gradients", "activations", "logits", "cache")
-    copies = 4 * model.learning // model.workers * (1 + 3 * load.forks) + (moments if offloaded else 0)
+    base = 0 if model.full and inspection.kept_in_files and 4 * model.learning > COPIED else 1
+    copies = 4 * model.learning // model.workers * (base + 3 * load.forks) + (moments if offloaded else 0)
+    process = GPU_PROCESS if on_gpu else HOST_PROCESS
+    recall = sum(standing.values()) + peaks[-1]["cache"] + _whole(model) + process + (0 if on_gpu else copies)
     return Need(
         standing | {name: peak.get(name, 0) for name in names},
         copies,
-        GPU_PROCESS if on_gpu else HOST_PROCESS,
+        process,
         GPU_HOST_PROCESS if on_gpu else 0,
         on_gpu,
         model.workers,
+        recall if model.workers > 1 and load.cue_tokens else 0,
     )
 
 
@@ -204,6 +213,13 @@ def _passing(model: _Model) -> int:
     """Bytes of weights that are whole on a worker during a pass: two blocks, and the head as it is held."""
     head = model.outside if model.sight.tied else model.outside // 2
     return 2 * model.width * model.block + (2 if model.sight.coarse and not model.full else 4) * head
+
+
+def _whole(model: _Model) -> int:
+    """Bytes of all weights, gathered, and of the head's and a block's that are on their way."""
+    numbers = model.outside if model.sight.tied else model.outside // 2
+    held = 2 if model.width == 2 and model.sight.coarse and not model.full else 4
+    return model.width * (model.block * (model.depth + 1) + model.outside - numbers) + 2 * held * numbers
 
 
 def fewest(need: Callable[[int], Need], memory: float) -> int | None:

@@ -1,23 +1,26 @@
 """What the trials of a base model will do, in tokens, and how long that takes: for a plan.
 
-work = work_of(forest, base, trials)
-hours(work, 8e9, Full(), "bfloat16", DEVICES["h100"], measured)      # at least, likely, at most
+work = work_of(base, trials)      # work_alone: the same without sharing
+hours(work, inspection, stage, resources, DEVICES["h100"], measured)      # at least, likely, at most
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from memexp.plan.attempts import Log
-from memexp.plan.devices import UTILISATION, Device
-from memexp.plan.forest import Forest, Stage, TrainingStage
+from memexp.plan.devices import ETHERNET, HOST, PCIE, REACHED, Device
+from memexp.plan.forest import BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
+from memexp.plan.inspection import Inspection
 from memexp.plan.memory import Load
 from memexp.plan.trials import Trial
 from memexp.sources import Stream
-from memexp.spec import Full, LoRA
+from memexp.spec import LoRA, Resources
 
-__all__ = ["Work", "hours", "load_of", "seconds_per_token", "work_of"]
+__all__ = ["Work", "hours", "load_of", "seconds_per_token", "work_alone", "work_of"]
 
 BYTES = 4
 """Of text in a token, about."""
@@ -27,14 +30,24 @@ RECALLED = 6_144
 """Tokens of texts that are completed together."""
 SPREAD = 0.25
 """By which what was measured may be off for other conditions."""
+LAUNCH = {("full", 4): 0.6e-3, ("full", 2): 1.3e-3, ("lora", 4): 1.6e-3, ("lora", 2): 2.9e-3}
+"""Seconds of the host a block and step, however small the batch, by method and bytes of a number: measured at the depth
+of GPT-2, OPT-1.3B and an 8B with adapters, and tiny width."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens that pass through the model."""
+    """What passes through the model."""
 
-    trained: int
+    batches: Mapping[tuple[int, float], int]
+    """Optimizer steps, by texts a batch and tokens a text."""
     measured: int
+    """Tokens that are measured."""
+
+    @property
+    def trained(self) -> float:
+        """Tokens that are trained on."""
+        return sum(steps * size * tokens for (size, tokens), steps in self.batches.items())
 
 
 def load_of(forest: Forest, base: str) -> Load:
@@ -60,34 +73,84 @@ def _forks(base: str, stages: Sequence[Stage]) -> int:
     return at_once.get(base, 0)
 
 
-def work_of(forest: Forest, base: str, trials: Sequence[Trial]) -> Work:
-    """The tokens of the trials of a base."""
+def work_of(base: str, trials: Sequence[Trial]) -> Work:
+    """What the trials of a base do."""
     mine = [trial for trial in trials if trial.base.id == base]
-    stages = [
-        stage
-        for trial in mine
-        for stage in trial.stages
-        if isinstance(stage, TrainingStage) and stage.id not in trial.given
-    ]
-    trained = sum(stage.steps * stage.settings.batch_size * _tokens(forest, stage) for stage in stages)
-    texts = max((_count(forest, stage) * _tokens(forest, stage) for stage in stages), default=0)
-    # Two lists of the studied one's size for each measurement, as recognition has them.
-    return Work(int(trained), int(2 * texts * len({ask.measurement for trial in mine for ask in trial.asks})))
+    stages = [(trial, stage) for trial in mine for stage in trial.stages if stage.id not in trial.given]
+    return _work(stages, len({ask.measurement for trial in mine for ask in trial.asks}))
+
+
+def work_alone(base: str, trials: Sequence[Trial]) -> Work:
+    """What it would be if every condition were trained and measured by itself; the untrained model is measured once."""
+    stages: list[tuple[Trial, TrainingStage | ForgetStage]] = []
+    measurements, untrained = 0, set()
+    for trial in (trial for trial in trials if trial.base.id == base):
+        known = {stage.id: stage for stage in trial.stages}
+        for end in dict.fromkeys((ask.condition_id, ask.stage) for ask in trial.asks):
+            at: str | None = end[1]
+            while at in known:
+                stages.append((trial, known[at]))
+                at = known[at].parent
+        measurements += sum(ask.stage != base for ask in trial.asks)
+        untrained |= {ask.measurement for ask in trial.asks if ask.stage == base}
+    return _work(stages, measurements + len(untrained))
+
+
+def _work(stages: Iterable[tuple[Trial, TrainingStage | ForgetStage]], measurements: int) -> Work:
+    """Of stages, as often as they come, and measurements: of two lists like the longest studied, as recognition's."""
+    batches: Counter[tuple[int, float]] = Counter()
+    found: dict[str, tuple[int, float]] = {}  # a stage may come a thousand times
+    texts = 0.0
+    for trial, stage in stages:
+        if not isinstance(stage, TrainingStage):
+            continue
+        if stage.id not in found:
+            found[stage.id] = stage.settings.batch_size, _tokens(trial, stage)
+            texts = max(texts, _count(trial, stage) * found[stage.id][1])
+        batches[found[stage.id]] += stage.steps
+    return Work(batches, int(2 * texts * measurements))
 
 
 def hours(
-    work: Work, parameters: int, method: Full | LoRA, dtype: str, device: Device, per_token: float | None
+    work: Work, inspection: Inspection, base: BaseStage, resources: Resources, device: Device, per_token: float | None
 ) -> tuple[float, float, float]:
     """Hours of one device: at least, likely and at most; from `per_token` seconds of training where they are known."""
-    # Forward passes take 2 operations a parameter, those back 4, or 2 where no gradient of a weight is asked for.
-    training = 4 if isinstance(method, LoRA) else 6
+    # Forward passes take 2 operations a parameter, those back 4, or 2 where no gradient of a weight is asked for;
+    # with checkpointing there is another one forward.
+    training = (4 if isinstance(base.method, LoRA) else 6) + 2 * resources.checkpointing
     measured = work.measured * 2 / training
     if per_token is not None:
         likely = per_token * (work.trained + measured) / 3600
         return likely * (1 - SPREAD), likely, likely * (1 + SPREAD)
-    operations = training * parameters * (work.trained + measured)
-    low, usual, high = (operations / (device.speed(dtype) * share) / 3600 for share in reversed(UTILISATION))
+    operations = training * inspection.parameters / device.speed(base.dtype)
+    fixed, launch = _moved(inspection, base, resources, device), _launched(inspection, base)
+    least_to_most = []
+    for used, reached, host in zip(*map(reversed, (device.used, REACHED, HOST)), strict=True):
+        seconds = operations * measured / used / resources.workers
+        for (size, tokens), steps in work.batches.items():
+            here = tokens * math.ceil(size / resources.workers)  # a worker without a text waits for the others
+            seconds += steps * max(host * launch, operations * here / used + fixed / reached)
+        least_to_most.append(resources.workers * seconds / 3600)
+    low, usual, high = least_to_most
     return low, usual, high
+
+
+def _moved(inspection: Inspection, base: BaseStage, resources: Resources, device: Device) -> float:
+    """Seconds a step in which weights, gradients and moments are moved, whatever the batch: at the best bandwidths."""
+    width, workers = (2 if base.dtype == "bfloat16" else 4), resources.workers
+    learning = 0 if isinstance(base.method, LoRA) else inspection.parameters
+    # Weights are read forward and back; a gradient is written, and AdamW reads four numbers and writes three.
+    memory = 2 * width * inspection.parameters + 4 * 8 * learning / workers
+    # Weights are gathered forward and back, and gradients scattered in float32.
+    between = (2 * width * inspection.parameters + 4 * learning) * (workers - 1) / workers
+    away = 2 * 8 * learning / workers if resources.offload and resources.gpus else 0
+    return memory / device.bandwidth + between / (ETHERNET if resources.spread else device.link) + away / PCIE
+
+
+def _launched(inspection: Inspection, base: BaseStage) -> float:
+    """Seconds a step that the host takes, however fast the device is."""
+    method = "lora" if isinstance(base.method, LoRA) else "full"
+    return LAUNCH[method, 2 if base.dtype == "bfloat16" else 4] * (inspection.blocks or 1)
 
 
 def seconds_per_token(log: Log, model: str, device: str) -> float | None:
@@ -101,14 +164,14 @@ def seconds_per_token(log: Log, model: str, device: str) -> float | None:
     return sum(row["seconds"] * (row["workers"] or 1) for row in rows) / tokens if tokens else None
 
 
-def _tokens(forest: Forest, stage: TrainingStage) -> float:
+def _tokens(corpora: Corpora, stage: TrainingStage) -> float:
     """Tokens of a text that a stage trains on, about."""
-    block, corpus = stage.settings.block_size, forest.corpus(stage.corpus)
+    block, corpus = stage.settings.block_size, corpora.corpus(stage.corpus)
     if isinstance(corpus, Stream) or not corpus.items:
         return float(block)
     return sum(min(block, 2 + len(text.encode()) / BYTES) for text in corpus.items) / corpus.count
 
 
-def _count(forest: Forest, stage: TrainingStage) -> int:
-    corpus = forest.corpus(stage.corpus)
+def _count(corpora: Corpora, stage: TrainingStage) -> int:
+    corpus = corpora.corpus(stage.corpus)
     return 1000 if isinstance(corpus, Stream) else corpus.count

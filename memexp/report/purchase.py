@@ -23,6 +23,9 @@ def add_models(table: Table, models: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(name, f"{model['parameters'] / 1e6:.1f} M", f"{_gb(peak)} {workers} at the peak{of_host}")
         parts = [f"{what} {_gb(size)}" for what, size in model["peak_parts"].items() if size >= 5e6]
         table.add_row("", "", ", ".join(parts))
+        if model["recall_bytes_per_worker"] > peak:
+            more = _gb(model["recall_bytes_per_worker"])
+            table.add_row("", "", f"{more} where a worker has so much: recall then gathers its weights once")
         if "workers_that_fit" in model:
             table.add_row("", *_fitting(model["workers_that_fit"]))
         table.add_row("", *_time(model))
@@ -38,6 +41,8 @@ def _time(model: Mapping[str, Any]) -> tuple[str, str]:
     least, most = (_span(hours) for hours in model["device_hours_range"])
     source = "as stages of it took" if model["measured"] else "reckoned from its operations"
     text = f"of one {model['device']}, {least} to {most} ({source})"
+    if (alone := _span(model["device_hours_unshared"])) != _span(model["device_hours"]):
+        text += f"; {alone} without sharing"
     if "price" in model:
         low, high = model["price_range"]
         text += f"; price {model['price']:.2f}, {low:.2f} to {high:.2f}"

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from memexp.errors import ModelError
 from memexp.identity import parsed
@@ -20,11 +21,13 @@ __all__ = ["Stored", "check_weights", "stored"]
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_PICKLE = "pytorch_model.bin"
 _LONGEST = 100_000_000
 """Bytes of a header, as the library has it."""
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _WHOLE = "use the model they were made from"
+_AGAIN = "copy or save the model again"
 _WEIGHT = re.compile(r"(^|[._])(weight|qweight|weight_packed|qzeros|blocks)$")
 """What integers would be quantised weights: buffers, as masks and positions, have other names."""
 
@@ -63,7 +66,7 @@ def stored(model: ResolvedModel, fetch: bool) -> dict[str, Stored] | None:
     try:
         found = _found(model, fetch)
     except _Unfit as error:
-        raise ModelError(f"model {model.name!r}: {error}") from None
+        raise ModelError(f"model {model.name!r}: {error}; {_AGAIN}") from None
     for name, one in (found or {}).items():
         if one.dtype not in _BYTES or (one.dtype not in _FLOATS and len(one.shape) > 1 and _WEIGHT.search(name)):
             raise ModelError(f"model {model.name!r}: its weights are quantised ({name} is {one.dtype}); {_WHOLE}")
@@ -71,17 +74,33 @@ def stored(model: ResolvedModel, fetch: bool) -> dict[str, Stored] | None:
 
 
 def pickles(model: ResolvedModel) -> list[Path]:
-    """The files of a pretrained model without safetensors; none where they are not all there."""
-    single = _file(model, "pytorch_model.bin", fetch=True)
+    """The files of a pretrained model without safetensors; none where it has no weights that could be loaded.
+
+    Raises ModelError where they, or an index of them or of safetensors, are not all there.
+    """
+    try:
+        return _pickles(model)
+    except _Unfit as error:
+        raise ModelError(f"model {model.name!r}: {error}; {_AGAIN}") from None
+
+
+def _pickles(model: ResolvedModel) -> list[Path]:
+    single = _file(model, _PICKLE, fetch=True)
     if single is not None:
         return [single]
-    index = _file(model, "pytorch_model.bin.index.json", fetch=True)
-    try:
-        names = set() if index is None else set(_listed(index, ".bin").values())
-    except _Unfit as error:
-        raise ModelError(f"model {model.name!r}: {error}") from None
-    files = [_file(model, name, fetch=True) for name in sorted(names)]
-    return [file for file in files if file is not None] if all(files) else []
+    index = _file(model, f"{_PICKLE}.index.json", fetch=True)
+    if index is None:
+        for pattern, whole in (("model*.safetensors", _SINGLE), ("pytorch_model*.bin", _PICKLE)):
+            if model.folder is not None and (parts := sorted(model.folder.glob(pattern))):
+                raise _Unfit(f"{parts[0]} is there, but neither {whole} nor {whole}.index.json, which names its parts")
+        return []
+    files = []
+    for name in sorted(set(_listed(index, ".bin").values())):
+        file = _file(model, name, fetch=True)
+        if file is None:
+            raise _Unfit(f"{index} names {name}, which is not there")
+        files.append(file)
+    return files
 
 
 class _Unfit(Exception):
@@ -103,7 +122,10 @@ def _found(model: ResolvedModel, fetch: bool) -> dict[str, Stored] | None:
             return None
         if file is None:
             raise _Unfit(f"{index} names {name}, which is not there")
-        found |= _header(file)
+        here = _header(file)
+        if twice := sorted(found.keys() & here.keys()):
+            raise _Unfit(f"{twice[0]} is in {found[twice[0]].file.name} and in {name}, of which only one can count")
+        found |= here
     for name, said in listed.items():
         if name not in found or found[name].file.name != said:
             raise _Unfit(f"{index} says that {name} is in {said}, which does not have it")
@@ -142,20 +164,27 @@ def _header(file: Path) -> dict[str, Stored]:
             if size < 8 or length > min(size - 8, _LONGEST):
                 raise _Unfit(f"{file} is not a whole safetensors file: it ends in its header")
             said = parsed(stream.read(length).decode())
-        begin = 8 + length
-        entries = {
-            name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
-            for name, entry in said.items()
-            if name != "__metadata__"
-        }
-        end = begin + max((last for *_, last in entries.values()), default=0)
+        entries = {name: _entry(entry) for name, entry in said.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise _Unfit(f"{file} is not a safetensors file") from None
+    begin = 8 + length
+    end = begin + max((last for *_, last in entries.values()), default=0)
     if size != end:
         raise _Unfit(f"{file} is not a whole safetensors file: {size:,} bytes, its header says {end:,}")
-    found = {}
-    for name, (dtype, shape, first, last) in entries.items():
+    found, at = {}, 0
+    for name, (dtype, shape, first, last) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if first != at:
+            raise _Unfit(f"{file}: {name} does not begin where the tensor before it ends")
         if dtype in _BYTES and math.prod(shape) * _BYTES[dtype] != last - first:
             raise _Unfit(f"{file}: {name} is not as long as its shape says")
-        found[name] = Stored(file, dtype, shape, begin + first)
+        found[name], at = Stored(file, dtype, shape, begin + first), last
     return found
+
+
+def _entry(said: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """What a header says of a tensor: dtype, shape, and where it begins and ends. Raises ValueError, among others."""
+    dtype, shape, (first, last) = said["dtype"], tuple(said["shape"]), said["data_offsets"]
+    numbers = (*shape, first, last)
+    if not isinstance(dtype, str) or any(type(number) is not int or number < 0 for number in numbers) or first > last:
+        raise ValueError(f"no entry of a header: {said}")
+    return dtype, shape, first, last

@@ -28,7 +28,7 @@ from transformers import AutoConfig, PreTrainedModel
 from memexp.core import shard as sharding
 from memexp.core import weights
 from memexp.core.adapter import add_adapter
-from memexp.core.batch_sizes import on_gpu
+from memexp.core.batch_sizes import on_gpu, spare
 from memexp.core.checkpointing import checkpoint_blocks
 from memexp.core.fork import restore, take
 from memexp.core.generate import complete_greedily
@@ -38,15 +38,17 @@ from memexp.core.optimizer import adamw, room
 from memexp.core.precision import hold_frozen
 from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
-from memexp.core.shard import shard
+from memexp.core.shard import gather_together, shard
 from memexp.core.train import update
 from memexp.core.traits import Traits
 from memexp.spec import Full, LoRA, Resources, ShippedText, Study
 
-__all__ = ["FREE", "SHAPES", "alone", "counted", "filled", "ranks_of", "unfilled"]
+__all__ = ["BY_CHOICE", "FREE", "SHAPES", "alone", "counted", "filled", "most", "ranks_of", "unfilled"]
 
 FREE = 80e9
 """Bytes that the device has, wherever the code asks; what is counted is what it then takes."""
+BY_CHOICE = ("gathered", "full recall")
+"""Phases that take memory because it is free."""
 STUDY = Study(ShippedText("sentences-targets", first=8), exposures=1, lr=1e-5)
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -122,7 +124,6 @@ def alone() -> Iterator[None]:
         mock.patch.object(torch.Tensor, "numpy", looked),
         mock.patch.object(torch, "tensor", remembered(tensor_of)),
         mock.patch.object(torch, "from_numpy", remembered(from_numpy)),
-        mock.patch.object(sharding, "_free_bytes", lambda world: 0.0, create=True),
         mock.patch.object(weights, "_read", lambda *_: lambda *_: None),
         mock.patch.object(World, "gather", lambda world, value: [value] * world.size),
         mock.patch.object(World, "broadcast", lambda world, value: value),
@@ -169,9 +170,15 @@ def counted(
     dtype: str = "float32",
     rows: int = 16,
     width: int = 128,
+    memory: float | None = None,
     **changes: Any,
 ) -> dict[str, Phase]:
-    """Bytes of one rank, phase by phase: a step on so many rows, a fork and back, scoring and recall of as many."""
+    """Bytes of one rank, phase by phase: a step on so many rows, a fork and back, scoring and recall of as many.
+
+    With a device's `memory`, where weights may stay gathered in it: the phase "gathered" ends while they are, and in
+    "full recall" every rank completes as many tokens as it may.
+    """
+    resources = Resources(workers=ranks, gpus=1)
     texts = [[1] * (width - 1) + [i] for i in range(rows)]
     lm = unfilled(shape, method, **changes)
     with ranks_of(ranks) as world, alone(), Meter() as meter:
@@ -185,7 +192,7 @@ def counted(
         with phase("load"):
             model = filled(lm, world, dtype)
             meter.note(*model.parameters(), *model.buffers())
-        model.budget = on_gpu(model, Resources(workers=ranks, gpus=1), FREE)
+        model.budget = on_gpu(model, resources, memory or FREE)
         optimizer: AdamW | None = adamw(model, STUDY)
         optimizer.state |= {one: room(optimizer, one) for one in model.learning().values()}
         model.train()
@@ -200,7 +207,24 @@ def counted(
             token_nlls(model, texts)
         with phase("recall"), model.evaluating():
             complete_greedily(model, [text[: width // 2] for text in texts], [2] * rows)
+        if memory is not None and (kept := _kept_gathered(model, resources, memory)):
+            model.budget = on_gpu(model, resources, memory, kept)
+            with model.evaluating(), phase("gathered"):
+                model.nll(torch.ones((1, 8), dtype=torch.long), torch.tensor([8]))
+            cues = ranks * model.budget.recall_tokens // width
+            with phase("full recall"):
+                complete_greedily(model, [[1] * (width - 2)] * cues, [2] * cues)
     return found
+
+
+def _kept_gathered(model: LanguageModel, resources: Resources, memory: float) -> int:
+    with mock.patch.object(sharding, "_free_bytes", lambda *_: spare(model, resources, memory)):
+        return gather_together(model, resources)
+
+
+def most(found: dict[str, Phase]) -> int:
+    """Bytes of the device that are needed."""
+    return max(phase.peak for name, phase in found.items() if name not in BY_CHOICE)
 
 
 if __name__ == "__main__":  # python -m core.fake_ranks llama3-8b 4 full bfloat16

@@ -11,7 +11,7 @@ import torch
 from core.meter import Meter
 from core.small import TARGETS, resolved, study_exposures, weights
 
-from memexp.core import checkpoint, fork
+from memexp.core import batch_sizes, checkpoint, fork, head
 from memexp.core.batch_sizes import Budget, budget_of, halved, largest
 from memexp.core.data import encode
 from memexp.core.generate import complete_greedily
@@ -136,6 +136,30 @@ def test_batches_of_larger_models_are_cut_by_their_bytes(large: LanguageModel) -
         held = meter.bytes["device"] - before
         del nll
     assert 1 << 29 < held < 1 << 30, "within what a batch may have, and no small part of it"
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "llama"])
+def test_logits_that_are_made_at_once_count(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 2 caps its logits, and has a large vocabulary; a plain head makes its own in pieces."""
+    room = 1 << 26
+    monkeypatch.setattr(batch_sizes, "SMALL", 0)
+    monkeypatch.setattr(batch_sizes, "CPU_BYTES", room)
+    monkeypatch.setattr(head, "LOGIT_BYTES", room >> 4)
+    lm = load(resolved(architecture, vocab_size=20_000), Full(), "float32", World.current())
+    assert lm.traits.plain_head == (architecture == "llama")
+    assert (lm.budget.group_tokens < 200) == (architecture == "gemma2")
+    at_once = {"training": min(lm.budget.group_tokens, 512), "scoring": min(lm.budget.scoring_tokens, 512)}
+    for what, tokens in at_once.items():
+        lm.train(what == "training")
+        with Meter() as meter, torch.set_grad_enabled(what == "training"):
+            meter.note(*lm.parameters(), *lm.buffers())
+            before = meter.bytes["device"]
+            with meter.phase() as phase:
+                nll = lm.nll(torch.ones((4, tokens // 4), dtype=torch.long), torch.full((4,), tokens // 4))
+                if what == "training":
+                    nll.sum().backward()
+        gradients = sum(one.nbytes for one in lm.parameters()) if what == "training" else 0
+        assert phase.peak - before - 2 * gradients < room, (what, phase.peak, before, gradients)
 
 
 def test_half_the_batch_changes_rounding_only(large: LanguageModel) -> None:

@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ lies beside the package and is not installed
 
-from benchmarks import gpu, gpu_checks
+from benchmarks import gpu, gpu_checks, gpu_memory
 
 PARTS = "card,numbers,waits,memory,nccl"
 
@@ -24,6 +24,9 @@ def test_the_parts_run_and_are_written_down_beside_what_was_there(tmp_path: Path
     assert list(found) == ["speed", *PARTS.split(",")] and found["speed"] == {"kept": True}
     assert found["numbers"]["tiny-gpt2 full float32"]["apart"] == 0
     assert 0 < found["numbers"]["tiny-gpt2 full bfloat16"]["apart"] < 1e-2
+    adapter = found["memory"]["tiny-llama lora bfloat16"]
+    counted, planned = max(adapter["counted"].values()), adapter["planned at the peak"]
+    assert 0.9 < counted / planned < 1.1 and planned == sum(adapter["planned"].values())
     assert found["nccl"]["apart"] < 1e-5 and found["nccl"]["made"]["versions"]["torch"]
 
 
@@ -40,6 +43,15 @@ def test_numbers_that_are_others_fail(monkeypatch: pytest.MonkeyPatch) -> None:
         gpu_checks.made("tiny-gpt2", gpu_checks.Full(), "float32", torch.device("cpu")), "tiny-gpt2"
     )
     assert right.difference(truth) > gpu_checks.TOLERANCE["float32"]
+
+
+def test_memory_that_is_other_than_counted_or_planned_fails() -> None:
+    phases = {"training": 100, "restoring": 80, "scoring": 60, "recall": 60}
+    right = {"allocated": phases, "counted": {**phases, "training": 95}, "planned at the peak": 110}
+    assert gpu_memory._too_far(right) is None
+    assert "planned are 120 bytes" in (gpu_memory._too_far({**right, "planned at the peak": 120}) or "")
+    assert "counted are 80 bytes" in (gpu_memory._too_far({**right, "counted": {**phases, "training": 70}}) or "")
+    assert "restoring takes 101" in (gpu_memory._too_far({**right, "allocated": {**phases, "restoring": 101}}) or "")
 
 
 def test_a_part_that_fails_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from memexp.core.load import load, random_config
 from memexp.core.model import LanguageModel
 from memexp.core.processes import World
 from memexp.core.ranks import evened
-from memexp.core.shard import gathered_fits
 from memexp.core.tokenizer import load_tokenizer
 from memexp.errors import ModelError
 from memexp.sources import Sources, check_weights, stored
@@ -257,6 +257,41 @@ def quantised(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
 
 
+def duplicate(folder: Path) -> None:
+    """One tensor in both files, of which the index names the one."""
+    first, second, *_ = sorted(folder.glob("model-*"))
+    held = load_file(first)
+    name = sorted(held)[0]
+    save_file({**load_file(second), name: held[name]}, second)
+
+
+def header_edited(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """What is said of the first tensor in the last file, which has several; the data stay as they are."""
+    file = sorted(folder.glob("model-*"))[-1]
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    said = json.loads(data[8:end])
+    change(next(entry for entry in said.values() if entry.get("data_offsets", [1])[0] == 0))
+    text = json.dumps(said).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+def shifted(entry: dict[str, Any]) -> None:
+    first, last = entry["data_offsets"]
+    entry["data_offsets"] = [first + 4, last + 4]
+
+
+ENTRIES: list[dict[str, Any]] = [
+    {"shape": [None]},
+    {"shape": [2.0]},
+    {"shape": "wide"},
+    {"dtype": ["F32"]},
+    {"data_offsets": [-8, 0]},
+    {"data_offsets": [8, 4]},
+    {"data_offsets": [0]},
+]
+"""What no header says of a tensor."""
+
 LN, MLP = "transformer.ln_f.bias", "transformer.h.0.mlp.c_fc.weight"
 BROKEN: list[tuple[Callable[[Path], Any], str]] = [
     (missing_file, "names model-00002-of-.*, which is not there"),
@@ -272,6 +307,9 @@ BROKEN: list[tuple[Callable[[Path], Any], str]] = [
     (quantised, "its weights are quantised .quantization_config in its config.json"),
     (lambda folder: replaced(folder, MLP, torch.zeros(32, 128, dtype=torch.int8)), f"quantised .{MLP} is I8"),
     (lambda folder: replaced(folder, MLP, torch.zeros(32, 128, dtype=torch.float8_e4m3fn)), f".{MLP} is F8_E4M3"),
+    (duplicate, "is in model-00001-of-.* and in model-00002-of-.*, of which only one can count; copy or save"),
+    (lambda folder: header_edited(folder, shifted), "does not begin where the tensor before it ends; copy or save"),
+    *((partial(header_edited, change=lambda e, w=w: e.update(w)), "is not a safetensors file") for w in ENTRIES),
 ]
 
 
@@ -294,6 +332,46 @@ def test_weights_that_lack_a_parameter_are_refused_by_both(tmp_path: Path) -> No
     for look in (memexp.core.inspect.inspect, lambda model: load(model, Full(), "float32", World.current())):
         with pytest.raises(ModelError, match=f"its weights lack 1 parameters, among them {LN}"):
             look(model)
+
+
+def test_blocks_that_the_configuration_has_not_are_refused(tmp_path: Path) -> None:
+    """transformers would go on with the first one alone; buffers with the number of a block it has are no blocks."""
+    folder = saved_as(tmp_path / "model", "gpt2")
+    file = folder / "model.safetensors"
+    held = load_file(file)
+    save_file({**held, "transformer.h.1.attn.masked_bias": torch.ones(1), "other.9.weight": torch.ones(1)}, file)
+    assert_same(from_folder(folder).lm, language_model("gpt2", seed=5).lm)
+    save_file(held, file, {"format": "pt"})
+    edited = json.loads((folder / "config.json").read_text()) | {"n_layer": 1}
+    (folder / "config.json").write_text(json.dumps(edited))
+    with pytest.raises(ModelError, match=r"have transformer\.h\.1\..*, a block beyond those of its config\.json; use"):
+        from_folder(folder)
+    save_file({**held, "lm_head.weight": held["transformer.wte.weight"] + 1}, file, {"format": "pt"})  # transformers'
+    with pytest.raises(ModelError, match="a block beyond those"):
+        from_folder(folder)
+
+
+def test_weights_that_are_nan_are_told_from_a_model_that_sees_the_future(tmp_path: Path) -> None:
+    folder = saved_as(tmp_path / "model", "gpt2")
+    file = folder / "model.safetensors"
+    held = load_file(file)
+    held[LN][3] = torch.nan
+    save_file(held, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="its weights give logits that are NaN"):
+        from_folder(folder)
+
+
+def test_integers_in_a_pickle_are_quantised_weights(tmp_path: Path) -> None:
+    folder = saved_as(tmp_path / "model", "gpt2")
+    held = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    held["transformer.h.0.attn.bias"] = torch.ones(1, 1, 4, 4, dtype=torch.uint8)  # a mask
+    torch.save(held, folder / "pytorch_model.bin")
+    assert_same(from_folder(folder).lm, language_model("gpt2", seed=5).lm)
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        torch.save({**held, MLP: held[MLP].to(dtype)}, folder / "pytorch_model.bin")
+        with pytest.raises(ModelError, match=f"its weights are quantised .{MLP} is {str(dtype)[6:]}.; use the model"):
+            from_folder(folder)
 
 
 def test_masks_of_integers_are_no_quantised_weights(tmp_path: Path) -> None:
@@ -392,8 +470,3 @@ def test_the_last_round_is_cut_so_that_every_rank_works(
     batches: list[list[int]], size: int, expected: list[list[int]]
 ) -> None:
     assert evened(batches, size) == expected
-
-
-def test_what_fits_leaves_room_for_the_probe() -> None:
-    assert gathered_fits(26e9, 40e9)  # OPT-13B in bfloat16, beside its shards and moments on four cards of 80 GB
-    assert not gathered_fits(52e9, 40e9)  # in float32

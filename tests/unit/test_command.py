@@ -141,7 +141,8 @@ def test_plan_as_json_counts(memexp: Command, script: str, model: str, pair: Pai
     for ask in asks(model, pair)[:3]:  # both without exposures, and one exposure at one learning rate
         Store("results").commit(ask.kind, ask.name, results())
     second = plan()
-    hours = {"device_hours": 0, "device_hours_range": 0}  # measured less
+    names = ("device_hours", "device_hours_range", "device_hours_unshared", "device_hours_unshared_range")
+    hours = dict.fromkeys(names, 0)  # measured less
     first["models"], second["models"] = ([one | hours for one in made["models"]] for made in (first, second))
     assert first | {"stored": 3, "steps_missing": 12} == second  # two exposures pass through the stored one
 
@@ -156,6 +157,7 @@ def test_a_plan_tells_what_to_buy(memexp: Command, script: str) -> None:
     )
     [model] = json.loads(memexp("plan", script, "--json", "--memory", "80", "--price", "1e9")[1])["models"]
     assert model["workers_that_fit"] == 1 and model["price"] == pytest.approx(1e9 * model["device_hours"])
+    assert model["price_unshared"] == pytest.approx(1e9 * model["device_hours_unshared"]) > model["price"]
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def imported(folder: Path, *arguments: str) -> dict[str, Any]:
         cwd=folder,
         env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
         check=True,
-        timeout=60,
+        timeout=300,
     )
     found: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
     return found

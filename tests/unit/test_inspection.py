@@ -130,10 +130,15 @@ class Harmless:
     """What a weights file must not bring with it; here it does nothing."""
 
 
-def pickled_weights(file: Path, **extra: Any) -> None:
+def pickled_weights(file: Path, **extra: Any) -> dict[str, Any]:
+    """Write weights for the configuration beside `file`; returns them."""
     import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.save({"transformer.wte.weight": torch.zeros(2, 2)} | extra, file)
+    config = AutoConfig.from_pretrained(file.parent)
+    held = {**AutoModelForCausalLM.from_config(config).state_dict(), **extra}
+    torch.save(held, file)
+    return held
 
 
 # The child process
@@ -261,6 +266,52 @@ def test_weights_that_were_cut_off(pair: Pair, folder: Path, in_process: list[st
     file.write_bytes(file.read_bytes()[:-100])
     assert not zipfile.is_zipfile(file)
     assert str(file) in complaint(pair, Model(str(folder)))
+
+
+def test_what_is_wrong_with_pickles(pair: Pair, folder: Path, in_process: list[str]) -> None:
+    """Before anything is started, as with safetensors; the message of torch would have one unpickle without limits."""
+    import torch
+
+    file = folder / "pytorch_model.bin"
+    held = pickled_weights(file)
+    (folder / "model.safetensors").unlink()
+    whole = file.read_bytes()
+    for content in (b"", b"version https://git-lfs.github.com/spec/v1\n", whole[:5000]):
+        file.write_bytes(content)
+        text = complaint(pair, Model(str(folder)))
+        assert text.startswith(f"{file}: no") and "copy or save the model again" in text and "unpickl" not in text
+    file.write_bytes(whole)
+    held.pop("transformer.ln_f.bias")
+    for content, expected in (
+        (held, "model 'mine': its weights lack 1 parameters, among them transformer.ln_f.bias"),
+        ({"state_dict": held}, f"{file}: no tensors by their names; save the model with save_pretrained"),
+        ([1, 2], f"{file}: no tensors by their names; save the model with save_pretrained"),
+    ):
+        torch.save(content, file)
+        assert complaint(pair, Model(str(folder))) == expected
+    file.write_bytes(whole)
+    configure(folder, n_layer=1)
+    assert "a block beyond those of its config.json" in complaint(pair, Model(str(folder)))
+    configure(folder, n_layer=2)
+    assert inspect(pair, Model(str(folder)))[0].blocks == 2
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_parts_without_an_index(suffix: str, pair: Pair, folder: Path, in_process: list[str]) -> None:
+    pickled_weights(folder / "pytorch_model.bin")
+    single = "model.safetensors" if suffix == "safetensors" else "pytorch_model.bin"
+    part = folder / f"{single.partition('.')[0]}-00001-of-00001.{suffix}"
+    shutil.move(folder / single, part)
+    for other in {folder / "model.safetensors", folder / "pytorch_model.bin"}:
+        other.unlink(missing_ok=True)
+    assert complaint(pair, Model(str(folder))) == (
+        f"model 'mine': {part} is there, but neither {single} nor {single}.index.json, which names its parts; copy or "
+        "save the model again"
+    )
+    if suffix == "bin":
+        listed = {"a": part.name, "b": "pytorch_model-00002-of-00002.bin"}
+        (folder / f"{single}.index.json").write_text(json.dumps({"weight_map": listed}))
+        assert "names pytorch_model-00002-of-00002.bin, which is not there; copy" in complaint(pair, Model(str(folder)))
 
 
 def test_no_weights(pair: Pair, folder: Path, in_process: list[str]) -> None:

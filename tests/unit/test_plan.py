@@ -35,6 +35,7 @@ from memexp import (
 from memexp.plan import Ask, Forest, Trial, bundle, find_missing, grow, stages
 from memexp.plan.attempts import Attempt
 from memexp.plan.heartbeat import heartbeat
+from memexp.plan.inspection import Inspection
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.records import STAGES
 from memexp.store import Store
@@ -533,6 +534,11 @@ def test_peaks_are_those_of_the_plan(
     forest = grow([Condition(tiny_model, Study(pair.targets, exposures=1, lr=1e-3), probes=[Recognition(pair)])])
     bases = [(forest, base) for base in forest.resources]
     assert peaks(bases) == []  # small, and on a CPU
+    # Of random weights there are no files that say it.
+    with monkeypatch.context() as patch:
+        big = Inspection(10**9, 0, None, 1, (), 10**8, 1000, 1000)
+        patch.setattr("memexp.driver.peaks.sizes", lambda models: {model.id: big for model in models})
+        assert peaks(bases)[0].worker > 16 * 10**9
     monkeypatch.setattr("memexp.driver.peaks.LARGE", 0)
     (model,) = plan_of(forest, [], Store(tmp_path)).models
     (peak,) = peaks(bases)

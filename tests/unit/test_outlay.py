@@ -1,0 +1,96 @@
+"""The hours that a plan tells: of operations, of what is moved, of the host; with sharing and without."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from memexp import Condition, LoRA, Resources
+from memexp.plan import bundle, grow
+from memexp.plan.devices import ETHERNET, PCIE, Device
+from memexp.plan.forest import BaseStage
+from memexp.plan.inspection import Inspection
+from memexp.plan.outlay import LAUNCH, SPREAD, Work, hours, work_alone, work_of
+
+FAST = Device(memory=80e9, float32=1e16, tf32=1e16, bfloat16=2e16, bandwidth=1e12, link=1e11)
+SLOW = Device(memory=80e9, float32=1e12, tf32=2e12, bfloat16=4e12, bandwidth=1e15, link=1e15)
+MODEL = Inspection(parameters=10**9, linear=10**6, context=None, blocks=20)
+STEPS = 1000
+SMALL, LARGE = Work({(1, 10.0): STEPS}, 0), Work({(64, 100.0): STEPS}, 0)
+Trajectory = Callable[[float], list[Condition]]
+
+
+@pytest.fixture
+def base(trajectory: Trajectory) -> BaseStage:
+    [found] = [stage for stage in grow(trajectory(1e-3)).stages.values() if isinstance(stage, BaseStage)]
+    return found
+
+
+def seconds(work: Work, base: BaseStage, device: Device, inspection: Inspection = MODEL, **resources: object) -> float:
+    least, likely, most = hours(work, inspection, base, Resources(gpus=1, **resources), device, None)  # type: ignore[arg-type]
+    assert 0 < least < likely < most
+    return 3600 * likely / STEPS
+
+
+def test_large_batches_take_the_time_of_their_operations(base: BaseStage) -> None:
+    assert seconds(LARGE, base, SLOW) == pytest.approx(6 * 10**9 * 6400 / 1e12 / 0.35, rel=1e-3)
+    adapter = dataclasses.replace(base, method=LoRA())
+    assert seconds(LARGE, adapter, SLOW) / seconds(LARGE, base, SLOW) == pytest.approx(4 / 6, rel=1e-2)
+    again = seconds(LARGE, base, SLOW, checkpointing=True)
+    assert again / seconds(LARGE, base, SLOW) == pytest.approx(8 / 6, rel=1e-2)
+    tf32 = dataclasses.replace(base, dtype="tf32")
+    assert seconds(LARGE, tf32, SLOW) / seconds(LARGE, base, SLOW) == pytest.approx(1 / 2, rel=1e-2)
+    measured = Work(LARGE.batches, 640_000 * STEPS)  # a hundred times as many tokens, forward only
+    assert seconds(measured, base, SLOW) / seconds(LARGE, base, SLOW) == pytest.approx(1 + 100 / 3, rel=1e-2)
+
+
+def test_small_batches_take_the_time_that_weights_and_moments_are_moved_in(base: BaseStage) -> None:
+    moved = (8 + 32) * 10**9 / 1e12 / 0.75
+    assert seconds(SMALL, base, FAST) == pytest.approx(moved, rel=1e-2)
+    adapter, large = dataclasses.replace(base, method=LoRA()), dataclasses.replace(MODEL, parameters=10**10)
+    assert seconds(SMALL, adapter, FAST, large) == pytest.approx(8 * 10**10 / 1e12 / 0.75, rel=1e-2)
+    away = (40 * 10**9 / 1e12 + 16 * 10**9 / PCIE) / 0.75
+    assert seconds(SMALL, base, FAST, offload=True) == pytest.approx(away, rel=1e-2)
+    # On four devices, each waits for the weights to be gathered twice and the gradients to be scattered.
+    gathered = 12 * 10**9 * 3 / 4
+    each = ((8 + 32 / 4) * 10**9 / 1e12 + gathered / 1e11) / 0.75
+    assert seconds(SMALL, base, FAST, workers=4) == pytest.approx(4 * each, rel=1e-2)
+    apart = ((8 + 32 / 4) * 10**9 / 1e12 + gathered / ETHERNET) / 0.75
+    assert seconds(SMALL, base, FAST, workers=4, spread=True) == pytest.approx(4 * apart, rel=1e-2)
+
+
+def test_a_worker_without_a_text_waits_for_the_others(base: BaseStage) -> None:
+    one = seconds(Work({(1, 100.0): STEPS}, 0), base, SLOW)
+    assert seconds(Work({(1, 100.0): STEPS}, 0), base, SLOW, workers=4) == pytest.approx(4 * one, rel=1e-2)
+    assert seconds(Work({(4, 100.0): STEPS}, 0), base, SLOW, workers=4) == pytest.approx(4 * one, rel=1e-2)
+
+
+def test_no_step_is_faster_than_the_host(base: BaseStage) -> None:
+    tiny = dataclasses.replace(MODEL, parameters=10**6)
+    assert seconds(SMALL, base, FAST, tiny) == pytest.approx(20 * LAUNCH["full", 4])
+    coarse = dataclasses.replace(base, method=LoRA(), dtype="bfloat16")
+    assert seconds(SMALL, coarse, FAST, tiny) == pytest.approx(20 * LAUNCH["lora", 2])
+
+
+def test_what_was_measured_goes_first(base: BaseStage) -> None:
+    found = hours(LARGE, MODEL, base, Resources(gpus=1), FAST, 3600e-6)
+    assert found == pytest.approx([6.4 * (1 - SPREAD), 6.4, 6.4 * (1 + SPREAD)])
+
+
+def test_without_sharing_every_condition_is_trained_by_itself(trajectory: Trajectory) -> None:
+    conditions = [*trajectory(1e-3), *trajectory(1e-2)]
+    untrained = [
+        dataclasses.replace(one, study=dataclasses.replace(one.study, exposures=0))
+        for one in (conditions[0], conditions[3])
+    ]
+    forest = grow([*conditions, *untrained])
+    trials = bundle(forest, forest.asks, lambda resources: 1)
+    [base] = [stage.id for stage in forest.stages.values() if isinstance(stage, BaseStage)]
+    shared, alone = work_of(base, trials), work_alone(base, trials)
+    assert sum(shared.batches.values()) == forest.steps
+    assert sum(alone.batches.values()) == forest.steps_unshared == 2 * forest.steps
+    assert alone.trained == pytest.approx(2 * shared.trained)
+    assert shared.measured == alone.measured > 0  # the untrained model once, either way
+    assert work_of("another", trials) == work_alone("another", trials) == Work({}, 0)
