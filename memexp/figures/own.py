@@ -150,20 +150,21 @@ def _against(found: Gathered, kind: str, measure: Measure, x: str, by: str | Non
 
 def _measure(found: Gathered, y: str | None, family: str) -> tuple[str, Measure]:
     """The kind and measure that `y` is; the first there is where it is None."""
-    named = {name: (kind, one) for kind in reversed(found.kinds) for name, one in found.measures(kind).items()}
+    named: dict[str, tuple[str, Measure]] = {}
+    for kind in sorted(found.kinds, key=lambda kind: kind not in ("recognition", "recall")):
+        for name, one in found.measures(kind).items():
+            named.setdefault(name, (kind, one))
     if not named:
         raise SpecError("there are no results to draw")
     if y is None:
         wanted = {"ablation": ["ablation"], "facts": ["qa", "choice"]}.get(family, ["recognition", "recall"])
-        y = next((name for name in wanted if name in named), next(reversed(named)))
+        y = next((name for name in wanted if name in named), next(iter(named)))
     if y in named:
         return named[y]
     for kind in found.kinds:
         if y in found.columns(kind) and (measure := found.add(kind, y)) is not None:
             return kind, measure
-    raise SpecError(
-        f"--y {y}: there is no such measure; there are {', '.join(reversed(named))}, and columns of numbers"
-    )
+    raise SpecError(f"--y {y}: there is no such measure; there are {', '.join(named)}, and columns of numbers")
 
 
 def _check(found: Gathered, kind: str, x: str | None, by: str | None) -> None:

@@ -13,7 +13,7 @@ import html
 import json
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -120,17 +120,25 @@ def javascript() -> str:
 
 
 class _Later:
-    """A result that another thread works on meanwhile."""
+    """What another thread works on meanwhile."""
 
-    def __init__(self, work: Any) -> None:
-        self._found: list[Any] = []
-        self._thread = threading.Thread(target=lambda: self._found.append(work()), daemon=True)
-        self._work = work
+    def __init__(self, work: Callable[[], str]) -> None:
+        self._work, self._found = work, ""
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._go, daemon=True)
         self._thread.start()
 
-    def result(self) -> Any:
+    def _go(self) -> None:
+        try:
+            self._found = self._work()
+        except Exception as error:  # raised again where the result is asked for
+            self._error = error
+
+    def result(self) -> str:
         self._thread.join()
-        return self._found[0] if self._found else self._work()
+        if self._error is not None:
+            raise self._error
+        return self._found
 
 
 def _piece(name: str) -> str:

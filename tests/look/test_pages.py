@@ -23,7 +23,8 @@ CHARTS = """
 [...document.querySelectorAll('[data-figure]:not(.hidden)')].flatMap(figure =>
   [...figure.querySelectorAll('[data-panel]:not(.hidden)')].map(panel => {
     const svg = panel.querySelector('.chart svg');
-    const marks = svg ? svg.querySelectorAll('.mark-symbol path, .mark-line path, .mark-rule line').length : 0;
+    const drawnMarks = ".mark-symbol path, .mark-line path, .mark-rule line";
+    const marks = svg ? svg.querySelectorAll(drawnMarks).length : 0;
     const titles = svg ? [...svg.querySelectorAll('.role-axis-title text')].map(text => text.textContent) : [];
     const box = panel.getBoundingClientRect(), drawn = svg ? svg.getBoundingClientRect() : box;
     return {figure: figure.id, marks, titles, wide: drawn.width, over: drawn.right - box.right};
@@ -34,7 +35,7 @@ OVERLAPS = """
   const found = [];
   for (const svg of document.querySelectorAll('.chart svg')) {
     const texts = [...svg.querySelectorAll('text')].filter(
-      text => text.textContent.trim() && getComputedStyle(text).opacity !== '0' && text.getAttribute('opacity') !== '0');
+      text => text.textContent.trim() && getComputedStyle(text).opacity !== '0');
     const boxes = texts.map(text => [text, text.getBoundingClientRect()]).filter(([, box]) => box.width > 0);
     for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length; j++) {
       const [a, b] = [boxes[i][1], boxes[j][1]];
