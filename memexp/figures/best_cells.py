@@ -56,7 +56,7 @@ def _best(
     table = item_rows(found, kind, measure.name, [results], [*names, *grid])
     lists = "list" if table.column("list").null_count < table.num_rows else ()
     points = best(table, "value", names, grid=grid, seeds="seed", lists=lists, items="item").to_pylist()
-    return sorted(points, key=in_order)
+    return sorted(points, key=lambda row: (in_order({n: row[n] for n in names if n != "model"}), in_order(row)))
 
 
 def _figure(

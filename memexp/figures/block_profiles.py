@@ -17,7 +17,7 @@ from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
 from memexp.figures.panels import Sheet, caption, chance_of, vertical
-from memexp.figures.varied import dimensions, matching
+from memexp.figures.varied import comparable, dimensions, matching
 
 __all__ = ["ablation_figure", "forgetting_figure"]
 
@@ -35,7 +35,8 @@ def forgetting_figure(found: Gathered, kind: str, measure: Measure) -> Figure | 
     if len({one.settings.get("forget_layer") for one in reset}) < 2:
         return None
     names = [name for name in dimensions(reset, ["forget_layer", "forget_side"]) if name != "exposures"]
-    controls = [one for one in everything if one.settings.get("forget_side") not in ("upper", "lower")]
+    others = [one for one in everything if one.settings.get("forget_side") not in ("upper", "lower")]
+    controls = comparable(others, reset, ["exposures", "restudy_exposures", "forget_side", "forget_layer"])
     called = {"upper": UPPER, "lower": LOWER}
     return _profile(
         found, kind, measure, ("forgetting", "by forgetting layer k", "forget_layer"), names, reset,

@@ -6,7 +6,7 @@ for chapter in chapters(store):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from memexp.figures.best_cells import best_figure
@@ -17,7 +17,7 @@ from memexp.figures.fact_scores import by_name, fact_figure
 from memexp.figures.figure import Figure
 from memexp.figures.gathered import Gathered, Result, gathered, ids_of
 from memexp.figures.loss_curves import loss_figure
-from memexp.figures.measures import CHANCE, PARTS, Measure
+from memexp.figures.measures import CHANCE, PARTS, Measure, by_importance
 from memexp.figures.retention_curves import retention_figure
 from memexp.figures.search_points import search_figure
 from memexp.store import Store
@@ -90,14 +90,11 @@ def _among(ids: set[Ids]) -> Callable[[Result], bool]:
 
 
 def _of_results(rows: Gathered, effort: Effort) -> Iterator[Figure]:
-    for kind in sorted(rows.kinds, key=lambda kind: (kind not in ORDER, ORDER.index(kind) if kind in ORDER else kind)):
+    for kind in by_importance(rows.kinds):
         if rows.results(kind):
             measures = [one for one in rows.measures(kind).values() if one.name != CHANCE]
             for measure in measures[: SHOWN.get(kind, 1)]:
                 yield from measured_figures(rows, kind, measure, effort)
-
-
-ORDER: Sequence[str] = ("recognition", "recall", "qa", "choice", "ablation", "ratios", "lm_eval")
 
 
 def measured_figures(rows: Gathered, kind: str, measure: Measure, effort: Effort) -> Iterator[Figure]:

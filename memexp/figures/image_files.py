@@ -26,6 +26,8 @@ DPI = 300
 """Of PNG files."""
 TEXT = 8
 """Points: what journals ask of text in figures."""
+TALLEST = 6.5
+"""Centimetres that a panel is high unless asked for."""
 NARROW = 4.0
 """Centimetres below which axes and labels have no room."""
 
@@ -37,7 +39,7 @@ def save(figure: Figure, path: Path, width: float = 8.5, height: float | None = 
         figure: what is drawn.
         path: the file, which is replaced.
         width: of the whole, in centimetres.
-        height: of each panel, in centimetres; by default two thirds of its width.
+        height: of each panel, in centimetres; by default two thirds of its width, 6.5 at most.
 
     Raises:
         SpecError: the suffix is of no format, or the width leaves no room.
@@ -62,9 +64,10 @@ def _fitted(figure: Figure, width: float, height: float | None) -> str:
     """SVG of this width, in points."""
     columns = min(len(figure.panels), max(1, int(width // 150)))
     panel = width / columns - 60
+    least, most = 80.0, TALLEST * POINTS
     svg = ""
     for _ in range(4):
-        tall = height or max(panel * 2 / 3, 80)
+        tall = height or min(max(panel * 2 / 3, least), most)
         svg = _svg(figure, panel, tall, columns)
         over = _width(svg) - width
         if abs(over) < 0.5:

@@ -8,13 +8,13 @@ headline that their files declare.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memexp.probes import BY_KIND
 from memexp.spec import Headline
 
-__all__ = ["CHANCE", "PARTS", "Measure", "column_measure", "measures_of"]
+__all__ = ["CHANCE", "PARTS", "Measure", "by_importance", "column_measure", "measures_of"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
     ),
     "lm_eval": (Measure("lm_eval", "value of the metric (its own unit)", "value", False),),
 }
+
+
+def by_importance(kinds: Iterable[str]) -> list[str]:
+    """Kinds in the order in which a reader wants them: memexp's own first."""
+    known = list(_KNOWN)
+    return sorted(kinds, key=lambda kind: (known.index(kind) if kind in known else len(known), kind))
 
 
 def measures_of(kind: str, headline: Headline | None) -> dict[str, Measure]:

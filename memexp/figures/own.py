@@ -22,7 +22,7 @@ from memexp.figures.fact_scores import by_name, fact_figure
 from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, gathered_rows
 from memexp.figures.layout import Layout
-from memexp.figures.measures import Measure
+from memexp.figures.measures import Measure, by_importance
 from memexp.figures.panels import Sheet, caption, chance_of, vertical
 from memexp.figures.retention_curves import retention_figure
 from memexp.figures.varied import dimensions
@@ -151,7 +151,7 @@ def _against(found: Gathered, kind: str, measure: Measure, x: str, by: str | Non
 def _measure(found: Gathered, y: str | None, family: str) -> tuple[str, Measure]:
     """The kind and measure that `y` is; the first there is where it is None."""
     named: dict[str, tuple[str, Measure]] = {}
-    for kind in sorted(found.kinds, key=lambda kind: kind not in ("recognition", "recall")):
+    for kind in by_importance(found.kinds):
         for name, one in found.measures(kind).items():
             named.setdefault(name, (kind, one))
     if not named:

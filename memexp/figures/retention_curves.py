@@ -19,7 +19,7 @@ from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
 from memexp.figures.panels import Sheet, caption, chance_of, vertical
-from memexp.figures.varied import dimensions, matching, text
+from memexp.figures.varied import comparable, dimensions, matching, text
 from memexp.stats import Fit, fit_curve
 
 __all__ = ["retention_figure"]
@@ -43,7 +43,7 @@ def retention_figure(found: Gathered, kind: str, measure: Measure, by: str | Non
     points = cells(found, kind, measure.name, results, [*names, X])
     if not points:
         return None
-    untrained = [one for one in everything if _is_untrained(one)]
+    untrained = comparable(filter(_is_untrained, everything), results, ["exposures", X])
     sheet = Sheet(names, Layout.of(names, [point.at for point in points], by))
     rows = [_row(sheet, point, point.at[X]) for point in points]
     before = cells(found, kind, measure.name, untrained, names)
@@ -126,13 +126,13 @@ def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> Dr
     )  # fmt: skip
     if not fitted:
         return chart
-    lines = coloured(data, sheet.layout).transform_filter("datum._fit").mark_line(clip=True)
+    lines = coloured(data, sheet.layout).transform_filter("datum._fit && !datum._published").mark_line(clip=True)
     dashes = alt.Scale(domain=list(FITTED), range=[[1, 0], [5, 3]])
     drawn = lines.encode(
         x=x.encoding(),
         y=y.encoding(alt.Y),
         detail="_line:N",
-        strokeDash=alt.StrokeDash("_fit:N", scale=dashes, title="fit"),
+        strokeDash=alt.StrokeDash("_fit:N", scale=dashes, title="fit", legend=alt.Legend(symbolSize=400)),
     )
     return alt.layer(chart, drawn)
 

@@ -14,7 +14,7 @@ from memexp.figures.gathered import Result
 from memexp.figures.order import FIRST
 from memexp.records import MADE_WITH, SETTINGS
 
-__all__ = ["AVERAGED", "dimensions", "lists_of", "matching", "seed_of", "split", "text"]
+__all__ = ["AVERAGED", "comparable", "dimensions", "lists_of", "matching", "seed_of", "split", "text"]
 
 SEEDS = ("seed", "init_seed", "lora_seed", "pretrain_seed")
 AVERAGED = {*SEEDS, "corpus", "corpus_id", "counterbalanced", "replication"}
@@ -60,6 +60,14 @@ def split(results: Iterable[Result], by: Sequence[str]) -> dict[tuple[Any, ...],
     for result in results:
         found.setdefault(tuple(result.settings.get(name) for name in by), []).append(result)
     return found
+
+
+def comparable(controls: Iterable[Result], results: Sequence[Result], but: Iterable[str]) -> list[Result]:
+    """The controls that some result agrees with in all that both have, but in `but` and in seeds and lists."""
+    without = {*but, *AVERAGED, *_NEVER, "probe_settings", "model_id"}
+    names = [name for name in dict.fromkeys(n for one in results for n in one.settings) if name not in without]
+    known = list(split(results, names))
+    return [one for one in controls if matching([one.settings.get(name) for name in names], known)]
 
 
 def matching(group: Sequence[Any], others: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:

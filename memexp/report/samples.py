@@ -119,7 +119,7 @@ def _row(kind: _Kind, row: Mapping[str, Any]) -> str:
 
 def _marked(right: str, written: str) -> tuple[str, str]:
     """Both texts with the words marked that they have in common, in order."""
-    one, other = (re.findall(r"\s*\S+|\s+", value[:MOST]) for value in (right, written))
+    one, other = (re.findall(r"\s*\S+|\s+", value.lstrip()[:MOST]) for value in (right, written))
     heads = one[:COMPARED], other[:COMPARED]
     keys: list[list[str]] = [[word.strip().casefold() for word in words] for words in heads]
     blocks = difflib.SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_matching_blocks()
