@@ -24,7 +24,7 @@ MEMORY := tests/drills/test_memory_drills.py
 OFFLINE := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test drills real bench lint clean
+.PHONY: help setup demo test drills look real bench lint clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,14 @@ real: $(REAL)/config.json  ## Tests on a real pretrained model, which is made fr
 # Kept: 270 MB that are not downloaded twice.
 $(REAL)/config.json: | $(STAMP)
 	@$(BIN)/python -m benchmarks.smollm2 $(REAL)
+
+# Debian's package; a machine without it, and without root to install it, cannot look.
+look: $(STAMP)  ## Reports in headless Chromium, with pictures in build/look
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		{ echo "Installing chromium, in which pages are looked at ..."; apt-get update -qq && \
+		  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+		{ echo "make look needs chromium: apt-get install chromium" >&2; exit 1; }
+	@$(OFFLINE) $(BIN)/python -m pytest tests/look $(PYTEST_ARGS)
 
 bench: $(STAMP)  ## Speed beside other ways, hours, into benchmarks/RESULTS.md (BENCH_ARGS="--parts recall")
 	@$(OFFLINE) $(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from memexp.script import carried_out, guarded
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
     query.add_argument("--csv", action="store_true", help="as CSV")
     query.add_argument("--sweep", metavar="NAME", help="only what belongs to this sweep, as it was last started")
+    _add_figures(command)
     command("verify", _verify, "read every file of a store to its last page")
     few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
     few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")
@@ -77,6 +78,23 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("format", metavar="FORMAT", choices=["llm-memory"], help="llm-memory: .npz files of Orhan 2023")
     load.add_argument("folder", metavar="DIR", help="folder with shot-1, shot-2, shot-3 or re-evals, or one of them")
     return parser
+
+
+def _add_figures(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
+    """The commands that draw."""
+    report = command("report", _report, "write one HTML page of what a sweep, or the whole store, found")
+    report.add_argument("--out", metavar="FILE", help="where to (default: report.html in the store)")
+    plot = command("plot", _plot, "draw one figure for a paper, as PNG, SVG or PDF")
+    plot.add_argument(
+        "kind", metavar="KIND", help="exposures, retention, forgetting, ablation, facts, best or searches"
+    )
+    plot.add_argument("--x", metavar="COLUMN", help="what is on the horizontal axis (default: that of the kind)")
+    plot.add_argument("--y", metavar="MEASURE", help="recognition, recall, qa ... or any column of numbers")
+    plot.add_argument("--by", metavar="COLUMN", help="what has colours (default: the model)")
+    plot.add_argument("--out", metavar="FILE", help="ends in .png, .svg or .pdf (default: KIND.pdf)")
+    plot.add_argument("--width", default="8.5cm", help="of the whole, in centimetres (default: 8.5cm, one column)")
+    for sub in (report, plot):
+        sub.add_argument("--sweep", metavar="NAME", help="only this sweep, as it was last started")
 
 
 def _ask_of_purchase(plan: argparse.ArgumentParser) -> None:
@@ -209,6 +227,21 @@ def _query(options: argparse.Namespace) -> int:
     from memexp.report.answer import print_query
 
     return print_query(_store(options), options.sql, options.csv, options.sweep)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from memexp.report.page import write_page
+
+    print(write_page(_store(options), options.sweep, options.out))
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from memexp.report.plot import draw_file
+
+    named = {name: getattr(options, name) for name in ("sweep", "x", "y", "by", "out", "width")}
+    print(draw_file(_store(options), options.kind, **named))
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ from memexp.driver.work import Executor, Work
 from memexp.errors import SpecError
 from memexp.plan import Forest
 from memexp.plan.model_checks import check_contexts, check_forgetting
+from memexp.report.ending import say_page
 from memexp.report.output import spoken
 from memexp.report.terminal import print_searches, print_summary, say
 from memexp.results import Results, open_store
@@ -169,7 +170,9 @@ class Sweep:
         last, options = options is None, options or run_options(add_help=True).parse_args()
 
         def run() -> int:
-            return 0 if self.run(options.store, options.address, options.retry_diverged, local=options.local) else 1
+            whole = self.run(options.store, options.address, options.retry_diverged, local=options.local)
+            say_page(Store(options.store or default_store()), self.name, Console(stderr=True))
+            return 0 if whole else 1
 
         return carried_out(lambda: guarded(run, options.debug), goes_on=True, last=last)
 

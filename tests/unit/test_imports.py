@@ -40,6 +40,7 @@ LAYERS = [
     "trial",
     "search",
     "cluster",
+    "figures",
     "report",
     "exchange",
     "results",
@@ -251,7 +252,7 @@ def test_bad_data_is_found_before_ray_and_torch_are_needed(tmp_path: Path) -> No
 
 READERS = sorted(
     f"memexp.{file.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}".removesuffix(".__init__")
-    for room in ("probes", "search", "report", "stats")
+    for room in ("probes", "search", "figures", "report", "stats")
     for file in (PACKAGE / room).glob("*.py")
 )
 HEAVY = {"torch", "transformers", "peft", "accelerate", "lm_eval", "ray"}

@@ -1,0 +1,150 @@
+"""Means against the retention interval, on a logarithmic axis, with curves of forgetting (Orhan 2023, section 4).
+
+The place of 0 steps, right after study, is left of 1. Lines are a power law and an exponential, both with a floor,
+fitted by `memexp.stats.fit_curve`; where there are too few intervals for them, points are joined.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from memexp.figures.cells import ALL, Cell, cells
+from memexp.figures.curves_chart import Axis, Drawn, coloured, curves
+from memexp.figures.figure import Figure, Row
+from memexp.figures.gathered import Gathered, Result
+from memexp.figures.layout import Layout
+from memexp.figures.measures import Measure
+from memexp.figures.panels import Sheet, caption, chance_of, vertical
+from memexp.figures.varied import comparable, dimensions, matching, text
+from memexp.stats import Fit, fit_curve
+
+__all__ = ["retention_figure"]
+
+X = "retention_steps"
+TITLE = "retention interval (optimizer steps since study)"
+AT_ZERO = 0.5
+"""Where 0 steps are drawn."""
+FITTED = ("power", "exponential")
+FEWEST = 5
+"""Retention intervals that a curve of three parameters is fitted to."""
+
+
+def retention_figure(found: Gathered, kind: str, measure: Measure, by: str | None = None) -> Figure | None:
+    """The figure of one measure; None where retention intervals do not vary. `by`: as for `exposure_figure`."""
+    everything = found.results(kind)
+    results = [one for one in everything if X in one.settings and one.settings.get("exposures") != 0]
+    if len({one.settings[X] for one in results}) < 2:
+        return None
+    names = dimensions(results, [X])
+    points = cells(found, kind, measure.name, results, [*names, X])
+    if not points:
+        return None
+    untrained = comparable(filter(_is_untrained, everything), results, ["exposures", X])
+    sheet = Sheet(names, Layout.of(names, [point.at for point in points], by))
+    rows = [_row(sheet, point, point.at[X]) for point in points]
+    before = cells(found, kind, measure.name, untrained, names)
+    rows += [_row(sheet, point, 0, at) | {"_rule": True} for point, at in _across(before, points, names)]
+    rows.sort(key=lambda row: float(row["_t"]))
+    fits = {line: _fits(few) for line, few in _lines(points, names).items()}
+    fitted = [row for line, few in fits.items() for fit in few for row in _drawn(sheet, line, fit, rows)]
+    figure = sheet.figure(
+        f"retention-{kind}-{measure.name}",
+        f"{measure.title.partition(' (')[0].capitalize()} by retention interval",
+        _said(points, [fit for few in fits.values() for fit in few], bool(before)),
+        rows + fitted,
+        lambda inside, data: {X: _chart(sheet, measure, inside, data)},
+        [X],
+    )
+    return figure
+
+
+def _is_untrained(result: Result) -> bool:
+    return result.settings.get("exposures") == 0 and not result.settings.get(X) and "forget_side" not in result.settings
+
+
+def _row(sheet: Sheet, point: Cell, steps: int, at: dict[str, Any] | None = None) -> Row:
+    return sheet.row(point, at, **{X: steps}, _t=max(steps, AT_ZERO), _fit="")
+
+
+def _across(before: Sequence[Cell], points: Sequence[Cell], names: Sequence[str]) -> list[tuple[Cell, dict[str, Any]]]:
+    """The untrained models' means with the lines that they belong to: they have no exposures."""
+    by = [name for name in names if name != "exposures"]
+    lines = dict.fromkeys(tuple(point.at[name] for name in by) for point in points)
+    return [
+        (point, dict(zip(by, line, strict=True)))
+        for point in before
+        for line in matching([point.at.get(name) for name in by], lines)
+    ]
+
+
+def _lines(points: Sequence[Cell], names: Sequence[str]) -> dict[tuple[Any, ...], list[Cell]]:
+    """Means over all seeds by line."""
+    found: dict[tuple[Any, ...], list[Cell]] = {}
+    for point in points:
+        if point.seed == ALL:
+            found.setdefault(tuple(point.at[name] for name in names), []).append(point)
+    return found
+
+
+def _fits(points: Sequence[Cell]) -> list[Fit]:
+    """Both curves through the means of one line."""
+    if len({point.at[X] for point in points}) < FEWEST:
+        return []
+    steps, means = [point.at[X] for point in points], [point.mean for point in points]
+    return fit_curve(steps, means, curves=FITTED, resamples=0)
+
+
+def _drawn(sheet: Sheet, line: tuple[Any, ...], fit: Fit, rows: Sequence[Row]) -> list[Row]:
+    """The curve, as points close together."""
+    at = dict(zip(sheet.names, line, strict=True))
+    last = max(float(row["_t"]) for row in rows)
+    steps = [10 ** (math.log10(last) * part / 60) for part in range(61)]
+    colour = text(at.get(sheet.layout.colour)) if sheet.layout.colour else ""
+    common = {name: text(at[name]) for name in sheet.names} | {"seed": ALL, "_colour": colour, "_rule": False}
+    common |= {"_panel": sheet.layout.panel(at), "_line": f"{fit.curve} {line}", "_fit": fit.curve}
+    values = [float(value) for value in fit.at(steps)]
+    return [
+        common | {"_t": round(t, 4), "_y": round(value, 6)}
+        for t, value in zip(steps, values, strict=True)
+        if math.isfinite(value)
+    ]
+
+
+def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> Drawn:
+    last = max(row["_t"] for row in rows)
+    ticks = (AT_ZERO, *(10.0**power for power in range(math.floor(math.log10(max(last, 1))) + 1)))
+    x = Axis("_t", TITLE, "log", ticks, domain=(AT_ZERO, max(last, 2)), zero_label="0")
+    y, ruled = vertical(measure), any(row["_rule"] for row in rows)
+    fitted = any(row["_fit"] for row in rows)
+    chart = curves(
+        x, y, sheet.layout, sheet.tooltip(X), chance_of(measure), rules=ruled, data=data, joined=not fitted,
+        only="!datum._fit",
+    )  # fmt: skip
+    if not fitted:
+        return chart
+    lines = coloured(data, sheet.layout).transform_filter("datum._fit && !datum._published").mark_line(clip=True)
+    dashes = alt.Scale(domain=list(FITTED), range=[[1, 0], [5, 3]])
+    drawn = lines.encode(
+        x=x.encoding(),
+        y=y.encoding(alt.Y),
+        detail="_line:N",
+        strokeDash=alt.StrokeDash("_fit:N", scale=dashes, title="fit", legend=alt.Legend(symbolSize=400)),
+    )
+    return alt.layer(chart, drawn)
+
+
+def _said(points: Sequence[Cell], fits: Sequence[Fit], untrained: bool) -> str:
+    parts = []
+    if fits:
+        chosen = [fit for fit in fits if fit.chosen]
+        power = sum(fit.curve == "power" for fit in chosen)
+        parts.append("Solid: power law, dashed: exponential, each with a floor.")
+        if chosen:
+            parts.append(f"By error on intervals left out the power law is closer for {power} of {len(chosen)} lines.")
+    if untrained:
+        parts.append("Short dashes: before study.")
+    return caption(points, " ".join(parts))

@@ -1,0 +1,226 @@
+"""Figures: what is drawn is what the rows say, in no mean are conditions that differ, and bad requests get a line."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from made_results import Made, fill
+
+from memexp.errors import SpecError
+from memexp.figures import chapters, plot
+from memexp.figures.cells import ALL, cells
+from memexp.figures.effort import Effort
+from memexp.figures.exposure_curves import exposure_figure
+from memexp.figures.figure import Figure
+from memexp.figures.footers import settings_of
+from memexp.figures.gathered import Gathered, gathered
+from memexp.figures.image_files import save
+from memexp.figures.order import in_order
+from memexp.figures.own import plotted
+from memexp.figures.varied import dimensions
+from memexp.store import Store
+from memexp.store.closed import closed
+from memexp.store.query import answer
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    made = Store(tmp_path_factory.mktemp("figures") / "results")
+    fill(made, lambda name: name != "facts")
+    return made
+
+
+@pytest.fixture(scope="module")
+def found(store: Store) -> Iterator[Gathered]:
+    with gathered(store, "exposures") as rows:
+        yield rows
+
+
+def rows_of(figure: Figure | None, rule: bool = False) -> list[dict[str, Any]]:
+    assert figure is not None
+    rows = [row for panel in figure.panels for row in panel.rows]
+    return [row for row in rows if row["_rule"] == rule and row["seed"] == ALL]
+
+
+def drawn(found: Gathered, kind: str = "recognition") -> Figure | None:
+    return exposure_figure(found, kind, found.measures(kind)[kind], Effort({}))
+
+
+def test_points_are_the_means_of_the_rows(store: Store, found: Gathered) -> None:
+    sql = """SELECT model, lr, exposures, avg((target_nll < foil_nll)::int), count(*) FROM recognition
+             WHERE retention_steps IS NULL GROUP BY ALL"""
+    _, expected = answer(store, sql, sweep="exposures")
+    told = {(model, f"{lr:g}", exposures): (mean, n) for model, lr, exposures, mean, n in expected}
+    points = {(row["model"], row["lr"], row["exposures"]): row for row in rows_of(drawn(found))}
+    assert points.keys() == told.keys() and len(told) == 16
+    for at, row in points.items():
+        assert row["_y"] == pytest.approx(told[at][0], abs=1e-6)
+        assert row["_n"].startswith(f"{told[at][1]} (24 items × 3 seeds")
+        assert row["_low"] <= row["_y"] <= row["_high"]
+
+
+def test_the_model_before_study_is_a_line_across(found: Gathered) -> None:
+    rules = rows_of(drawn(found), rule=True)
+    zeros = {(row["model"], row["lr"]): row["_y"] for row in rows_of(drawn(found)) if row["exposures"] == 0}
+    assert {(row["model"], row["lr"]): row["_y"] for row in rules} == zeros and len(zeros) == 4
+
+
+def test_an_untrained_model_without_a_learning_rate_is_on_every_line(tmp_path: Path) -> None:
+    made = Made(Store(tmp_path / "results"))
+    made.result("recognition", made.recognition(0.1, 0), {}, model="gpt2", exposures=0)
+    for lr in (1e-4, 1e-5):
+        made.result("recognition", made.recognition(1.0, 0), {}, model="gpt2", exposures=1, lr=lr, seed=0)
+    made.sweep("s")
+    with gathered(made.store) as rows:
+        zeros = [row["lr"] for row in rows_of(drawn(rows)) if row["exposures"] == 0]
+    assert sorted(zeros) == ["0.0001", "1e-05"]
+
+
+def test_no_mean_is_over_conditions_that_differ(tmp_path: Path) -> None:
+    """Also in what nobody thinks of: a label, the block size, dropout."""
+    for name, values in {"own_label": ("a", "b"), "block_size": (64, 128), "dropout": (0.0, 0.1)}.items():
+        made = Made(Store(tmp_path / name))
+        for value in values:
+            for exposures in (0, 1):
+                common: dict[str, Any] = {"model": "gpt2", "exposures": exposures, "seed": 0, "lr": 1e-4}
+                labels = {name: value} if name == "own_label" else {}
+                settings = {} if name == "own_label" else {name: value}
+                made.result("recognition", made.recognition(exposures, 0), labels, **common, **settings)
+        made.sweep("s")
+        with gathered(made.store) as rows:
+            results = rows.results("recognition")
+            assert dimensions(results, ["exposures"]) == [name]
+            points = cells(rows, "recognition", "recognition", results, [name, "exposures"])
+            assert len(points) == 4 and {point.n for point in points} == {24}
+
+
+def test_seeds_and_lists_are_what_a_mean_is_over(found: Gathered) -> None:
+    results = found.results("recognition")
+    assert dimensions(results, ["exposures"]) == ["model", "lr"]
+    points = cells(found, "recognition", "recognition", results, ["model", "lr", "exposures"])
+    assert {point.seed for point in points} == {ALL, "0", "1", "2"}
+    whole = [point for point in points if point.seed == ALL]
+    assert {(point.items, point.seeds) for point in whole} == {(24, 3)} and any(point.over for point in whole)
+
+
+def test_footers_say_what_rows_say(store: Store) -> None:
+    key = "hash(stage_id, probe_id, condition_id)"
+    table = store.scan("recall")
+    assert table is not None
+    with closed() as connection:
+        quick = settings_of(connection, "recall", store.datasets("recall"), key)
+        slow = settings_of(connection, "recall", [table], key)
+    assert quick == slow and len(quick) > 50
+    assert {"model", "lr", "exposures", "memexp"} <= next(iter(quick.values())).keys()
+
+
+def test_a_file_of_several_results_is_read_for_its_settings(store: Store, tmp_path: Path) -> None:
+    table = store.scan("recall")
+    one = Store(tmp_path / "one")
+    one.commit("recall", "all", table)
+    with gathered(store) as many, gathered(one) as single:
+        assert len(single.results("recall")) == len(many.results("recall"))
+        means = [sorted(result.mean("recall") or 0 for result in rows.results("recall")) for rows in (many, single)]
+    assert means[0] == pytest.approx(means[1])
+
+
+def test_every_sweep_has_its_figures(store: Store) -> None:
+    names = {
+        chapter.sweep: [figure.name.partition("-")[0] for figure in chapter.figures] for chapter in chapters(store)
+    }
+    assert names.keys() == {"exposures", "retention", "forgetting", "ablation", "search"}
+    assert {"exposures", "best", "losses"} <= set(names["exposures"])
+    assert names["retention"] == ["retention", "retention"] and names["search"] == ["searches"]
+    assert names["forgetting"] == ["forgetting"] and names["ablation"] == ["ablation"]
+    # The latest is the first.
+    assert list(names)[:4] == ["ablation", "forgetting", "retention", "exposures"]
+
+
+def test_profiles_have_their_controls(store: Store) -> None:
+    chapter = next(one for one in chapters(store, "forgetting"))
+    rows = rows_of(chapter.figures[0], rule=True)
+    again = {row["restudy_exposures"]: row["what"] for row in rows if "control" in row["what"]}
+    assert again == {"15": "nothing reset, studied again (control)"}
+    assert {"before study", "first study"} <= {row["what"] for row in rows}
+    sides = {row["what"] for row in rows_of(chapter.figures[0])}
+    assert sides == {"blocks ≥ k reset", "blocks < k reset (control)"}
+
+
+def test_best_so_far_never_falls(store: Store) -> None:
+    figure = next(one for one in chapters(store, "search")).figures[0]
+    rows = figure.panels[0].rows
+    best = [row["_y"] for row in rows if row["_what"] == "best so far"]
+    points = [row["_y"] for row in rows if row["_what"] == "suggestion"]
+    assert best == sorted(best) and best[-1] == max(points) and len(points) == 9
+    assert list(figure.panels[0].charts) == ["suggestion", "lr", "batch_size"]
+
+
+def test_models_are_in_the_order_of_their_size() -> None:
+    names = [
+        "gpt2-xl",
+        "gpt2",
+        "facebook/opt-13b",
+        "gpt2-large",
+        "facebook/opt-350m",
+        "gpt2-medium",
+        "facebook/opt-1.3b",
+    ]
+    ordered = sorted(names, key=lambda name: in_order({"model": name}))
+    assert ordered[:4] == ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+    assert ordered[4:] == ["facebook/opt-350m", "facebook/opt-1.3b", "facebook/opt-13b"]
+
+
+@pytest.mark.parametrize("kind", ["arrow", "pandas", "polars"])
+def test_a_table_is_drawn(store: Store, kind: str) -> None:
+    names, rows = answer(store, "FROM recognition", sweep="exposures")
+    table: Any = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
+    if kind == "pandas":
+        table = table.select([name for name in names if not name.startswith("lora")]).to_pandas()
+    elif kind == "polars":
+        table = pytest.importorskip("polars").from_arrow(table)
+    spec = plot(table, "exposures", y="recognition", by="model").to_dict()  # type: ignore[attr-defined]
+    points = [row for data in spec["datasets"].values() for row in data if "_y" in row and not row["_rule"]]
+    assert len(points) == 16 and {row["_colour"] for row in points} == {"tiny-s", "tiny-m"}
+
+
+def test_any_column_of_numbers_can_be_drawn(found: Gathered) -> None:
+    figure = plotted(found, "exposures", y="sentence_rouge2")
+    assert all(0.4 < row["_y"] <= 1 for row in rows_of(figure))
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"x": "exposure"}, "--x exposure: recognition has no such column; it has .*exposures"),
+        ({"by": "modell"}, "--by modell: recognition has no such column"),
+        ({"y": "recognitoin"}, "--y recognitoin: there is no such measure; there are recognition, "),
+        ({"y": "target"}, "--y target: there is no such measure"),
+        ({"family": "pie"}, "'pie' is no kind of figure; there are exposures, retention"),
+        ({"family": "retention"}, "nothing to draw: in the rows of recognition retention_steps does not vary"),
+    ],
+)
+def test_what_cannot_be_drawn_is_a_line(found: Gathered, asked: dict[str, str], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        plotted(found, **({"family": "exposures"} | asked))
+
+
+def test_files_are_as_wide_as_asked_for(found: Gathered, tmp_path: Path) -> None:
+    figure = drawn(found)
+    assert figure is not None
+    for suffix in (".png", ".svg", ".pdf"):
+        save(figure, tmp_path / f"figure{suffix}", width=12)
+    png = (tmp_path / "figure.png").read_bytes()
+    assert png.startswith(b"\x89PNG") and struct.unpack(">I", png[16:20])[0] == pytest.approx(12 / 2.54 * 300, abs=4)
+    width = re.search(r'<svg[^>]* width="([\d.]+)pt"', (tmp_path / "figure.svg").read_text())
+    assert width is not None and float(width[1]) == pytest.approx(12 / 2.54 * 72, abs=0.6)
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.pdf", "figure.png", "figure.svg"]
+    for name, width_cm, says in (("figure.gif", 12, "name it .png"), ("figure.png", 2, "leave no room")):
+        with pytest.raises(SpecError, match=says):
+            save(figure, tmp_path / name, width_cm)
