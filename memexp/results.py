@@ -25,6 +25,7 @@ from memexp.store.manifests import latest_manifests
 from memexp.store.query import rows_of
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas
     import polars
 
@@ -93,6 +94,18 @@ class Results:
     def to_duckdb(self) -> duckdb.DuckDBPyRelation:
         """The rows as a relation of DuckDB's default connection: ``recall.to_duckdb().filter("exposures = 3")``."""
         return duckdb.from_arrow(self._table)
+
+    def plot(
+        self, kind: str | None = None, *, x: str | None = None, y: str | None = None, by: str | None = None
+    ) -> alt.TopLevelMixin:
+        """The rows as an altair chart, which notebooks show; see `memexp.figures.plot`.
+
+        Every condition is drawn, whether or not it shares its numbers with another. Raises SpecError where a column is
+        not there or nothing is to be drawn.
+        """
+        from memexp.figures import plot
+
+        return plot(Results(self.store, self.kind, self.sweep, copies=True).to_arrow(), kind, x=x, y=y, by=by)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -95,6 +95,16 @@ def test_a_notebook_shows_what_varies_and_nothing_else_happens(store: Store, swe
     assert "<script>" not in page and "&lt;script&gt;" in page and "b" * 201 not in page
 
 
+def test_a_plot_has_every_condition(sweep: Sweep, store: Store) -> None:
+    """The untrained model stands at the beginning of each learning rate's curve."""
+    chart = sweep.results("recognition", store.location).plot(by="lr").to_dict()
+    points = [row for rows in chart["datasets"].values() for row in rows]
+    drawn = {(row["lr"], row["exposures"]) for row in points if "exposures" in row}
+    assert drawn == {("0.001", 0), ("0.001", 1), ("0.003", 0), ("0.003", 1)}
+    with pytest.raises(memexp.SpecError, match="nowhere"):
+        sweep.results("recognition", store.location).plot(by="nowhere")
+
+
 def test_what_is_not_there_is_told_with_what_is(store: Store, sweep: Sweep, tmp_path: Path) -> None:
     opened = memexp.open(store.location)
     with pytest.raises(StoreError, match="has no 'recal'; it has recognition, sweeps"):
