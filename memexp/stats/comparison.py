@@ -137,8 +137,9 @@ def _conditions(rows: pa.Table, side: Codes, units: set[str]) -> list[str]:
         if varies and (name in PROBED or (value == value[one][condition]).all()):
             found.append(name)
     if {"probe_id", "probe_settings"} <= {*rows.column_names}:  # probes of one condition are no replications
-        probe = codes([condition, rows.column("probe_id")], rows.num_rows)
-        found += ["probe_settings"] if probe.max(initial=-1) > condition.max(initial=-1) else []
+        told = codes([condition, *(rows.column(name) for name in PROBED if name in found)], rows.num_rows)
+        probe = codes([told, rows.column("probe_id")], rows.num_rows)
+        found += ["probe_settings"] if probe.max(initial=-1) > told.max(initial=-1) else []
     return found
 
 
