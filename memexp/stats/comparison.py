@@ -130,13 +130,23 @@ def _conditions(rows: pa.Table, side: Codes, units: set[str]) -> list[str]:
         if pa.types.is_nested(rows.schema.field(name).type):
             continue
         value = codes([rows.column(name)], rows.num_rows)
-        varies = any(np.ptp(value[side == at]) for at in (0, 1) if (side == at).any())
+        told = np.ones(rows.num_rows, bool)
+        if _said_by_others(name):
+            told = rows.column(name).is_valid().to_numpy()
+        varies = any(len(np.unique(value[told & (side == at)])) > 1 for at in (0, 1))
         if varies and (name in PROBED or (value == value[one][condition]).all()):
             found.append(name)
     if {"probe_id", "probe_settings"} <= {*rows.column_names}:  # probes of one condition are no replications
-        probe = codes([condition, rows.column("probe_id")], rows.num_rows)
-        found += ["probe_settings"] if probe.max(initial=-1) > condition.max(initial=-1) else []
+        told = codes([condition, *(rows.column(name) for name in PROBED if name in found)], rows.num_rows)
+        probe = codes([told, rows.column("probe_id")], rows.num_rows)
+        found += ["probe_settings"] if probe.max(initial=-1) > told.max(initial=-1) else []
     return found
+
+
+def _said_by_others(name: str) -> bool:
+    """Whether another column says whether it is there at all: ``method``, ``forget_side`` or a number of steps."""
+    said = name in ("forget_layer", "restudy_exposures") or name.startswith(("lora_", "interference_", "pretrain_"))
+    return said and name != "pretrain_steps"
 
 
 def _told_apart(rows: pa.Table, side: Codes, units: Units) -> Units:
@@ -188,6 +198,8 @@ def _outside(one: Difference, margin: float) -> float | None:
     """p of a difference at least as large as `margin`: the larger one of two one-sided tests (Schuirmann 1987)."""
     if one.center is None or one.error is None or one.df is None:
         return None
+    if not one.error:
+        return float(abs(one.center) >= margin)
     return float(distributions.t.sf((margin - abs(one.center)) / one.error, one.df))
 
 

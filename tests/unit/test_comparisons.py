@@ -195,6 +195,26 @@ def test_equal_within_a_margin_is_shown_and_not_presumed() -> None:
     assert (few["verdict"], few["p"]) == ("undecided", 1) and few["detectable"] > 0.02
 
 
+def test_a_table_is_equivalent_to_itself() -> None:
+    """Whatever the intervals are over; only choices of few items, all alike, prove too little."""
+    draw = np.random.default_rng(0)
+    seed, item = (part.ravel() for part in np.mgrid[:4, :300])
+    for values in (draw.random(1200) < 0.8, draw.random(1200)):
+        for over in (None, "items", "seeds"):
+            table = pa.table({"right": values, "seed": seed, "item": item})
+            assert verdict(table, table, over=over)["verdict"] == "equivalent"
+    twice = pa.table({"right": np.ones(20), "item": np.arange(20) % 10})
+    assert verdict(twice, twice)["verdict"] == "undecided"
+
+
+def test_settings_of_what_is_absent_make_no_conditions() -> None:
+    steps = pa.array([None, 1, 2], pa.int64())
+    rows = {"condition_id": ["a", "b", "c"], "retention_steps": steps, "interference_lr": [None, 1e-3, 1e-3]}
+    table = pa.table({name: [value for value in column for _ in range(5)] for name, column in rows.items()})
+    table = table.append_column("right", pa.array(np.arange(15.0))).append_column("item", pa.array([*range(5)] * 3))
+    assert stats.compare(table, table, "right").column_names[:2] == ["retention_steps", "verdict"]
+
+
 def test_the_detectable_difference_is_found_as_often_as_promised() -> None:
     draw = np.random.default_rng(0)
     noise = draw.normal(0, 1, (400, 50))
