@@ -63,22 +63,7 @@ def _figure(
     kind: str, measure: Measure, names: Sequence[str], grid: Sequence[str], found: Sequence[dict[str, Any]]
 ) -> Figure | None:
     layout = Layout("what", (IN_SAMPLE, LEFT_OUT), tuple(name for name in names if name != "model")[:2], "", ())
-    rows: list[Row] = []
-    for row in found:
-        said = ", ".join(f"{name} {text(row[name])}" for name in grid)
-        edge = f" (at the grid's edge: {row['edge']})" if row.get("edge") else ""
-        common = {name: text(row[name]) for name in names} | {"point": said + edge, "seed": ALL, "_rule": False}
-        common |= {"_n": f"{row['n']:,}", "_panel": layout.panel(row), "_chance": None, "lr": text(row.get("lr"))}
-        own = [(IN_SAMPLE, row["mean"], row.get("low"), row.get("high"))]
-        if row.get("left_out") is not None:
-            own.append((LEFT_OUT, row["left_out"], None, None))
-        for what, mean, low, high in own:
-            interval = f"{low:.3g} to {high:.3g}" if low is not None and high is not None else row.get("reason") or ""
-            rows.append(
-                common
-                | {"what": what, "_colour": what, "_y": mean, "_low": mean if low is None else low}
-                | {"_high": mean if high is None else high, "_mean": f"{mean:.3g}", "_interval": interval or "none"}
-            )
+    rows = [drawn for row in found for drawn in _rows(row, names, grid, layout)]
     value = Axis("_y", measure.title)
     models = list(dict.fromkeys(row["model"] for row in rows))
     tooltip = [(name, name.replace("_", " ")) for name in (*names, "what", "point")]
@@ -102,3 +87,23 @@ def _figure(
     return Figure(
         f"best-{kind}-{measure.name}", title, said, panels, layout.legend, "", (), [*names, "what", "point"], rows
     )
+
+
+def _rows(row: dict[str, Any], names: Sequence[str], grid: Sequence[str], layout: Layout) -> list[Row]:
+    """The best point of one group in-sample, and with each replication left out."""
+    said = ", ".join(f"{name} {text(row[name])}" for name in grid)
+    edge = f" (at the grid's edge: {row['edge']})" if row.get("edge") else ""
+    common = {name: text(row[name]) for name in names} | {"point": said + edge, "seed": ALL, "_rule": False}
+    common |= {"_n": f"{row['n']:,}", "_panel": layout.panel(row), "_chance": None, "lr": text(row.get("lr"))}
+    own = [(IN_SAMPLE, row["mean"], row.get("low"), row.get("high"))]
+    if row.get("left_out") is not None:
+        own.append((LEFT_OUT, row["left_out"], None, None))
+    rows: list[Row] = []
+    for what, mean, low, high in own:
+        interval = f"{low:.3g} to {high:.3g}" if low is not None and high is not None else row.get("reason") or ""
+        rows.append(
+            common
+            | {"what": what, "_colour": what, "_y": mean, "_low": mean if low is None else low}
+            | {"_high": mean if high is None else high, "_mean": f"{mean:.3g}", "_interval": interval or "none"}
+        )
+    return rows
