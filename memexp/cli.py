@@ -49,9 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(command=work)
-        sub.add_argument(
-            "--store", default=None, help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)"
-        )
+        sub.add_argument("--store", help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)")
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
 
@@ -65,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
     run.add_argument("--local", action="store_true", help="execute in this process, without Ray: to debug")
     run.add_argument("--retry-diverged", action="store_true", help="train again what reached a loss that is not finite")
+    _ask_of_comparison(command("compare", _compare, "differences of two stores or sweeps, with verdicts"))
     command("status", _status, "how far each sweep of a store is, and why conditions failed")
     query = command("query", _query, "ask the store in SQL, read-only; tables are named by kind")
     query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
@@ -102,6 +101,22 @@ def _ask_of_purchase(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--memory", type=float, metavar="GB", help="of a device: how many workers does each model take?")
     plan.add_argument("--price", type=float, help="of a device for an hour: what does it cost?")
     plan.add_argument("--device", help="to estimate time for, such as h100 or a100 (default: h100, or cpu)")
+
+
+def _ask_of_comparison(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("a", metavar="A", help="a sweep of the store, or a store: a folder, s3://... or gs://...")
+    compare.add_argument("b", metavar="B", help="the same; its means are taken from those of A")
+    compare.add_argument("--kind", action="append", default=[], help="what to compare (default: all that both have)")
+    compare.add_argument(
+        "--by", metavar="COLUMNS", help="what makes a condition, such as model,lr (default: what varies)"
+    )
+    about = "what intervals are about (default: the widest that the rows allow)"
+    compare.add_argument("--over", choices=["items", "seeds", "lists", "both"], help=about)
+    compare.add_argument(
+        "--margin", type=float, default=0.02, help="differences this small are equivalent (default: .02)"
+    )
+    compare.add_argument("--level", type=float, default=0.95, help="of the intervals (default: .95)")
+    compare.add_argument("--csv", action="store_true", help="as CSV, with all columns")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -233,6 +248,16 @@ def _verify(options: argparse.Namespace) -> int:
     from memexp.report.verify import print_verification
 
     return print_verification(_store(options))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from memexp.report.compared import print_comparison
+    from memexp.store import Store, default_store
+
+    asked = {name: getattr(options, name) for name in ("over", "margin", "level")}
+    asked["by"] = options.by.split(",") if options.by else None
+    store = Store(options.store or default_store())
+    return print_comparison((options.a, options.b), store, options.kind, options.csv, **asked)
 
 
 def _compact(options: argparse.Namespace) -> int:

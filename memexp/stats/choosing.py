@@ -64,28 +64,22 @@ def best(
     points, keys = groups_of(rows, [*by, *grid])
     found = means(values, points, units, over, level)
     groups = codes([keys[name] for name in by], keys.num_rows)
-    where = rows_of_each(np.where(there, points.codes, -1), points.count)
     order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in grid]).to_numpy() if grid else [0]
-    mean = np.nan_to_num(found["mean"].to_numpy() * (-1 if smallest else 1), nan=-np.inf)
     sign = -1 if smallest else 1
+    mean = np.nan_to_num(found["mean"].to_numpy() * sign, nan=-np.inf)
+    where = rows_of_each(np.where(there, points.codes, -1), points.count)
     chosen = []
     for group in dict.fromkeys(groups.tolist()):
         of_group = np.array([point for point in order if groups[point] == group])
-        at = int(of_group[np.argmax(mean[of_group])])
         here = np.concatenate([where[point] for point in of_group])
         left_out, replications = _left_out(values[here] * sign, points.codes[here], units.take(here))
-        chosen.append(
-            _Chosen(
-                at,
-                points=int(np.isfinite(mean[of_group]).sum()),
-                tied=int((mean[of_group] == mean[at]).sum()) - 1,
-                edge=_edge(keys.take(of_group), keys.slice(at, 1), grid),
-                left_out=None if left_out is None else left_out * sign,
-                replications=replications,
-            )
-        )
-    best_points = [one.at for one in chosen]
-    return beside(keys.take(best_points), beside(found.drop_columns(["error", "df"]).take(best_points), _table(chosen)))
+        left_out = None if left_out is None else left_out * sign
+        at = int(of_group[np.argmax(mean[of_group])])
+        tied, measured = int((mean[of_group] == mean[at]).sum()) - 1, int(np.isfinite(mean[of_group]).sum())
+        edge = _edge(keys.take(of_group), keys.slice(at, 1), grid)
+        chosen.append(_Chosen(at, measured, tied, edge, left_out, replications))
+    at_best = [one.at for one in chosen]
+    return beside(keys.take(at_best), beside(found.drop_columns(["error", "df"]).take(at_best), _table(chosen)))
 
 
 @dataclass(frozen=True)

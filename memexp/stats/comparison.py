@@ -37,6 +37,8 @@ __all__ = ["compare"]
 DIFFERS, EQUIVALENT, UNDECIDED = "differs", "equivalent", "undecided"
 LISTS = ("replication", "corpus", TWINS)
 """Beside columns of seeds those that by default make no condition."""
+PROBED = ("task", "ablated_side", "ablated_layer", "metric")
+"""Columns of which rows of different values are different measurements, also within one condition."""
 TEXT = "target"
 """The column that says whether items of the same number are the same, where both tables have it."""
 
@@ -65,7 +67,8 @@ def compare(
         a, b: tables, as for `memexp.stats.summary`.
         value: a column, or two, as for `summary`.
         by: columns that make a condition; by default all that both have, that vary in either and that are the same in
-            all rows of a ``condition_id``, without those of items, seeds and lists.
+            all rows of a ``condition_id``, without those of items, seeds and lists; tasks, ablated blocks and metrics;
+            and settings of probes where a condition has several.
         margin: of equivalence, in units of `value`: 2 points of a share.
         over: as for `mean_interval`: None for the widest that both sides of a condition allow.
         power: with which a difference of size `detectable` would have been found.
@@ -122,15 +125,28 @@ def _conditions(rows: pa.Table, side: Codes, units: set[str]) -> list[str]:
     one[condition] = np.arange(rows.num_rows)  # some row of each condition
     found = []
     for name in rows.column_names:
-        if name in units or name in (*SEEDS, *LISTS, "probe_settings") or name.endswith("_id"):
+        if (name in units and name not in PROBED) or name in (*SEEDS, *LISTS, "probe_settings") or name.endswith("_id"):
             continue
         if pa.types.is_nested(rows.schema.field(name).type):
             continue
         value = codes([rows.column(name)], rows.num_rows)
-        alike = (value == value[one][condition]).all()
-        if alike and any(np.ptp(value[side == at]) for at in (0, 1) if (side == at).any()):
+        told = np.ones(rows.num_rows, bool)
+        if _said_by_others(name):
+            told = rows.column(name).is_valid().to_numpy()
+        varies = any(len(np.unique(value[told & (side == at)])) > 1 for at in (0, 1))
+        if varies and (name in PROBED or (value == value[one][condition]).all()):
             found.append(name)
+    if {"probe_id", "probe_settings"} <= {*rows.column_names}:  # probes of one condition are no replications
+        told = codes([condition, *(rows.column(name) for name in PROBED if name in found)], rows.num_rows)
+        probe = codes([told, rows.column("probe_id")], rows.num_rows)
+        found += ["probe_settings"] if probe.max(initial=-1) > told.max(initial=-1) else []
     return found
+
+
+def _said_by_others(name: str) -> bool:
+    """Whether another column says whether it is there at all: ``method``, ``forget_side`` or a number of steps."""
+    said = name in ("forget_layer", "restudy_exposures") or name.startswith(("lora_", "interference_", "pretrain_"))
+    return said and name != "pretrain_steps"
 
 
 def _told_apart(rows: pa.Table, side: Codes, units: Units) -> Units:
@@ -182,6 +198,8 @@ def _outside(one: Difference, margin: float) -> float | None:
     """p of a difference at least as large as `margin`: the larger one of two one-sided tests (Schuirmann 1987)."""
     if one.center is None or one.error is None or one.df is None:
         return None
+    if not one.error:
+        return float(abs(one.center) >= margin)
     return float(distributions.t.sf((margin - abs(one.center)) / one.error, one.df))
 
 

@@ -24,8 +24,9 @@ from memexp.stats.tables import Codes, Floats, Units, numbers
 
 __all__ = ["CURVES", "Fit", "fit_curve"]
 
-CURVES = ("power", "exponential", "log")
-"""``power``: floor + a (1 + t)^-c; ``exponential``: floor + a exp(-t / c); ``log``: floor - a log10 t, of t >= 1."""
+CURVES = {"power": ("a", "c", "floor"), "exponential": ("a", "c", "floor"), "log": ("a", "floor")}
+"""``power``: floor + a (1 + t)^-c; ``exponential``: floor + a exp(-t / c); ``log``: floor - a log10 t, of t >= 1.
+Their parameters by name, in the order of `Fit`."""
 MANY = 20
 """Clusters from which on the percentiles of resamples are an interval; of fewer, t times their standard deviation."""
 FEWEST_INTERVALS = 3
@@ -68,7 +69,7 @@ def fit_curve(
     items: Any = None,
     seeds: Any = None,
     lists: Any = None,
-    curves: Sequence[str] = CURVES,
+    curves: Sequence[str] = tuple(CURVES),
     floor: float | None = None,
     over: str | None = None,
     level: float = 0.95,
@@ -89,12 +90,7 @@ def fit_curve(
         SpecError: a curve is unknown, a `t` is negative or missing, or there are fewer than three different ones.
     """
     check_level(over, level)
-    times, found = numbers(t, "t"), numbers(values, "values")
-    if len(times) != len(found) or not (times >= 0).all():
-        raise SpecError("fit_curve: t must be a number of steps, 0 or more, for each of the values")
-    for curve in curves:
-        if curve not in CURVES:
-            raise SpecError(f"fit_curve: {curve!r} is none of {', '.join(CURVES)}")
+    times, found = _checked(t, values, curves)
     there = ~np.isnan(found)
     times, found, units = times[there], found[there], units_from(len(there), items, seeds, lists).take(there)
     steps, at = np.unique(times, return_inverse=True)
@@ -102,36 +98,33 @@ def fit_curve(
         raise SpecError(
             f"fit_curve: a curve needs {FEWEST_INTERVALS} intervals of a step or more, got {steps.tolist()}"
         )
-    lowest = 0.0 if (found >= 0).all() else -math.inf
     mean = np.bincount(at, found) / np.bincount(at)
-    group = Group.one(len(found))
-    about = spread((found - mean[at]) / max(len(found), 1), group, units, over)
+    about = spread((found - mean[at]) / max(len(found), 1), Group.one(len(found)), units, over)
     kinds = about.kinds[0] if not np.isnan(about.error[0]) else ()
-    means = _resampled(found, at, units, kinds, resamples, seed) if kinds else np.zeros((0, len(steps)))
+    resampled = _resampled(found, at, units, kinds, resamples, seed) if kinds else np.zeros((0, len(steps)))
     fewest = min((int(about.counts[kind][0]) for kind in kinds), default=0)
+    lowest = 0.0 if (found >= 0).all() else -math.inf
     fits = []
     for curve in curves:
-        fitted = _fitter(curve, steps, floor, lowest)
-        names = ("a", "c", "floor") if curve != "log" else ("a", "floor")
-        best, *others = fitted(np.stack([mean, *means]), np.ones(len(steps), bool))
+        fitted, names = _fitter(curve, steps, floor, lowest), CURVES[curve]
+        best, *others = fitted(np.stack([mean, *resampled]), np.ones(len(steps), bool))
         low, high = _bounds(best, np.array(others), names, fewest, level)
-        fits.append(
-            Fit(
-                curve=curve,
-                parameters=dict(zip(names, best.tolist(), strict=True)),
-                low=low,
-                high=high,
-                held_out=_held_out(curve, steps, mean, fitted, len(names)),
-                chosen=False,
-                steps=int((steps >= 1).sum() if curve == "log" else len(steps)),
-                n=len(found),
-                over=about.over[0],
-                reason=about.reason[0],
-                level=level,
-            )
-        )
+        error = _held_out(curve, steps, mean, fitted, len(names))
+        named = dict(zip(names, best.tolist(), strict=True))
+        counts = int((steps >= 1).sum() if curve == "log" else len(steps)), len(found)
+        fits.append(Fit(curve, named, low, high, error, False, *counts, about.over[0], about.reason[0], level))
     fits.sort(key=lambda fit: math.inf if fit.held_out is None else fit.held_out)
     return [replace(fit, chosen=rank == 0 and fit.held_out is not None) for rank, fit in enumerate(fits)]
+
+
+def _checked(t: Any, values: Any, curves: Sequence[str]) -> tuple[Floats, Floats]:
+    times, found = numbers(t, "t"), numbers(values, "values")
+    if len(times) != len(found) or not (times >= 0).all():
+        raise SpecError("fit_curve: t must be a number of steps, 0 or more, for each of the values")
+    for curve in curves:
+        if curve not in CURVES:
+            raise SpecError(f"fit_curve: {curve!r} is none of {', '.join(CURVES)}")
+    return times, found
 
 
 Fitter = Callable[[Floats, Any], Floats]
@@ -177,18 +170,18 @@ def _fitter(curve: str, steps: Floats, floor: float | None, lowest: float) -> Fi
         for _ in range(ROUNDS):
             log_c = np.clip(middle[:, None] + np.linspace(-half, half, GRID), *ends)
             falling = _falling(curve, np.exp(log_c), t)
-            a, least = _linear(falling, target, floor, lowest)
-            errors = ((least[..., None] + a[..., None] * falling - target) ** 2).sum(-1)
+            a, named = _linear(falling, target, floor, lowest)
+            errors = ((named[..., None] + a[..., None] * falling - target) ** 2).sum(-1)
             middle = np.take_along_axis(log_c, errors.argmin(1)[:, None], 1)[:, 0]
             half *= 2 / (GRID - 1)
-        a, least = _linear(_falling(curve, np.exp(middle), t), means[:, used], floor, lowest)
-        return np.stack([a, np.exp(middle), least], 1)
+        a, named = _linear(_falling(curve, np.exp(middle), t), means[:, used], floor, lowest)
+        return np.stack([a, np.exp(middle), named], 1)
 
     return search
 
 
 def _linear(x: Floats, y: Floats, floor: float | None, lowest: float) -> Floats:
-    """a and floor of floor + a x with the least squares, the floor given or not below `lowest`.
+    """a and floor of floor + a x with the named squares, the floor given or not below `lowest`.
 
     `x` and `y` have shapes (..., points); the answer (2, ...).
     """
@@ -197,9 +190,9 @@ def _linear(x: Floats, y: Floats, floor: float | None, lowest: float) -> Floats:
         through = (x * (y - given)).sum(-1) / (x**2).sum(-1)
         middle = x - x.mean(-1, keepdims=True)
         a = (middle * y).sum(-1) / (middle**2).sum(-1)
-    least = y.mean(-1) - a * x.mean(-1)
-    fixed = ~(least >= lowest) if floor is None else np.ones_like(a, bool)
-    return np.array([np.where(fixed, through, a), np.where(fixed, given, least)])
+    named = y.mean(-1) - a * x.mean(-1)
+    fixed = ~(named >= lowest) if floor is None else np.ones_like(a, bool)
+    return np.array([np.where(fixed, through, a), np.where(fixed, given, named)])
 
 
 def _held_out(curve: str, steps: Floats, mean: Floats, fitted: Fitter, parameters: int) -> float | None:

@@ -182,8 +182,20 @@ def _compared(
         return _choices(values, side, units, paired, said)
     center, error, df = mean[0] - mean[1], float(found.error[0]), float(found.df[0])
     if error <= SAME * max(1, *map(abs, mean)):
-        return _Compared(test, said[0], f"no variation over {said[0]}")
+        return _without_variation(values, units, paired, said[0], center)
     return _Compared(test, *said, center, error, df, float(2 * distributions.t.sf(abs(center) / error, df)))
+
+
+def _without_variation(values: Floats, units: Units, paired: bool, over: str, center: float) -> _Compared:
+    """Of a difference that every cluster has alike. No choice that differs, of few items, is no proof of equality."""
+    reason = f"no variation over {over}"
+    if not paired:
+        return _Compared(UNPAIRED, over, reason)
+    if abs(center) > SAME:
+        return _Compared(PAIRED, over, reason, center, 0.0, math.inf, 0.0)
+    if np.isin(values, (0, 1)).all():  # as `_choices` has it where no item differs
+        return _Compared(MCNEMAR, "items", reason, 0.0, 1 / (len(np.unique(units.items)) + 2), math.inf, 1.0)
+    return _Compared(PAIRED, over, reason, 0.0, 0.0, math.inf, 1.0)
 
 
 def _choices(values: Floats, side: Codes, units: Units, paired: bool, said: tuple[str, str | None]) -> _Compared:

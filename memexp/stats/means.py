@@ -110,8 +110,9 @@ def summary(
         by: columns that make the groups; NULL is a group. None, and all rows are one.
         over, level: as for `mean_interval`.
         items, seeds, lists: the column that tells them, or several that tell them together. By default those of
-            memexp's rows that the table has, without what is in `by`: ``item``; ``seed``, ``init_seed``, ``lora_seed``,
-            ``pretrain_seed``; ``corpus_id`` (or ``corpus``) and ``replication``. Columns that are all NULL say nothing.
+            memexp's rows that the table has, without what is in `by`: ``task`` and ``item``; ``seed``, ``init_seed``,
+            ``lora_seed``, ``pretrain_seed``; ``corpus_id`` (or ``corpus``) and ``replication``. Columns that are all
+            NULL say nothing.
             A condition and its counterbalanced twin share their items: no list is taken from a corpus there.
             ``()`` for none.
 

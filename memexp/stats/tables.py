@@ -89,9 +89,10 @@ def arrow(table: Any) -> pa.Table:
 
 
 def column(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """Raises SpecError with the columns there are."""
+    """Raises SpecError with the columns that hold something."""
     if name not in table.column_names:
-        raise SpecError(f"there is no column {name!r}; there are {', '.join(table.column_names) or 'none'}")
+        there = [one for one in table.column_names if table.column(one).null_count < table.num_rows]
+        raise SpecError(f"there is no column {name!r}; there are {', '.join(there) or 'none'}")
     return table.column(name)
 
 
@@ -172,7 +173,7 @@ def names_of(
     table: pa.Table, items: Names, seeds: Names, lists: Names, apart: Sequence[str] = ()
 ) -> dict[str, list[str]]:
     """Which columns tell items, seeds and lists. Columns that are all NULL tell nothing."""
-    usual = {"items": ["item"], "seeds": list(SEEDS), "lists": ["replication", *_corpus(table)]}
+    usual = {"items": ["task", "item"], "seeds": list(SEEDS), "lists": ["replication", *_corpus(table)]}
     found = {}
     for part, given in (("items", items), ("seeds", seeds), ("lists", lists)):
         if given is None:

@@ -18,7 +18,7 @@ from memexp.sources import Sources
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SWEEP, PROBE, SEARCH, QUERIES, FACTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SWEEP, PROBE, SEARCH, QUERIES, STATISTICS, FACTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_its_sweep_is_one() -> None:
@@ -74,6 +74,10 @@ def test_its_queries_answer(
     recall = module["recall"]
     assert isinstance(recall, pandas.DataFrame)
     assert {"list", "experiment"} <= set(recall.columns)
+    for line in STATISTICS.splitlines():
+        exec(f"found = {line}" if line.startswith("stats.") else line, module)
+        table = module.get("found")
+        assert table is None or (isinstance(table, pa.Table) and table["n"].to_pylist() == [2])
 
 
 def test_what_it_names_exists() -> None:
