@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from memexp.errors import ClusterError, DataError, MemexpError, ModelError, SpecError, StoreError
     from memexp.plan.inspection import depth
     from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall, Recognition
+    from memexp.results import open_store as open  # noqa: F401 - public, if not for `import *`
     from memexp.script import run_options
     from memexp.spec import (
         ASHA,
@@ -112,6 +113,7 @@ _HOMES = {
     **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
     "Store": "store",
     "depth": "plan.inspection",
+    "open": "results",
     "Sweep": "sweep",
     "run_options": "script",
 }
@@ -123,10 +125,12 @@ def __getattr__(name: str) -> Any:
 
     if name == "stats":  # a package; not in __all__, so that `from memexp import *` does not wait for scipy
         return importlib.import_module("memexp.stats")
-    if name not in __all__:
+    if name not in __all__ and name != "open":  # which is not in it: `import *` would hide Python's own
         raise AttributeError(f"module 'memexp' has no attribute {name!r}")
     home = _HOMES.get(name, "errors" if name.endswith("Error") else "spec")
     module = importlib.import_module(f"memexp.{home}")
+    if name == "open":
+        return module.open_store
     if not hasattr(module, name):
         module = importlib.import_module("memexp.probes")
     return getattr(module, name)

@@ -27,6 +27,7 @@ from memexp.plan.model_checks import check_contexts, check_forgetting
 from memexp.report.ending import say_page
 from memexp.report.output import spoken
 from memexp.report.terminal import print_searches, print_summary, say
+from memexp.results import Results, open_store
 from memexp.script import being_loaded, carried_out, guarded, run_options
 from memexp.search.candidates import Prepared, prepare
 from memexp.signals import heeded
@@ -95,6 +96,13 @@ class Sweep:
         sources = Sources()
         forest, searches = self.grow(sources), self.prepare(sources)
         return plan_of(forest, searches, Store(store or default_store()), purchase)
+
+    def results(self, kind: str, store: str | os.PathLike[str] | None = None, copies: bool = False) -> Results:
+        """The rows of a kind that belong to this sweep as it was last started; see `memexp.results.Opened.results`.
+
+        Raises StoreError where there is no such store, or none of the sweep's results are in it.
+        """
+        return open_store(store).results(kind, self.name, copies)
 
     def run(
         self,

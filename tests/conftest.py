@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "HF_HOME": f"{home}/huggingface",
         "XDG_CACHE_HOME": f"{home}/cache",
         "TOKENIZERS_PARALLELISM": "false",
-        "MEMEXP_REPORT": "no",  # seconds of drawing for every sweep that a test runs; test_page.py asks for it
+        "MEMEXP_REPORT": "no",  # seconds of drawing for every sweep of a test; unit/test_page.py asks for it
     }
 
 

@@ -34,9 +34,9 @@ def drawn_parts(config: PreTrainedConfig, seed: int, world: World) -> dict[str, 
         try:
             with registering(drawing.begun), drawing:
                 lm: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            return drawing.parts(lm)
         except _ComesBackError:
             return None
-    return drawing.parts(lm)
 
 
 class _ComesBackError(Exception):
@@ -68,6 +68,8 @@ class _Drawing(TorchDispatchMode):
         """By the first names in `lm`."""
         self._turn_to(None)
         saved = lm.state_dict().keys()
+        if any(_key(parameter) not in self._own for parameter in lm.parameters()):  # given other memory on the way
+            raise _ComesBackError
         buffers = {name: one for name, one in lm.named_buffers() if name in saved}
         return {name: self._own[_key(parameter)] for name, parameter in lm.named_parameters()} | buffers
 

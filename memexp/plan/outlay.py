@@ -13,17 +13,18 @@ from dataclasses import dataclass
 
 from memexp.plan.attempts import Log
 from memexp.plan.devices import ETHERNET, HOST, PCIE, REACHED, Device
-from memexp.plan.forest import BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
+from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.inspection import Inspection
 from memexp.plan.memory import Load
 from memexp.plan.trials import Trial
-from memexp.sources import Stream
+from memexp.sources import ResolvedModel, Stream, Texts
+from memexp.sources.tokens import bytes_per_token
 from memexp.spec import LoRA, Resources
 
 __all__ = ["Work", "hours", "load_of", "seconds_per_token", "work_alone", "work_of"]
 
 BYTES = 4
-"""Of text in a token, about."""
+"""Of text in a token, where no tokenizer is at hand that tells."""
 PADDING = 1.15
 """Of a batch, which is of texts of like length."""
 RECALLED = 6_144
@@ -53,8 +54,13 @@ class Work:
 def load_of(forest: Forest, base: str) -> Load:
     """What the stages below a base take of memory."""
     stages = [stage for stage in forest.stages.values() if forest.base(stage.id).id == base]
-    trained = [stage for stage in stages if isinstance(stage, TrainingStage)]
-    tokens = [PADDING * stage.settings.batch_size * _tokens(forest, stage) for stage in trained]
+    lengths = _Lengths(forest.base(base).model)
+    trained = {
+        (stage.corpus, stage.settings.block_size, stage.settings.batch_size): stage
+        for stage in stages
+        if isinstance(stage, TrainingStage)
+    }
+    tokens = [PADDING * size * lengths.studied(forest, stage) for (_, _, size), stage in trained.items()]
     recalls = any(ask.kind in ("recall", "qa") and forest.base(ask.stage).id == base for ask in forest.asks)
     return Load(int(max(tokens, default=0)), _forks(base, stages), RECALLED if recalls else 0)
 
@@ -77,13 +83,15 @@ def work_of(base: str, trials: Sequence[Trial]) -> Work:
     """What the trials of a base do."""
     mine = [trial for trial in trials if trial.base.id == base]
     stages = [(trial, stage) for trial in mine for stage in trial.stages if stage.id not in trial.given]
-    return _work(stages, len({ask.measurement for trial in mine for ask in trial.asks}))
+    measurements = {ask.measurement: (trial, ask) for trial in mine for ask in trial.asks}
+    return _work(stages, measurements.values())
 
 
 def work_alone(base: str, trials: Sequence[Trial]) -> Work:
     """What it would be if every condition were trained and measured by itself; the untrained model is measured once."""
     stages: list[tuple[Trial, TrainingStage | ForgetStage]] = []
-    measurements, untrained = 0, set()
+    measurements: list[tuple[Trial, Ask]] = []
+    untrained: dict[tuple[str, str], tuple[Trial, Ask]] = {}
     for trial in (trial for trial in trials if trial.base.id == base):
         known = {stage.id: stage for stage in trial.stages}
         for end in dict.fromkeys((ask.condition_id, ask.stage) for ask in trial.asks):
@@ -91,24 +99,57 @@ def work_alone(base: str, trials: Sequence[Trial]) -> Work:
             while at in known:
                 stages.append((trial, known[at]))
                 at = known[at].parent
-        measurements += sum(ask.stage != base for ask in trial.asks)
-        untrained |= {ask.measurement for ask in trial.asks if ask.stage == base}
-    return _work(stages, measurements + len(untrained))
+        measurements += [(trial, ask) for ask in trial.asks if ask.stage != base]
+        untrained |= {ask.measurement: (trial, ask) for ask in trial.asks if ask.stage == base}
+    return _work(stages, [*measurements, *untrained.values()])
 
 
-def _work(stages: Iterable[tuple[Trial, TrainingStage | ForgetStage]], measurements: int) -> Work:
-    """Of stages, as often as they come, and measurements: of two lists like the longest studied, as recognition's."""
+def _work(
+    stages: Iterable[tuple[Trial, TrainingStage | ForgetStage]], measurements: Iterable[tuple[Trial, Ask]]
+) -> Work:
+    """Of stages and measurements, as often as they come; a measurement reads the texts of its probe once."""
     batches: Counter[tuple[int, float]] = Counter()
+    lengths: _Lengths | None = None
     found: dict[str, tuple[int, float]] = {}  # a stage may come a thousand times
-    texts = 0.0
     for trial, stage in stages:
         if not isinstance(stage, TrainingStage):
             continue
+        lengths = lengths or _Lengths(trial.base.model)
         if stage.id not in found:
-            found[stage.id] = stage.settings.batch_size, _tokens(trial, stage)
-            texts = max(texts, _count(trial, stage) * found[stage.id][1])
+            found[stage.id] = stage.settings.batch_size, lengths.studied(trial, stage)
         batches[found[stage.id]] += stage.steps
-    return Work(batches, int(2 * texts * measurements))
+    read = 0.0
+    for trial, ask in measurements:
+        lengths = lengths or _Lengths(trial.base.model)
+        read += sum(lengths.read(trial, corpus) for corpus in ask.corpora.values())
+    return Work(batches, int(read))
+
+
+class _Lengths:
+    """Tokens of lists for a model, about; each list is looked at once."""
+
+    def __init__(self, model: ResolvedModel) -> None:
+        self.model = model
+        self._known: dict[tuple[str, int | None], float] = {}
+
+    def studied(self, corpora: Corpora, stage: TrainingStage) -> float:
+        """Of a text that a stage trains on."""
+        block, corpus = stage.settings.block_size, corpora.corpus(stage.corpus)
+        if isinstance(corpus, Stream) or not corpus.items:
+            return float(block)
+        return self._of(stage.corpus, corpus, block) / corpus.count
+
+    def read(self, corpora: Corpora, name: str) -> float:
+        """Of all texts of a list that is measured."""
+        corpus = corpora.corpus(name)
+        return 0.0 if isinstance(corpus, Stream) else self._of(name, corpus, None)
+
+    def _of(self, name: str, texts: Texts, block: int | None) -> float:
+        if (name, block) not in self._known:
+            size = bytes_per_token(self.model, texts) or BYTES
+            lengths = [2 + len(text.encode()) / size for text in texts.items]
+            self._known[name, block] = sum(min(block or length, length) for length in lengths)
+        return self._known[name, block]
 
 
 def hours(
@@ -162,16 +203,3 @@ def seconds_per_token(log: Log, model: str, device: str) -> float | None:
     ]
     tokens = sum(row["tokens"] for row in rows)
     return sum(row["seconds"] * (row["workers"] or 1) for row in rows) / tokens if tokens else None
-
-
-def _tokens(corpora: Corpora, stage: TrainingStage) -> float:
-    """Tokens of a text that a stage trains on, about."""
-    block, corpus = stage.settings.block_size, corpora.corpus(stage.corpus)
-    if isinstance(corpus, Stream) or not corpus.items:
-        return float(block)
-    return sum(min(block, 2 + len(text.encode()) / BYTES) for text in corpus.items) / corpus.count
-
-
-def _count(corpora: Corpora, stage: TrainingStage) -> int:
-    corpus = corpora.corpus(stage.corpus)
-    return 1000 if isinstance(corpus, Stream) else corpus.count

@@ -21,12 +21,14 @@ from memexp.sources.texts import Texts
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["END_OF_TEXT", "cut", "end_token", "trained"]
+__all__ = ["END_OF_TEXT", "bytes_per_token", "cut", "end_token", "trained"]
 
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a trained tokenizer: begins and ends."""
 SLACK = 8
 """Tokens that a text may have beyond its bytes: a space in front, and the special ones."""
+SAMPLE = 256
+"""Texts that tell how long a token is."""
 BATCH = 4096
 """Texts that are encoded at a time: their offsets take more memory than they do."""
 
@@ -51,6 +53,20 @@ def cut(model: ResolvedModel, texts: Texts, block_size: int) -> int | None:
             for start in range(0, len(long), BATCH)
             for encoded in tokenizer.encode_batch_fast(long[start : start + BATCH])
         )
+        remember_answer(question, found)
+    return found
+
+
+def bytes_per_token(model: ResolvedModel, texts: Texts) -> float | None:
+    """Of the first texts of a list, by `model`'s tokenizer without special tokens; None where there is none to read."""
+    question = ["bytes per token", 1, version("tokenizers"), model.tokenizer_id, texts.id]
+    found = recall_answer(question)
+    if not isinstance(found, float):
+        tokenizer, some = _tokenizer(model.tokenizer), list(texts.items[:SAMPLE])
+        if tokenizer is None or not any(some):
+            return None
+        tokens = sum(len(encoded.ids) for encoded in tokenizer.encode_batch_fast(some, add_special_tokens=False))
+        found = sum(len(text.encode()) for text in some) / max(1, tokens)
         remember_answer(question, found)
     return found
 

@@ -117,9 +117,10 @@ def test_a_plan_tells_what_two_ranks_take(folder: Path, tmp_path: Path, monkeypa
     base = trial.base
     need = needed(sizes([base.model])[base.model.id], Full(), "float32", trial.resources, load_of(forest, base.id))
     taken = on_ranks(2, tmp_path / "ranks", most_of_process, trial, str(tmp_path / "store"))
-    print(f"taken {[round(one / 1e9, 2) for one in taken]} GB, planned {need.worker / 1e9:.2f}: {need}")
+    told = max(need.worker, need.together)  # a machine of drills has the room to gather all weights for recall
+    print(f"taken {[round(one / 1e9, 2) for one in taken]} GB, planned {told / 1e9:.2f}: {need}")
     for one in taken:
-        assert need.worker == pytest.approx(one, rel=NEAR)
+        assert told == pytest.approx(one, rel=NEAR)
 
 
 SMALL = """

@@ -43,6 +43,7 @@ LAYERS = [
     "figures",
     "report",
     "exchange",
+    "results",
     "script",
     "driver",
     "local",

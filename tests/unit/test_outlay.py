@@ -94,3 +94,15 @@ def test_without_sharing_every_condition_is_trained_by_itself(trajectory: Trajec
     assert alone.trained == pytest.approx(2 * shared.trained)
     assert shared.measured == alone.measured > 0  # the untrained model once, either way
     assert work_of("another", trials) == work_alone("another", trials) == Work({}, 0)
+
+
+def test_what_is_measured_of_an_untrained_model_takes_time_too(trajectory: Trajectory) -> None:
+    one, *_ = trajectory(1e-3)
+    forest = grow([dataclasses.replace(one, study=dataclasses.replace(one.study, exposures=0))])
+    trials = bundle(forest, forest.asks, lambda resources: 1)
+    [base] = [stage for stage in forest.stages.values() if isinstance(stage, BaseStage)]
+    work = work_of(base.id, trials)
+    lists = {corpus for ask in forest.asks for corpus in ask.corpora.values()}
+    texts = sum(len(forest.texts[corpus].items) for corpus in lists)
+    assert not work.batches and work.measured > 2 * texts
+    assert min(hours(work, MODEL, base, Resources(gpus=1), SLOW, None)) > 0

@@ -176,6 +176,13 @@ TABLE = [
         lambda module: module.PreTrainedModel._keys_to_ignore_on_load_missing,
     ),
     Private(
+        "transformers",
+        "_keys_to_ignore_on_load_unexpected",
+        ("core/weights.py",),
+        "a checkpoint with what transformers leaves out for some architectures is refused",
+        lambda module: module.PreTrainedModel._keys_to_ignore_on_load_unexpected,
+    ),
+    Private(
         "transformers.cache_utils",
         "layers",
         ("core/kv_cache.py",),
