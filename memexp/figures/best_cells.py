@@ -18,7 +18,7 @@ from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
 from memexp.figures.order import in_order
-from memexp.figures.varied import dimensions, text
+from memexp.figures.varied import dimensions, split, text
 from memexp.stats import best
 
 __all__ = ["best_figure"]
@@ -53,9 +53,11 @@ def _studied(result: Result) -> bool:
 def _best(
     found: Gathered, kind: str, measure: Measure, results: Sequence[Result], grid: Sequence[str], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    table = item_rows(found, kind, measure.name, [results], [*names, *grid])
+    groups = split(results, names)
+    table = item_rows(found, kind, measure.name, list(groups.values()), grid)
     lists = "list" if table.column("list").null_count < table.num_rows else ()
-    points = best(table, "value", names, grid=grid, seeds="seed", lists=lists, items="item").to_pylist()
+    told = best(table, "value", ["cell"], grid=grid, seeds="seed", lists=lists, items="item").to_pylist()
+    points = [row | dict(zip(names, list(groups)[row["cell"]], strict=True)) for row in told]
     return sorted(points, key=lambda row: (in_order({n: row[n] for n in names if n != "model"}), in_order(row)))
 
 
