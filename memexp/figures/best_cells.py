@@ -18,7 +18,7 @@ from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
 from memexp.figures.order import in_order
-from memexp.figures.varied import dimensions, text
+from memexp.figures.varied import dimensions, split, text
 from memexp.stats import best
 
 __all__ = ["best_figure"]
@@ -53,9 +53,11 @@ def _studied(result: Result) -> bool:
 def _best(
     found: Gathered, kind: str, measure: Measure, results: Sequence[Result], grid: Sequence[str], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    table = item_rows(found, kind, measure.name, [results], [*names, *grid])
+    groups = split(results, names)
+    table = item_rows(found, kind, measure.name, list(groups.values()), grid)
     lists = "list" if table.column("list").null_count < table.num_rows else ()
-    points = best(table, "value", names, grid=grid, seeds="seed", lists=lists, items="item").to_pylist()
+    told = best(table, "value", ["cell"], grid=grid, seeds="seed", lists=lists, items="item").to_pylist()
+    points = [row | dict(zip(names, list(groups)[row["cell"]], strict=True)) for row in told]
     return sorted(points, key=lambda row: (in_order({n: row[n] for n in names if n != "model"}), in_order(row)))
 
 
@@ -63,22 +65,7 @@ def _figure(
     kind: str, measure: Measure, names: Sequence[str], grid: Sequence[str], found: Sequence[dict[str, Any]]
 ) -> Figure | None:
     layout = Layout("what", (IN_SAMPLE, LEFT_OUT), tuple(name for name in names if name != "model")[:2], "", ())
-    rows: list[Row] = []
-    for row in found:
-        said = ", ".join(f"{name} {text(row[name])}" for name in grid)
-        edge = f" (at the grid's edge: {row['edge']})" if row.get("edge") else ""
-        common = {name: text(row[name]) for name in names} | {"point": said + edge, "seed": ALL, "_rule": False}
-        common |= {"_n": f"{row['n']:,}", "_panel": layout.panel(row), "_chance": None, "lr": text(row.get("lr"))}
-        own = [(IN_SAMPLE, row["mean"], row.get("low"), row.get("high"))]
-        if row.get("left_out") is not None:
-            own.append((LEFT_OUT, row["left_out"], None, None))
-        for what, mean, low, high in own:
-            interval = f"{low:.3g} to {high:.3g}" if low is not None and high is not None else row.get("reason") or ""
-            rows.append(
-                common
-                | {"what": what, "_colour": what, "_y": mean, "_low": mean if low is None else low}
-                | {"_high": mean if high is None else high, "_mean": f"{mean:.3g}", "_interval": interval or "none"}
-            )
+    rows = [drawn for row in found for drawn in _rows(row, names, grid, layout)]
     value = Axis("_y", measure.title)
     models = list(dict.fromkeys(row["model"] for row in rows))
     tooltip = [(name, name.replace("_", " ")) for name in (*names, "what", "point")]
@@ -102,3 +89,23 @@ def _figure(
     return Figure(
         f"best-{kind}-{measure.name}", title, said, panels, layout.legend, "", (), [*names, "what", "point"], rows
     )
+
+
+def _rows(row: dict[str, Any], names: Sequence[str], grid: Sequence[str], layout: Layout) -> list[Row]:
+    """The best point of one group in-sample, and with each replication left out."""
+    said = ", ".join(f"{name} {text(row[name])}" for name in grid)
+    edge = f" (at the grid's edge: {row['edge']})" if row.get("edge") else ""
+    common = {name: text(row[name]) for name in names} | {"point": said + edge, "seed": ALL, "_rule": False}
+    common |= {"_n": f"{row['n']:,}", "_panel": layout.panel(row), "_chance": None, "lr": text(row.get("lr"))}
+    own = [(IN_SAMPLE, row["mean"], row.get("low"), row.get("high"))]
+    if row.get("left_out") is not None:
+        own.append((LEFT_OUT, row["left_out"], None, None))
+    rows: list[Row] = []
+    for what, mean, low, high in own:
+        interval = f"{low:.3g} to {high:.3g}" if low is not None and high is not None else row.get("reason") or ""
+        rows.append(
+            common
+            | {"what": what, "_colour": what, "_y": mean, "_low": mean if low is None else low}
+            | {"_high": mean if high is None else high, "_mean": f"{mean:.3g}", "_interval": interval or "none"}
+        )
+    return rows

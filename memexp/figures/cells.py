@@ -89,22 +89,29 @@ def _cell(at: dict[str, Any], seed: str, members: Sequence[Result], measure: str
 def item_rows(
     found: Gathered, kind: str, measure: str, groups: Sequence[Sequence[Result]], names: Sequence[str] = ()
 ) -> pa.Table:
-    """A row for each item of some results: the number of its group, item, seed, list, value, and `names` of settings.
+    """A row for each item of some results: the number of its group, item, value, and `names` of settings.
 
-    Where all results have one list, ``list`` is NULL.
+    ``seed`` and ``list`` are numbers that tell these apart: NULL where a seed is not known, or all have one list.
     """
     members = [result.settings for group in groups for result in group]
     rows = found.items(kind, measure, groups)
     places = rows.column("result")
     lists = lists_of(members)
-    columns: dict[str, list[Any]] = {"seed": [seed_of(settings) for settings in members]}
-    columns["list"] = lists if len(set(lists)) > 1 else [None] * len(members)
-    columns |= {name: [settings.get(name) for settings in members] for name in names}
+    columns = {
+        "seed": _numbered([seed_of(settings) for settings in members]),
+        "list": _numbered(lists if len(set(lists)) > 1 else [None] * len(members)),
+        **{name: pa.array([settings.get(name) for settings in members]) for name in names},
+    }
     for name, values in columns.items():
-        rows = rows.append_column(
-            name, pa.array(values, pa.string() if name in ("seed", "list") else None).take(places)
-        )
+        rows = rows.append_column(name, values.take(places))
     return rows
+
+
+def _numbered(values: Sequence[str | None]) -> pa.Array:
+    """A number for each different text: of millions of rows numbers are told apart faster than texts."""
+    numbers: dict[str, int] = {}
+    found = [None if value is None else numbers.setdefault(value, len(numbers)) for value in values]
+    return pa.array(found, pa.int64())
 
 
 def _spreads(found: Gathered, kind: str, measure: str, groups: Sequence[Sequence[Result]]) -> list[dict[str, Any]]:

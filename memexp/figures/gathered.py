@@ -142,11 +142,15 @@ class Gathered:
         source = self._sources[kind]
         own = "".join(f", {sql} AS {identifier(name)}" for name, sql in columns.items())
         parts = "".join(f" AND {identifier(p)} IS NOT DISTINCT FROM ?" for p in source.parts)
-        given = [result.key, *(result.settings.get(name) for name in source.parts)]
+        ids = [name for name in IDS if name in result.settings]
+        # By its ids where it has them: then only the file that has it is read.
+        its = " AND ".join(f"{name} = ?" for name in ids) if len(ids) == len(IDS) else f"{source.key} = ?"
+        own_key = [result.settings[name] for name in ids] if len(ids) == len(IDS) else [result.key]
+        given = [*own_key, *(result.settings.get(name) for name in source.parts)]
         asked = ", ".join(list(columns.values())[:2])  # the same text twice is one to a reader
         try:
             found = self.connection.execute(
-                f"SELECT ({score})::double AS score{own} FROM {source.rows} WHERE {source.key} = ?{parts} "
+                f"SELECT ({score})::double AS score{own} FROM {source.rows} WHERE {its}{parts} "
                 f"AND isfinite(({score})::double) "
                 f"QUALIFY row_number() OVER (PARTITION BY {asked} ORDER BY item) = 1 ORDER BY 1 DESC, item",
                 given,
