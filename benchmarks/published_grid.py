@@ -18,10 +18,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
+from unittest import mock
 
 from benchmarks.published_models import CONFIGS, planned
 from memexp import Condition, Model, Resources, Sweep
 from memexp.driver.outlook import Purchase
+from memexp.plan import outlay
 from memexp.plan.devices import DEVICES
 
 __all__ = ["PRICES", "WRITTEN", "Row", "conditions", "made_lists", "page", "plans", "short", "table", "total"]
@@ -85,7 +87,16 @@ def conditions(data: Path, models: Sequence[str]) -> list[Condition]:
 
 
 def plans(grid: Sequence[Condition], device: str, store: Path, dtype: Dtype = "float32") -> list[Row]:
-    """Of each model what a plan says, on as many devices as it takes, all of them full."""
+    """Of each model what a plan says, on as many devices as it takes, all of them full.
+
+    The tokenizer that stands in for theirs does not tell how long their tokens are; bytes do, as of any model whose
+    tokenizer is not at hand.
+    """
+    with mock.patch.object(outlay, "bytes_per_token", lambda *_: None):
+        return _plans(grid, device, store, dtype)
+
+
+def _plans(grid: Sequence[Condition], device: str, store: Path, dtype: Dtype) -> list[Row]:
     if dtype != "float32":
         grid = [dataclasses.replace(one, study=dataclasses.replace(one.study, dtype=dtype)) for one in grid]
     purchase = Purchase(DEVICES[device].memory / 1e9, PRICES[device], device)
