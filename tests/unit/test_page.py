@@ -14,6 +14,7 @@ from rich.console import Console
 
 from memexp.cli import main
 from memexp.errors import StoreError
+from memexp.report import ending
 from memexp.report import page as pages
 from memexp.report.ending import SWITCH, say_page
 from memexp.report.samples import shown
@@ -151,6 +152,11 @@ def test_a_run_ends_with_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv(SWITCH, raising=False)
     path = Path(said(made.store).removeprefix("report: "))
     assert path.is_file() and path.parent == tmp_path / "results" and "gpt2" in path.read_text(encoding="utf-8")
+
+    with monkeypatch.context() as few:
+        few.setattr(ending, "MOST_FILES", 0)
+        line = f"1 result files take a while to draw: memexp report --store {made.store.location} --sweep s"
+        assert said(made.store) == line
 
     def broken() -> str:
         raise RuntimeError("no ink\nleft")
