@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from core.fake_ranks import FREE, counted
 from core.process_memory import resident, watched
 from dist.ranks import on_ranks
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -20,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import memexp
 import memexp.core.matmul
 from memexp import plan as planning
+from memexp.core.batch_sizes import GPU_RESERVE
 from memexp.core.data import encode
 from memexp.core.load import load
 from memexp.core.processes import World
@@ -94,6 +96,15 @@ def test_ranks_load_300_million_parameters_each_its_part(folder: Path, tmp_path:
             for one, alone in zip(rank[2], found[1][0][2], strict=True):
                 np.testing.assert_allclose(one, alone, atol=1e-6)
     assert max(rank[0] for rank in found[2]) < 0.7e9
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on ranks that are not there
+@pytest.mark.parametrize(("shape", "takes"), [("llama3-8b", 41e9), ("opt-13b", 64e9)])
+def test_recall_keeps_weights_gathered_in_what_is_free_of_a_card(shape: str, takes: float) -> None:
+    """13B on four cards of 80 GB, too; and that it does so is no part of what these need (core/test_meter.py)."""
+    found = counted(shape, 4, Full(), "bfloat16", memory=FREE)
+    assert found["gathered"].now > takes
+    assert found["gathered"].now < found["full recall"].peak <= FREE - GPU_RESERVE
 
 
 # Plans
