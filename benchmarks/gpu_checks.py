@@ -106,7 +106,7 @@ def waits(device: torch.device, small: bool) -> Mapping[str, Any]:
     update(lm, optimizer, texts, 1e-4, 1.0)
     found = {"a training step": _counted(lambda: update(lm, optimizer, texts, 1e-4, 1.0))}
     cues = [text[:9] for text in texts]
-    few, many = (_counted(lambda n=n: complete_greedily(lm, cues, [n] * len(cues))) for n in (4, 24))  # type: ignore[misc]
+    few, many = (_counted(lambda n=n: complete_greedily(lm, cues, [n] * len(cues))) for n in (4, 24))  # type: ignore[misc] # a lambda with a default
     found["a token of recall"] = (many - few) / 20
     if found["a training step"] > 1 or found["a token of recall"] > 1:
         raise ArithmeticError(f"the host waits too often: {found}")

@@ -93,7 +93,7 @@ def _timed(lm: LanguageModel, shape: str, method: Full | LoRA, small: bool) -> d
     for count, tokens in ((16, 25), (16, 128)):
         batch = rows(shape, count, tokens)
         lm.train()
-        took = seconds(device, lambda batch=batch: update(lm, optimizer, batch, 1e-5, 1.0), times)  # type: ignore[misc]
+        took = seconds(device, lambda batch=batch: update(lm, optimizer, batch, 1e-5, 1.0), times)  # type: ignore[misc] # a lambda with a default
         # Forward 2, backward 4 for each parameter and token, 2 of these for a frozen one.
         operations = (6 if isinstance(method, Full) else 4) * parameters * count * (tokens - 1)
         found[f"ms a step of {count} x {tokens}"] = round(1e3 * took, 2)
