@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import STARTED
+from support import STARTED, inspected_here
 
 from memexp.spec import Model, Pair, RandomInit, TextFile, TrainedTokenizer
 
@@ -70,6 +70,13 @@ def _nothing_left_running() -> Iterator[None]:
         process = STARTED.pop()
         if process.poll() is None:
             process.kill()
+
+
+@pytest.fixture(autouse=True)
+def _asked_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are inspected here and not in children that each import torch, but for the tests of that and with Ray."""
+    if not {"child", "cluster", "drill"} & {mark.name for mark in request.node.iter_markers()}:
+        monkeypatch.setattr("memexp.plan.inspection._asked_of_a_child", inspected_here)
 
 
 def _file(folder: Path, name: str, texts: tuple[str, ...]) -> TextFile:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import termios
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from memexp.store import Store
 
-__all__ = ["STARTED", "command", "data", "ended", "on_a_terminal", "sweep_script"]
+if TYPE_CHECKING:
+    from memexp.sources import ResolvedModel
+
+__all__ = ["STARTED", "command", "data", "ended", "inspected_here", "on_a_terminal", "sweep_script"]
 
 STARTED: list[subprocess.Popen[str]] = []
 """The processes of `command`; whatever is left of them after a test is killed."""
@@ -95,6 +103,15 @@ def sweep_script(
         )
     )
     return script
+
+
+def inspected_here(models: Sequence[ResolvedModel]) -> list[dict[str, Any]]:
+    """What the child process of `memexp.plan.inspection` answers, through the same pickles and JSON."""
+    from memexp.core.inspect import answers  # imports torch
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        found: list[dict[str, Any]] = json.loads(json.dumps(answers(pickle.loads(pickle.dumps(models)))))
+    return found
 
 
 def command(*arguments: object, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:

@@ -35,7 +35,7 @@ from memexp.errors import MemexpError, ModelError, one_line
 from memexp.sources import ResolvedModel, pickles, stored
 from memexp.sources.pinned import location, read_config
 
-__all__ = ["inspect", "memory_facts"]
+__all__ = ["answers", "inspect", "memory_facts"]
 
 ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding)
 """What an adapter can sit on."""
@@ -147,18 +147,19 @@ def _is_pickle(file: Path) -> bool:
         return stream.read(2).startswith((b"PK", b"\x80"))
 
 
-def _answers(models: list[ResolvedModel]) -> list[dict[str, Any]]:
-    answers: list[dict[str, Any]] = []
+def answers(models: list[ResolvedModel]) -> list[dict[str, Any]]:
+    """What `inspect` says of each, or its refusal under ``error``."""
+    found: list[dict[str, Any]] = []
     for model in models:
         try:
-            answers.append(dict(inspect(model)))
+            found.append(dict(inspect(model)))
         except MemexpError as error:
-            answers.append({"error": str(error)})
-    return answers
+            found.append({"error": str(error)})
+    return found
 
 
 if __name__ == "__main__":
     # Libraries chat on stdout; the answer has it to itself.
     with contextlib.redirect_stdout(sys.stderr):
-        found = _answers(pickle.load(sys.stdin.buffer))
-    print(json.dumps(found))
+        said = answers(pickle.load(sys.stdin.buffer))
+    print(json.dumps(said))

@@ -6,7 +6,6 @@ planning needs no torch in this one. Answers are remembered.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -15,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from memexp.errors import ModelError
 from memexp.sources import ResolvedModel, Sources, parameters_from_headers
@@ -73,18 +73,19 @@ def depth(model: Model | str) -> int:
 
 
 def sizes(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
-    """Inspect `models`, by identity; where there are headers, they count, and a model that is not known is no error."""
-    counts = {model.id: parameters_from_headers(model) for model in models}
-    found = inspected([model for model in models if counts[model.id] is None])
-    with contextlib.suppress(ModelError):  # one process for all of them, and where one is refused one for each
-        inspected(models)
+    """Inspect `models`, by identity; where there are headers, they count, and a model that is not known is no error.
+
+    Raises ModelError where one has no headers and cannot be loaded.
+    """
+    answers, found = _answers(models), {}
     for model in models:
-        parameters = counts[model.id]
-        if parameters is not None:
-            try:
-                found[model.id] = dataclasses.replace(inspected([model])[model.id], parameters=parameters)
-            except ModelError:  # what of it cannot be loaded is told where it is to be
-                found[model.id] = Inspection(parameters, 0, None)
+        parameters = parameters_from_headers(model)
+        if parameters is None:
+            found[model.id] = _inspection(answers[model.id])
+        elif "error" in answers[model.id]:  # what of it cannot be loaded is told where it is to be
+            found[model.id] = Inspection(parameters, 0, None)
+        else:
+            found[model.id] = dataclasses.replace(_inspection(answers[model.id]), parameters=parameters)
     return found
 
 
@@ -93,26 +94,40 @@ def inspected(models: Sequence[ResolvedModel]) -> dict[str, Inspection]:
 
     Raises ModelError where one cannot be loaded.
     """
+    return {name: _inspection(answer) for name, answer in _answers(models).items()}
+
+
+def _inspection(answer: dict[str, Any]) -> Inspection:
+    if "error" in answer:
+        raise ModelError(answer["error"])
+    return Inspection(**answer)
+
+
+def _answers(models: Sequence[ResolvedModel]) -> dict[str, dict[str, Any]]:
+    """The fields of an inspection, or why there is none under ``error``; only the first are remembered."""
     version = importlib.metadata.version("transformers")
     questions = {model.id: ["inspect", 6, version, model.id] for model in models}
     answers = {name: recall_answer(question) for name, question in questions.items()}
     unknown = list({model.id: model for model in models if answers[model.id] is None}.values())
     if unknown:
-        child = subprocess.run(
-            # -P: a six.py in the folder one is in would be imported instead of the library.
-            [sys.executable, "-P", "-m", "memexp.core.inspect"],
-            input=pickle.dumps(unknown),
-            capture_output=True,
-            check=False,
-        )
-        if child.returncode != 0:
-            last = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            raise ModelError(
-                f"inspecting {', '.join(m.name for m in unknown)} failed: {''.join(last) or child.returncode}"
-            )
-        for model, answer in zip(unknown, json.loads(child.stdout), strict=True):
-            if "error" in answer:
-                raise ModelError(answer["error"])
-            remember_answer(questions[model.id], answer)
+        for model, answer in zip(unknown, _asked_of_a_child(unknown), strict=True):
+            if "error" not in answer:
+                remember_answer(questions[model.id], answer)
             answers[model.id] = answer
-    return {name: Inspection(**answer) for name, answer in answers.items() if answer is not None}
+    return {name: answer for name, answer in answers.items() if answer is not None}
+
+
+def _asked_of_a_child(models: Sequence[ResolvedModel]) -> list[dict[str, Any]]:
+    child = subprocess.run(
+        # -P: a six.py in the folder one is in would be imported instead of the library.
+        [sys.executable, "-P", "-m", "memexp.core.inspect"],
+        input=pickle.dumps(models),
+        capture_output=True,
+        check=False,
+    )
+    if child.returncode == 0:
+        answers: list[dict[str, Any]] = json.loads(child.stdout)
+        return answers
+    last = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    error = f"inspecting {', '.join(m.name for m in models)} failed: {''.join(last) or child.returncode}"
+    return [{"error": error} for _ in models]

@@ -5,18 +5,17 @@ The questions go to a child process that imports torch; here most are answered i
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
 import pickle
 import shutil
 import subprocess
 import zipfile
-from contextlib import redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import inspected_here
 
 from memexp import (
     Condition,
@@ -39,7 +38,7 @@ from memexp.plan import Forest, grow
 from memexp.plan.inspection import Inspection, depth, sizes
 from memexp.plan.memory import memory_per_worker
 from memexp.plan.model_checks import check_forgetting, check_models
-from memexp.sources import Sources
+from memexp.sources import ResolvedModel, Sources
 
 GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 128}
 LLAMA = {
@@ -61,14 +60,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     asked: list[str] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def run(command: list[str], input: bytes, **_: Any) -> subprocess.CompletedProcess[bytes]:
-        models = pickle.loads(input)
+    def answered(models: Sequence[ResolvedModel]) -> list[dict[str, Any]]:
         asked.extend(model.name for model in models)
-        with redirect_stdout(io.StringIO()):
-            answers = importlib.import_module(command[-1])._answers(models)
-        return subprocess.CompletedProcess(command, 0, json.dumps(answers).encode(), b"")
+        return inspected_here(models)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("memexp.plan.inspection._asked_of_a_child", answered)
     return asked
 
 
@@ -144,6 +140,7 @@ def pickled_weights(file: Path, **extra: Any) -> dict[str, Any]:
 # The child process
 
 
+@pytest.mark.child
 def test_a_child_process_answers_for_all_models_at_once(
     pair: Pair, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +163,7 @@ def test_a_child_process_answers_for_all_models_at_once(
     ]
 
 
+@pytest.mark.child
 def test_a_child_that_dies_is_one_line(pair: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     dead = subprocess.CompletedProcess([], 1, b"", b"Traceback (most recent call last):\nMemoryError: no more\n")
@@ -372,6 +370,7 @@ def test_a_plan_refuses_what_a_configuration_says_does_not_fit(
     plan(random(pair, BLOOM), 4096)  # knows no limit
 
 
+@pytest.mark.child
 def test_files_of_the_current_folder_are_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Model
 ) -> None:
