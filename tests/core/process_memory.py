@@ -2,7 +2,7 @@
 
     python -m core.process_memory FOLDER        # of a model; prints {meter: {phase: [counted, taken]}}, in bytes
 
-For tests/core/test_process_memory.py, which starts it with a C library that gives back at once what is freed.
+For tests/drills/test_meter_drills.py, which starts it with a C library that gives back at once what is freed.
 """
 
 from __future__ import annotations

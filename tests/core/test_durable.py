@@ -319,8 +319,14 @@ def line(grid: Grid, **study: Any) -> list[Condition]:
     return after(studied, 1, 10, 31)
 
 
-@pytest.mark.parametrize("method", [Full(), LoRA(r=2, dropout=0.1)], ids=["full", "lora"])
-@pytest.mark.parametrize("killed_at", [3, 6, 9, 20, 36])
+FULL, ADAPTER = Full(), LoRA(r=2, dropout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "method"),
+    [(3, FULL), (6, FULL), (6, ADAPTER), (9, FULL), (20, ADAPTER), (36, FULL)],
+    ids=["3-full", "6-full", "6-lora", "9-full", "20-lora", "36-full"],
+)
 def test_killed_in_training_it_goes_on_from_the_last_snapshot(
     killed_at: int, method: Full | LoRA, grid: Grid, store: Store, tmp_path: Path
 ) -> None:

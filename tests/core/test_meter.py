@@ -19,13 +19,9 @@ from memexp.spec import Full, LoRA
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on ranks that are not there
 GB = 1e9
-PARAMETERS = {"llama3-8b": 8.03e9, "opt-13b": 12.85e9, "llama3-70b": 70.55e9}
 SHORT = {"num_hidden_layers": 2}
-GATHERED = {
-    "llama3-8b": 2 * (4 * 218_112_000 + 525_336_576) + 4 * (525_336_576 + 4_096),
-    "opt-13b": 2 * 8 * 314_639_360 + 4 * (50_272 + 2_050 + 2) * 5_120,
-}
-"""Bytes of all weights as they are gathered, of so few blocks as below."""
+GATHERED = 2 * (4 * 218_112_000 + 525_336_576) + 4 * (525_336_576 + 4_096)
+"""Bytes of the weights of four blocks of Llama-3 8B as they are gathered: its head travels in float32."""
 
 
 @functools.cache
@@ -34,9 +30,9 @@ def of(shape: str, ranks: int, adapter: bool = False, dtype: str = "bfloat16", *
 
 
 def deep(shape: str, ranks: int, adapter: bool, depth: int) -> dict[str, float]:
-    """The peaks at `depth`, from those at 4 and 8 blocks: of an adapter all phases grow with it by the block."""
-    few, more = (peaks(of(shape, ranks, adapter, num_hidden_layers=count)) for count in (4, 8))
-    return {name: few[name] + (more[name] - few[name]) * (depth - 4) / 4 for name in few}
+    """The peaks at `depth`, from those at 2 and 4 blocks: where a batch is not split, they grow by the block."""
+    few, more = (peaks(of(shape, ranks, adapter, num_hidden_layers=count)) for count in (2, 4))
+    return {name: few[name] + (more[name] - few[name]) * (depth - 2) / 2 for name in few}
 
 
 def peaks(phases: dict[str, Phase]) -> dict[str, float]:
@@ -45,29 +41,30 @@ def peaks(phases: dict[str, Phase]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("shape", "ranks", "adapter", "most"),
-    [("llama3-8b", 4, False, 38), ("llama3-8b", 1, True, 30), ("opt-13b", 4, False, 58), ("llama3-70b", 8, True, 55)],
+    ("shape", "ranks", "adapter", "depth", "most"),
+    [("opt-13b", 4, False, 40, 58), ("llama3-70b", 8, True, 80, 55)],
 )
-def test_models_of_real_size_fit(shape: str, ranks: int, adapter: bool, most: float) -> None:
-    found = deep(shape, ranks, adapter, 80) if shape == "llama3-70b" else peaks(of(shape, ranks, adapter))
+def test_models_of_real_size_fit(shape: str, ranks: int, adapter: bool, depth: int, most: float) -> None:
+    """Those whose batches are split, and all at their full depth: tests/drills/test_size_drills.py."""
+    found = deep(shape, ranks, adapter, depth)
     assert max(found.values()) <= most * GB
     assert found["restore"] <= found["training"]
-    slices = PARAMETERS[shape] * (2 if adapter else 4) / ranks
-    assert found["load"] <= 1.02 * slices, "no rank ever holds the model"
-
-
-@pytest.mark.parametrize(("shape", "depth", "memory"), [("llama3-8b", 4, 18.7 * GB), ("opt-13b", 8, 21 * GB)])
-def test_gathered_weights_are_known_to_the_byte_and_leave_room(shape: str, depth: int, memory: float) -> None:
-    """On a card where they just fit; of Llama the head travels in float32."""
-    found = of(shape, 4, num_hidden_layers=depth, memory=memory)
-    assert found["gathered"].now - found["restore"].now == pytest.approx(GATHERED[shape], rel=1e-4)
-    assert memory / 2 < found["full recall"].peak <= memory - GPU_RESERVE
-    assert not of(shape, 4, num_hidden_layers=depth, memory=0.97 * memory).keys() & set(BY_CHOICE)
+    parameters = {"opt-13b": 12.85e9, "llama3-70b": 70.55e9}[shape]
+    assert found["load"] <= 1.02 * parameters * (2 if adapter else 4) / ranks, "no rank ever holds the model"
 
 
 def test_a_depth_is_as_good_as_measured() -> None:
-    whole = peaks(of("llama3-70b", 8, True, num_hidden_layers=12))
-    assert deep("llama3-70b", 8, True, 12) == pytest.approx(whole, rel=0.005)
+    whole = peaks(of("opt-13b", 4, num_hidden_layers=8))
+    assert deep("opt-13b", 4, False, 8) == pytest.approx(whole, rel=0.005)
+
+
+def test_gathered_weights_are_known_to_the_byte_and_leave_room() -> None:
+    """On a card where they just fit."""
+    memory = 18.7 * GB
+    found = of("llama3-8b", 4, num_hidden_layers=4, memory=memory)
+    assert found["gathered"].now - found["restore"].now == pytest.approx(GATHERED, rel=1e-4)
+    assert memory / 2 < found["full recall"].peak <= memory - GPU_RESERVE
+    assert not of("llama3-8b", 4, num_hidden_layers=4, memory=0.97 * memory).keys() & set(BY_CHOICE)
 
 
 def test_forks_are_on_the_host() -> None:

@@ -24,12 +24,12 @@ CASES = [
     ("gpt2", 2, False, "bfloat16", {}),
     ("llama3-8b", 1, False, "float32", {"num_hidden_layers": 3}),
     ("llama3-8b", 2, False, "float32", {"num_hidden_layers": 3}),
-    ("llama3-8b", 8, False, "bfloat16", {"num_hidden_layers": 8}),
-    ("llama3-8b", 4, True, "bfloat16", {"num_hidden_layers": 8}),
-    ("llama3-70b", 8, True, "bfloat16", {"num_hidden_layers": 8}),
+    ("llama3-8b", 8, False, "bfloat16", {"num_hidden_layers": 4}),
+    ("llama3-8b", 4, True, "bfloat16", {"num_hidden_layers": 4}),
+    ("llama3-70b", 8, True, "bfloat16", {"num_hidden_layers": 4}),
     ("opt-13b", 4, False, "bfloat16", {"num_hidden_layers": 8}),
 ]
-WHOLE = {  # GB of a rank, counted by the meter at full depth (tests/core/test_meter.py has the bounds)
+WHOLE = {  # GB of a rank, counted by the meter at full depth (tests/drills/test_size_drills.py counts them)
     ("llama3-8b", 4, False): 35.27,
     ("llama3-8b", 1, True): 24.81,
     ("opt-13b", 4, False): 56.61,
@@ -62,13 +62,13 @@ def test_a_plan_is_near_the_meter(shape: str, ranks: int, adapter: bool, dtype: 
     assert need.worker - need.process == pytest.approx(most(found), rel=0.1)
 
 
-@pytest.mark.parametrize(("shape", "depth", "memory"), [("llama3-8b", 4, 18.7e9), ("opt-13b", 8, 21e9)])
-def test_a_plan_tells_what_recall_takes_where_there_is_room(shape: str, depth: int, memory: float) -> None:
-    found = counted(shape, 4, Full(), "bfloat16", memory=memory, num_hidden_layers=depth)
+def test_a_plan_tells_what_recall_takes_where_there_is_room() -> None:
+    shape, depth = "llama3-8b", {"num_hidden_layers": 4}
+    found = counted(shape, 4, Full(), "bfloat16", memory=18.7e9, **depth)
     resources = Resources(workers=4, gpus=1)
-    need = needed(inspection(shape, num_hidden_layers=depth), Full(), "bfloat16", resources, Load(TOKENS, cue_tokens=8))
+    need = needed(inspection(shape, **depth), Full(), "bfloat16", resources, Load(TOKENS, cue_tokens=8))
     assert need.together - need.process == pytest.approx(found["gathered"].peak, rel=0.05)
-    assert planned(shape, 4, False, num_hidden_layers=depth).together == 0, "nothing is recalled"
+    assert planned(shape, 4, False, **depth).together == 0, "nothing is recalled"
 
 
 @pytest.mark.parametrize(("case", "counted_gb"), WHOLE.items())

@@ -237,13 +237,19 @@ def near(found: dict[str, Any], expected: dict[str, Any], dtype: str) -> None:
             np.testing.assert_allclose(found[name], value, rtol=NEAR[dtype], err_msg=name)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-@pytest.mark.parametrize("dtype", NEAR)
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_all_that_a_trial_asks_for(method: Full | LoRA, dtype: str, architecture: str, tmp_path: Path) -> None:
-    expected = Work(method, dtype, architecture, World.current(), Store(tmp_path / "cpu")).all()
+@pytest.mark.parametrize(
+    ("method", "dtype", "architecture"),
+    [  # each with each of the two others once
+        ("full", "float32", "llama"),
+        ("full", "bfloat16", "gpt2"),
+        ("lora", "float32", "gpt2"),
+        ("lora", "bfloat16", "llama"),
+    ],
+)
+def test_all_that_a_trial_asks_for(method: str, dtype: str, architecture: str, tmp_path: Path) -> None:
+    expected = Work(METHODS[method], dtype, architecture, World.current(), Store(tmp_path / "cpu")).all()
     with pretended():
-        found = Work(method, dtype, architecture, World.current(gpus=1), Store(tmp_path / "gpu")).all()
+        found = Work(METHODS[method], dtype, architecture, World.current(gpus=1), Store(tmp_path / "gpu")).all()
     near(found, expected, dtype)
     for one in ("a branch", "taken up"):
         assert found[f"{one}: losses"] == found[f"{'another branch' if one == 'a branch' else 'put down'}: losses"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from core.fake_ranks import FREE, counted
+from core.fake_ranks import BY_CHOICE, FREE, counted
 from core.process_memory import resident, watched
 from dist.ranks import on_ranks
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -33,7 +33,7 @@ from memexp.plan.outlay import load_of
 from memexp.plan.trials import Trial
 from memexp.probes import Recall, Recognition
 from memexp.sources import Sources
-from memexp.spec import Condition, Full, Model, Pair, Resources, ShippedText, Study
+from memexp.spec import Condition, Full, LoRA, Model, Pair, Resources, ShippedText, Study
 from memexp.stimuli import load_list
 from memexp.store import Store
 from memexp.trial.execute import execute
@@ -99,12 +99,28 @@ def test_ranks_load_300_million_parameters_each_its_part(folder: Path, tmp_path:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on ranks that are not there
-@pytest.mark.parametrize(("shape", "takes"), [("llama3-8b", 41e9), ("opt-13b", 64e9)])
-def test_recall_keeps_weights_gathered_in_what_is_free_of_a_card(shape: str, takes: float) -> None:
-    """13B on four cards of 80 GB, too; and that it does so is no part of what these need (core/test_meter.py)."""
+@pytest.mark.parametrize(
+    ("shape", "parameters", "took", "takes"),
+    [("llama3-8b", 8.03e9, 35.27e9, 41e9), ("opt-13b", 12.85e9, 56.61e9, 64e9)],
+)
+def test_recall_keeps_weights_gathered_in_what_is_free_of_a_card(
+    shape: str, parameters: float, took: float, takes: float
+) -> None:
+    """13B on four cards of 80 GB, too; and that it does so is no part of what these need."""
     found = counted(shape, 4, Full(), "bfloat16", memory=FREE)
     assert found["gathered"].now > takes
     assert found["gathered"].now < found["full recall"].peak <= FREE - GPU_RESERVE
+    peaks = {name: phase.peak for name, phase in found.items() if name not in BY_CHOICE}
+    assert max(peaks.values()) == peaks["training"] == pytest.approx(took, rel=0.005)
+    assert peaks["restore"] <= peaks["training"]
+    assert peaks["load"] <= 1.02 * 4 * parameters / 4, "no rank ever holds the model"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_adapter_of_8b_has_room_on_one_small_card() -> None:
+    found = counted("llama3-8b", 1, LoRA(r=8), "bfloat16")
+    assert found["training"].peak == pytest.approx(24.81e9, rel=0.005)
+    assert max(phase.peak for phase in found.values()) == found["training"].peak
 
 
 # Plans

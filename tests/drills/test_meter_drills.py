@@ -15,7 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from memexp.core.load import random_config
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is asked of Linux")
+pytestmark = [
+    pytest.mark.drill,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is asked of Linux"),
+]
 WIDE = {
     "model_type": "llama",
     "hidden_size": 512,
