@@ -20,7 +20,7 @@ from memexp.core import fork
 from memexp.core.fork import Fork
 from memexp.core.model import LanguageModel
 from memexp.core.slices import hold
-from memexp.core.tensor_files import Box, Piece, fill
+from memexp.core.tensor_files import fill_from_whole, room_to_read
 from memexp.errors import ModelError
 from memexp.sources import Stored
 
@@ -28,8 +28,6 @@ __all__ = ["original"]
 
 SMALL = 1 << 26
 """Bytes of weights that may as well be copied."""
-CHUNK = 1 << 22
-"""Bytes of a file that are read at a time."""
 
 
 def original(lm: LanguageModel) -> Fork:
@@ -61,13 +59,11 @@ class _FromFiles(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         one, (box, dtype) = self._stored[name], self._parts[name]
         part = torch.empty(box.lengths, dtype=dtype)
-        room = torch.empty(CHUNK, dtype=torch.uint8)
-        piece = Piece(name, Box((0,) * len(one.shape), one.shape), one.dtype, whole=True)
         try:
             if _stamp(one.file) != self._stamps[one.file]:
                 raise ValueError("it was changed")
             with one.file.open("rb") as stream:
-                fill(stream, one.at, piece, box, part, room)
+                fill_from_whole(stream, one, box, part, room_to_read())
         except (OSError, ValueError) as error:
             said = error.strerror if isinstance(error, OSError) else error
             raise ModelError(

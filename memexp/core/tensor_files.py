@@ -19,7 +19,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-__all__ = ["DTYPES", "Box", "Piece", "fill", "header", "places", "write"]
+from memexp.sources import Stored
+
+__all__ = ["DTYPES", "Box", "Piece", "fill", "fill_from_whole", "header", "places", "room_to_read", "write"]
 
 DTYPES = {
     "F64": torch.float64,
@@ -38,6 +40,8 @@ _ALIGNED = 8
 """A header's length is a multiple of it."""
 CHUNK = 1 << 26
 """Bytes read at a time."""
+ROOM = 1 << 22
+"""The same of a model's own files: beside what a rank holds, loading should take next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,20 @@ def fill(stream: IO[bytes], at: int, piece: Piece, wanted: Box, target: Tensor, 
         part = Box((first + start, *common.offsets[1:]), (count, *common.lengths[1:]))
         part.of(target, wanted).copy_(part.of(read.view(here.lengths), here))
     return common.size
+
+
+def fill_from_whole(stream: IO[bytes], stored: Stored, wanted: Box, target: Tensor, room: Tensor) -> None:
+    """Copy what `wanted`, which `target` is, has of a tensor of a model's file, which `stream` reads.
+
+    Raises ValueError where the file ends before.
+    """
+    whole = Box((0,) * len(stored.shape), stored.shape)
+    fill(stream, stored.at, Piece("", whole, stored.dtype, whole=True), wanted, target, room)
+
+
+def room_to_read() -> Tensor:
+    """For `fill` and what else reads a model's files, again and again."""
+    return torch.empty(ROOM, dtype=torch.uint8)
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -29,8 +29,7 @@ from memexp.core.hollow import exchange
 from memexp.core.processes import World
 from memexp.core.refusals import REFUSALS
 from memexp.core.slices import Held, hold
-from memexp.core.tensor_files import Box, Piece
-from memexp.core.tensor_files import fill as fill_from
+from memexp.core.tensor_files import Box, fill_from_whole, room_to_read
 from memexp.errors import ModelError, one_line
 from memexp.sources import Stored
 
@@ -38,10 +37,7 @@ T = TypeVar("T")
 
 __all__ = ["Content", "fill", "names_of", "pickled", "places_in", "refuse_more_blocks", "taken_out"]
 
-
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-CHUNK = 1 << 22
-"""Bytes of a file that are read at a time: beside what a rank holds, loading should take next to nothing."""
 
 
 def found_in(
@@ -264,14 +260,13 @@ def _source(content: Content, world: World, opened: contextlib.ExitStack) -> _So
 def _read(stored: Mapping[str, Stored], opened: contextlib.ExitStack) -> _Source:
     """Rows of the files."""
     streams: dict[Path, IO[bytes]] = {}
-    room = torch.empty(CHUNK, dtype=torch.uint8)  # one for all: freed ones would leave holes between the parameters
+    room = room_to_read()  # one for all: freed ones would leave holes between the parameters
 
     def source(name: str, held: Held, part: Tensor) -> None:
         one = stored[name]
         if one.file not in streams:
             streams[one.file] = opened.enter_context(one.file.open("rb"))
-        piece = Piece(name, Box((0,) * len(one.shape), one.shape), one.dtype, whole=True)
-        fill_from(streams[one.file], one.at, piece, held.box, part, room)
+        fill_from_whole(streams[one.file], one, held.box, part, room)
 
     return source
 

@@ -21,7 +21,6 @@ from benchmarks.harnessed import answering, built, timed
 from benchmarks.material import MODEL, Material, lengthen, make, padding_efficiency
 from benchmarks.parts import PARTS as ALL_PARTS
 from benchmarks.parts import Bench, finding
-from benchmarks.retained import stops
 from benchmarks.ways import PARTS, WAYS, way_of
 from memexp.plan import bundle, grow
 from memexp.stimuli.tiny import model_folder
@@ -232,17 +231,6 @@ def test_parts_are_added_to_what_was_there_and_shown(tmp_path: Path) -> None:
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| Study, one exposure: (a) published / memexp | 3 | 3 to 3 | at least 2.4, aim 3 | aim reached |" in text
     assert "- bfloat16 not measured: no such CPU" in text and "| `mm` | 90.0% | 3 |" in text and "a \\| b" in text
-
-
-def test_the_long_trajectory_has_twelve_probes_and_is_equal_with_them(material: Material, tmp_path: Path) -> None:
-    assert stops("twelve", 1000) == [1, 2, 4, 7, 12, 23, 43, 81, 152, 285, 534, 1000]
-    assert stops("one", 1000) == [1000]
-    found = ALL_PARTS["retention"](Bench(material, tmp_path, pairs=1, grid_pairs=1))  # 20 steps
-    assert found["equality"] == {"items after the last step, equal to the last bit": 4}
-    assert [item["what"] for item in found["findings"]] == [
-        "twelve probes / one probe",
-        "twelve probes and ten snapshots / one probe",
-    ]
 
 
 def test_the_real_model_is_measured_by_both_ways(
