@@ -1,4 +1,4 @@
-"""``memexp run --local``: the trial code and the rows of a cluster, in the process that was started and without Ray."""
+"""Trials in this process, without Ray: what is refused, what is retried, searches (whole commands: drills)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from support import command, ended, sweep_script
 
 from memexp.errors import ClusterError, SpecError
 from memexp.plan.attempts import Log
@@ -20,58 +19,6 @@ from memexp.store import Store
 from memexp.sweep import Sweep
 
 QUIET = Console(quiet=True)
-
-WITNESS = '''
-import os, pathlib
-from typing import ClassVar
-import pyarrow as pa
-from memexp import Probe
-from memexp.spec import spec
-
-@spec
-class Witness(Probe):
-    """Where it is measured, and what has been imported there."""
-    kind: ClassVar[str] = "witness"
-    @classmethod
-    def schema(cls):
-        return pa.schema([("pid", pa.int64()), ("ray", pa.bool_()), ("omp", pa.string())])
-    def measure(self, session, texts):
-        import sys
-        row = {"pid": os.getpid(), "ray": "ray" in sys.modules, "omp": os.environ["OMP_NUM_THREADS"]}
-        return pa.Table.from_pylist([row])
-
-import dataclasses
-sweep = dataclasses.replace(sweep, conditions=[dataclasses.replace(one, probes=[*one.probes, Witness()])
-                                               for one in sweep.conditions])
-'''
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of the small sweep, and beside it its lists, whose paths are in the rows."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    script = sweep_script(folder / "lists", more=WITNESS)
-    process = command("run", "--local", "--store", folder / "store", script)
-    page = ended(process, 0)
-    assert "6 of 6 conditions complete" in page
-    (folder / "pid").write_text(str(process.pid))
-    return folder
-
-
-def test_trials_are_executed_in_the_process_that_was_started_and_without_ray(undisturbed: Path) -> None:
-    table = Store(undisturbed / "store").scan("witness")
-    assert table is not None
-    assert set(table.column("pid").to_pylist()) == {int((undisturbed / "pid").read_text())}
-    assert set(table.column("ray").to_pylist()) == {False}
-    assert set(table.column("omp").to_pylist()) == {"1"}
-
-
-def test_a_second_time_nothing_is_done(undisturbed: Path) -> None:
-    store = Store(undisturbed / "store")
-    kinds = set(store.kinds()) - {"sweeps"}  # of which the probe is no part now
-    before = {kind: store.names(kind) for kind in kinds}
-    ended(command("run", "--local", "--store", store.location, sweep_script(undisturbed / "lists")), 0)
-    assert {kind: store.names(kind) for kind in kinds} == before
 
 
 @pytest.fixture

@@ -128,13 +128,3 @@ def test_the_gate_lets_good_models_pass_only(script: SimpleNamespace) -> None:
     ]
     for fault in faults:
         assert len(figures(script, **fault).complaints()) == 1, fault
-
-
-def test_an_untrained_model_is_not_written(
-    script: SimpleNamespace, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script.SIZES["tiny-s"] = script.Size(1, 32, 1, 32, 1e-3, world_steps=2, mixed_steps=2)
-    out = tmp_path / "out"
-    assert script.main(["--text", str(text), "--out", str(out), "--models", "tiny-s"]) == 1
-    assert "tiny-s is not written: questions about known countries: 0.00, not .8" in capsys.readouterr().err
-    assert list(out.iterdir()) == []

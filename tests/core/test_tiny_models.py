@@ -9,25 +9,19 @@ import runpy
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from core.few_shot import assert_remembered, few_shot
 
 from memexp.core.load import load
 from memexp.core.processes import World
-from memexp.plan import Trial, grow
-from memexp.plan.attempts import Attempt
-from memexp.probes import Recall, Recognition
 from memexp.sources import Sources
-from memexp.spec import Condition, Full, Model, Pair, RandomInit, Resources, ShippedText, Study
+from memexp.spec import Full, Model, RandomInit
 from memexp.stimuli.tiny import SHIPPED_MODELS
 from memexp.stimuli.world import novel_countries, pretraining_countries
-from memexp.store import Store
-from memexp.trial.execute import execute
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "pretrain_tiny.py"
-SENTENCES = 24
 
 
 @pytest.fixture(scope="module")
@@ -52,43 +46,9 @@ def test_a_random_model_answers_nothing(exact_match: Callable[..., dict[str, flo
     assert exact_match(lm.lm, lm.tokenizer, ("capital",), pretraining_countries()) == {"capital": 0.0}
 
 
-def few_shot(model: Model, folder: Path) -> dict[tuple[str, int], float]:
-    """Recognition and mean ROUGE-2 of the completion by exposures, at the quickstart's higher learning rate."""
-    pair = Pair(ShippedText("sentences-targets", first=SENTENCES), ShippedText("sentences-foils", first=SENTENCES))
-    forest = grow(
-        Condition(
-            model=model,
-            study=Study(pair.targets, exposures=exposures, lr=1e-3, batch_size=4),
-            probes=[Recognition(pair), Recall()],
-        )
-        for exposures in (0, 3, 10)
-    )
-    base, *stages = sorted(forest.stages.values(), key=lambda stage: stage.parent is not None)
-    store = Store(folder)
-    trial = Trial(base, stages, forest.asks, Resources(), forest.texts)
-    assert execute(trial, store, World.current(), Attempt("tiny", "first")) == []
-    found: dict[tuple[str, int], list[float]] = {}
-    measures: dict[str, Callable[[dict[str, Any]], float]] = {
-        "recognition": lambda row: float(row["target_nll"] < row["foil_nll"]),
-        "recall": lambda row: float(row["completion_rouge2"]),
-    }
-    for kind, measure in measures.items():
-        table = store.scan(kind)
-        assert table is not None
-        for row in table.to_pylist():
-            found.setdefault((kind, row["exposures"]), []).append(measure(row))
-    assert {len(values) for values in found.values()} == {SENTENCES}
-    return {key: statistics.fmean(values) for key, values in found.items()}
-
-
-@pytest.mark.parametrize("name", SHIPPED_MODELS)
-def test_it_remembers_sentences(name: str, tmp_path: Path) -> None:
-    shares = few_shot(Model(name), tmp_path)
-    # 24 sentences where the card has 80: the standard error of one half is .1.
-    assert 0.25 <= shares["recognition", 0] <= 0.75
-    assert shares["recognition", 3] >= 0.9
-    assert shares["recall", 0] <= 0.1
-    assert shares["recall", 10] >= 0.5
+def test_it_remembers_sentences(tmp_path: Path) -> None:
+    """The others: drills/test_tiny_drills.py."""
+    assert_remembered(few_shot(Model("tiny-s"), tmp_path))
 
 
 def test_a_random_model_recalls_nothing(tmp_path: Path) -> None:

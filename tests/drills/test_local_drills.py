@@ -1,4 +1,4 @@
-"""``memexp run --local`` when it is interrupted, killed, and started twice: the same rows as undisturbed."""
+"""``memexp run --local``: without Ray; interrupted, killed and started twice the same rows as undisturbed."""
 
 from __future__ import annotations
 
@@ -41,6 +41,32 @@ training.update = update
 sweep = dataclasses.replace(sweep, name={name!r})
 """
 """Statements that make two sweeps wait for each other after so many steps."""
+
+
+WITNESS = '''
+import os, pathlib
+from typing import ClassVar
+import pyarrow as pa
+from memexp import Probe
+from memexp.spec import spec
+
+@spec
+class Witness(Probe):
+    """Where it is measured, and what has been imported there."""
+    kind: ClassVar[str] = "witness"
+    @classmethod
+    def schema(cls):
+        return pa.schema([("pid", pa.int64()), ("ray", pa.bool_()), ("omp", pa.string())])
+    def measure(self, session, texts):
+        import sys
+        row = {"pid": os.getpid(), "ray": "ray" in sys.modules, "omp": os.environ["OMP_NUM_THREADS"]}
+        return pa.Table.from_pylist([row])
+
+import dataclasses
+sweep = dataclasses.replace(sweep, conditions=[dataclasses.replace(one, probes=[*one.probes, Witness()])
+                                               for one in sweep.conditions])
+'''
+"""A probe that tells which process it is in, and what has been imported there."""
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +136,31 @@ def test_two_at_the_same_time_leave_the_rows_of_one(tmp_path: Path, undisturbed:
         ended(process, 0)
     assert data(tmp_path / "store") == data(undisturbed / "store")
     assert Log.read(Store(tmp_path / "store")).rows(status="differs") == []
+
+
+@pytest.fixture(scope="module")
+def witnessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the small sweep, and beside it its lists, whose paths are in the rows."""
+    folder = tmp_path_factory.mktemp("witnessed")
+    script = sweep_script(folder / "lists", more=WITNESS)
+    process = command("run", "--local", "--store", folder / "store", script)
+    page = ended(process, 0)
+    assert "6 of 6 conditions complete" in page
+    (folder / "pid").write_text(str(process.pid))
+    return folder
+
+
+def test_trials_are_executed_in_the_process_that_was_started_and_without_ray(witnessed: Path) -> None:
+    table = Store(witnessed / "store").scan("witness")
+    assert table is not None
+    assert set(table.column("pid").to_pylist()) == {int((witnessed / "pid").read_text())}
+    assert set(table.column("ray").to_pylist()) == {False}
+    assert set(table.column("omp").to_pylist()) == {"1"}
+
+
+def test_a_second_time_nothing_is_done(witnessed: Path) -> None:
+    store = Store(witnessed / "store")
+    kinds = set(store.kinds()) - {"sweeps"}  # of which the probe is no part now
+    before = {kind: store.names(kind) for kind in kinds}
+    ended(command("run", "--local", "--store", store.location, sweep_script(witnessed / "lists")), 0)
+    assert {kind: store.names(kind) for kind in kinds} == before
