@@ -1,7 +1,7 @@
 """Draw the picture of README.md and of docs/ again: `make pictures`.
 
     python docs/draw.py                       # from docs/pictures/quickstart-*.parquet
-    python docs/draw.py --store results       # from what the quickstart measured anew there, which is put in their place
+    python docs/draw.py --store results       # from what the quickstart measured there, which is kept
 
 The picture is what `memexp report` shows of `sweeps/quickstart.py`. Beside it is what it was drawn from, numbers and
 Vega-Lite specification: a test draws that again and compares, without rendering anything.
