@@ -40,7 +40,7 @@ from memexp.sources import Sources
 from memexp.store import Store
 
 ELSEWHERE = ("s3://", "creatures")
-"""Stores that are not here: a bucket's, and what the tutorial's own sweep measures (tests/core/test_tutorial.py)."""
+"""Stores that are not here: a bucket's, and what the tutorial's own sweep measures (tests/drills/test_tutorial.py)."""
 HUB = {"README.md", "docs/sweeps.md"}
 """Pages whose sweeps are of models of the hub."""
 
