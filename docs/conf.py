@@ -30,7 +30,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["pictures"]
 html_theme = "furo"
 html_title = f"memexp {version}"
-html_show_sphinx = html_show_sourcelink = False
+html_show_sphinx = html_show_sourcelink = html_show_copyright = False
 myst_heading_anchors = 3
 default_role = "py:obj"  # `Study` in a docstring is a link where there is such a name
 add_module_names = False

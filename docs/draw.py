@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from memexp.figures import style
@@ -32,8 +31,6 @@ SPECIFICATION = PICTURES / "quickstart.vl.json"
 KINDS = ("recognition", "recall")
 NUMBERS = ("target_nll", "foil_nll", "exact", "completion_rouge2")
 """Columns of items that are kept; texts would be ten times as much."""
-MODELS = ("tiny-s", "tiny-m", "tiny-l")
-"""In the order of the sweep, which the legend has."""
 WIDTH, HEIGHT = 380, 180
 """Pixels of a panel, of which two are side by side."""
 SCALE = 1.3
@@ -61,11 +58,8 @@ def keep(kind: str, rows: pa.Table) -> None:
     """Put rows of the quickstart beside the picture."""
     settings = rows.column_names[: rows.column_names.index("item") + 1]
     chosen = rows.select([*settings, *(name for name in NUMBERS if name in rows.column_names)])
-    first = pc.index_in(chosen["model"], pa.array(MODELS))
-    ordered = chosen.append_column("_", first).sort_by([(name, "ascending") for name in ("_", "condition_id", "item")])
-    pq.write_table(
-        ordered.drop_columns("_"), PICTURES / f"quickstart-{kind}.parquet", compression="zstd", compression_level=19
-    )
+    ordered = chosen.sort_by([(name, "ascending") for name in ("condition_id", "item")])
+    pq.write_table(ordered, PICTURES / f"quickstart-{kind}.parquet", compression="zstd", compression_level=19)
 
 
 def specification() -> dict[str, Any]:

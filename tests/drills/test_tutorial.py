@@ -18,7 +18,9 @@ PAGE = DOCS / "tutorial.md"
 SCRIPT = "creatures.py"
 
 
-def test_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tutorial_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MEMEXP_STORE", raising=False)
     [texts] = [block.text for block in blocks(PAGE) if block.language == "csv"]
