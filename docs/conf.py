@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import re
 import sys
@@ -57,6 +58,22 @@ class Command(SphinxDirective):
         return found
 
 
+class Columns(SphinxDirective):
+    """``memexp-columns``: the columns of an Arrow schema, with their types."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """One line of text."""
+        module, _, name = self.arguments[0].rpartition(".")
+        text = nodes.paragraph()
+        for field in getattr(importlib.import_module(module), name):
+            text += nodes.Text(", " if text.children else "")
+            text += nodes.literal(text=field.name)
+            text += nodes.Text(f" {field.type}")
+        return [text]
+
+
 def _wide(self: Any, prog: str, **given: Any) -> None:
     argparse.HelpFormatter.__init__(self, prog, width=100, **given)
 
@@ -95,6 +112,7 @@ def _no_signature(app: Any, what: str, name: str, of: Any, *rest: Any) -> tuple[
 def setup(app: Sphinx) -> None:
     """What Sphinx asks of an extension; this file is one."""
     app.add_directive("memexp-command", Command)
+    app.add_directive("memexp-columns", Columns)
     app.connect("autodoc-process-docstring", _as_code, priority=400)  # before napoleon
     app.connect("source-read", _outside)
     app.connect("autodoc-process-signature", _no_signature)
