@@ -124,7 +124,11 @@ def _memexp(words: list[str], page: Path) -> str | None:
     from memexp.cli import _parser
 
     cut = words.index("--") if "--" in words else len(words)
-    options = _parser().parse_args(words[:cut])
+    parser = _parser()
+    for action in (action for action in parser._actions if isinstance(action.choices, dict)):
+        for command in action.choices.values():
+            command.allow_abbrev = False  # a text has whole names
+    options = parser.parse_args(words[:cut])
     sweep = getattr(options, "sweep", None)
     if sweep is None or words[0] not in ("plan", "run") or sweep == "SWEEP":
         return None
@@ -173,6 +177,7 @@ def _script(path: str, words: list[str], page: Path) -> str | None:
     real = argparse.ArgumentParser.parse_args
 
     def parse(self: Any, *given: Any) -> None:
+        self.allow_abbrev = False
         real(self, *given)
         raise _Parsed
 

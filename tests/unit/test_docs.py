@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -108,9 +109,11 @@ def test_commands_in_sentences_are_understood(page: Path) -> None:
     ("command", "says"),
     [
         ("memexp query --nope 'SELECT 1'", "--nope"),
+        ("memexp compare a b --marg 1", "--marg"),
         ("memexp draw", "draw"),
         ("memexp run sweeps/nope.py", "no sweeps/nope.py"),
         ("memexp run sweeps/retention.py -- --untli 3", "--untli"),
+        ("memexp run sweeps/retention.py -- --unt 3", "--unt"),
         ("memexp run sweeps/quickstart.py -- --models gpt2", "no arguments"),
         ("memexp run", "required"),
         ("python sweeps/figures.py --papers ohran", "ohran"),
@@ -244,8 +247,10 @@ def test_the_picture_is_what_the_code_draws(drawing: types.ModuleType, monkeypat
     stored = drawing.SPECIFICATION.read_text(encoding="utf-8")
     assert drawing.written(drawing.specification()) == stored, "figures are drawn otherwise now: run `make pictures`"
     assert drawing.drawn_from(drawing.PICTURE.read_bytes()) == drawing.digest(stored), "run `make pictures`"
+    monkeypatch.setattr(drawing, "KINDS", ("recall",))
     monkeypatch.setattr(style, "COLOURS", style.COLOURS[::-1])
-    assert drawing.written(drawing.specification()) != stored
+    again = json.loads(drawing.written(drawing.specification()))["vconcat"]
+    assert len(again) == 1 and again[0] != json.loads(stored)["vconcat"][1]
 
 
 def test_a_picture_says_what_it_was_drawn_from(drawing: types.ModuleType) -> None:
