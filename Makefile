@@ -17,6 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 REAL := models/smollm2-135m
+PAGES := $(VENV)/.installed-docs
 
 MEMORY := tests/drills/test_memory_drills.py
 
@@ -24,7 +25,7 @@ MEMORY := tests/drills/test_memory_drills.py
 OFFLINE := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test drills look real bench lint clean
+.PHONY: help setup demo test drills look real bench docs pictures lint clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -59,6 +60,15 @@ look: $(STAMP)  ## Reports in headless Chromium, with pictures in build/look
 		{ echo "make look needs chromium: apt-get install chromium" >&2; exit 1; }
 	@$(OFFLINE) $(BIN)/python -m pytest tests/look $(PYTEST_ARGS)
 
+# A warning is an error; nothing is fetched.
+docs: $(PAGES)  ## The pages of docs/ as HTML, in build/docs
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
+
+# From what the quickstart measured, which is beside them; `make pictures MEMEXP_STORE=FOLDER` takes another store's.
+pictures: $(STAMP)  ## Draw the pictures of README.md and docs/ again
+	@$(BIN)/python docs/draw.py $(if $(filter command line,$(origin MEMEXP_STORE)),--store "$(MEMEXP_STORE)")
+
 bench: $(STAMP)  ## Speed beside other ways, hours, into benchmarks/RESULTS.md (BENCH_ARGS="--parts recall")
 	@$(OFFLINE) $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
@@ -81,4 +91,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing memexp into $(VENV) (minutes the first time) ..."
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(PAGES): $(STAMP)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e ".[dev,docs]"
 	@touch $@

@@ -134,7 +134,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def short(rows: Sequence[Row]) -> list[str]:
-    """The same without ranges but for the total's, as the README has it."""
+    """The same without ranges but for the total's, as docs/published_grid.md has it."""
     lines = [
         "| model | parameters | devices | hours, unshared | hours, shared | $ unshared | $ shared |",
         "|---|---:|---:|---:|---:|---:|---:|",

@@ -70,7 +70,7 @@ class Results:
 
     @property
     def columns(self) -> list[str]:
-        """Their names; README.md and the schema of the probe say what they mean."""
+        """Their names; docs/results.md and the schema of the probe say what they mean."""
         return list(self._table.column_names)
 
     def to_arrow(self) -> pa.Table:

@@ -29,6 +29,8 @@ HOSTILE = (
     "long " * 20_000,
 )
 MODELS = ("tiny-s", "tiny-m")
+VERSIONS = versions()
+"""Found once: for each of hundreds of results they would take seconds."""
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -54,7 +56,7 @@ class Made:
         probe_id = identity("probe", kind, {row.get("task") for row in listed})
         own |= {"stage_id": stage, "condition_id": condition, "probe_id": probe_id, "probe_settings": "{}"}
         table = pa.Table.from_pylist(listed, schema=probe.schema())
-        made = versions() | {"device": "cpu", "threads": 1, "workers": 1, "precision": "float32"}
+        made = VERSIONS | {"device": "cpu", "threads": 1, "workers": 1, "precision": "float32"}
         name = f"{stage}-{probe_id}-{condition}"
         rows = with_source(rows_for(table, own, labels, made), kind, probe.headline)
         self.store.commit(kind, name, rows)
@@ -152,7 +154,7 @@ def _training(made: Made) -> None:
     for row in made.rows:
         common = {"stage_id": row["stage_id"], "kind": "study", "model": "tiny-s", "steps": 20, "tokens": 900}
         common |= {"status": "complete", "seconds": 1.5, "finished": WHEN, "sweep": "exposures", "workers": 1}
-        stages.append(common | {"commit": "0123456789abcdef", **versions(), "device": "cpu", "threads": 1})
+        stages.append(common | {"commit": "0123456789abcdef", **VERSIONS, "device": "cpu", "threads": 1})
         losses += [
             {"stage_id": row["stage_id"], "kind": "study", "model": "tiny-s", "step": step, "loss": 5 - step / 30}
             for step in range(1, 101)

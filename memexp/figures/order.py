@@ -16,6 +16,7 @@ FIRST = (
 )
 """Settings and common labels in the order of their importance to a reader; all other labels come behind."""
 _WORDS = ("tiny", "small", "base", "medium", "large", "xl")
+_LETTERS = ("s", "m", "l")
 
 
 def in_order(settings: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -31,7 +32,7 @@ def _sortable(value: Any) -> tuple[int, float, str]:
 
 
 def _size(name: str) -> tuple[str, float]:
-    """The family of a model and its size, as far as its name tells: 1.3b, 560m, 1b7; or a word such as large."""
+    """The family of a model and its size, as far as its name tells: 1.3b, 560m, 1b7; or words: large, tiny-s."""
     words = re.split(r"[-_/ ]", name.lower())
     for word in words:
         told = re.fullmatch(r"(\d+(?:\.\d+)?)([bm])(\d*)", word)
@@ -39,4 +40,5 @@ def _size(name: str) -> tuple[str, float]:
             size = float(f"{told[1]}.{told[3]}" if told[3] else told[1])
             return words[-2] if len(words) > 1 else "", size * (1000 if told[2] == "b" else 1)
     ranks = [_WORDS.index(word) + 1 for word in words if word in _WORDS]
-    return words[0], ranks[0] + 0.5 if ranks else 2.0
+    within = _LETTERS.index(words[-1]) / 10 if words[-1] in _LETTERS else 0.0  # tiny-s, tiny-m, tiny-l
+    return words[0], (ranks[0] + 0.5 if ranks else 2.0) + within

@@ -170,10 +170,14 @@ def test_models_are_in_the_order_of_their_size() -> None:
         "facebook/opt-350m",
         "gpt2-medium",
         "facebook/opt-1.3b",
+        "tiny-s",
+        "tiny-l",
+        "tiny-m",
     ]
     ordered = sorted(names, key=lambda name: in_order({"model": name}))
     assert ordered[:4] == ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
-    assert ordered[4:] == ["facebook/opt-350m", "facebook/opt-1.3b", "facebook/opt-13b"]
+    assert ordered[4:7] == ["facebook/opt-350m", "facebook/opt-1.3b", "facebook/opt-13b"]
+    assert ordered[7:] == ["tiny-s", "tiny-m", "tiny-l"]
 
 
 @pytest.mark.parametrize("kind", ["arrow", "pandas", "polars"])

@@ -1,4 +1,4 @@
-"""The README: its sweep is one, its commands and files exist, its queries answer."""
+"""README and docs: their sweeps are what the text says, their commands and files exist, their queries answer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,27 @@ from pathlib import Path
 import pandas
 import pyarrow as pa
 import pytest
+from pages import DOCS, PAGES, ROOT, blocks
 
-from memexp import Pair, Probe, Store, Sweep, TextFile
+from memexp import Probe, Store, Sweep, TextFile
 from memexp.probes.recall import SCHEMA as RECALL
 from memexp.probes.recognition import SCHEMA as RECOGNITION
 from memexp.records import MADE_WITH, SETTINGS, rows_for
 from memexp.sources import Sources
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SWEEP, PROBE, SEARCH, QUERIES, STATISTICS, FACTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+def python(page: str) -> list[str]:
+    """The Python blocks of a page of docs."""
+    return [block.text for block in blocks(DOCS / page) if block.language == "python"]
+
+
+TEXT = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+SWEEP, *_ = python("sweeps.md")
+PROBE, *_ = python("howto/own_probe.md")
+[SEARCH] = python("howto/search.md")
+[FACTS] = python("howto/facts.md")
+_, QUERIES = python("results.md")
+STATISTICS, *_ = python("statistics.md")
 
 
 def test_its_sweep_is_one() -> None:
@@ -37,8 +48,8 @@ def test_its_probe_is_one(targets: TextFile, tmp_path: Path, monkeypatch: pytest
     assert probe.schema().names == ["item", "highest"]
 
 
-def test_its_search_is_one(targets: TextFile) -> None:
-    module: dict[str, object] = {"__name__": "sweep", "pair": Pair(targets, targets)}
+def test_its_search_is_one() -> None:
+    module: dict[str, object] = {"__name__": "sweep"}
     exec(SEARCH, module)
     sweep = module["sweep"]
     assert isinstance(sweep, Sweep)
@@ -81,19 +92,18 @@ def test_its_queries_answer(
 
 
 def test_what_it_names_exists() -> None:
-    headings = {re.sub(r"\W+", "-", line.lower().replace("'", "")) for line in re.findall(r"^## (.*)$", README, re.M)}
-    for path in re.findall(r"\]\(([^):]+)\)", README):
-        assert path[1:] in headings if path.startswith("#") else (ROOT / path).exists(), path
-    for script in re.findall(r"sweeps/\w+\.py", README):
-        assert (ROOT / script).exists(), script
+    for path in re.findall(r"(?:sweeps|tests|benchmarks|memexp)/[\w/]+\.(?:py|md)", TEXT):
+        assert (ROOT / path).exists(), path
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make (demo|test|help|[a-z]+)`", README):
+    targets = set(re.findall(r"`make (\w+)", TEXT))
+    assert targets > {"test", "help", "real", "docs", "bench"}
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 def test_the_commands_it_lists_are_the_commands_there_are() -> None:
     from memexp.cli import _parser
 
-    listed = set(re.findall(r"\| `memexp (\w+)", README))
+    listed = set(re.findall(r"\| `memexp (\w+)", (DOCS / "running.md").read_text(encoding="utf-8")))
     actions = [action for action in _parser()._actions if action.dest == "command" or action.choices]
     assert listed == set(next(action.choices for action in actions if action.choices))  # type: ignore[arg-type]
