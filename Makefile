@@ -35,9 +35,11 @@ setup: $(STAMP)  ## Make the environment .venv with everything pinned
 demo: $(STAMP)  ## Run the quickstart sweep into MEMEXP_STORE (default: results)
 	@MEMEXP_STORE="$(MEMEXP_STORE)" $(BIN)/memexp run sweeps/quickstart.py
 
-# Tests on two ranks and on a Ray cluster fill the machine by themselves. Status 5 is pytest's for "none selected".
+# Tests on two ranks and on a Ray cluster fill the machine by themselves. The others in their order: those of the core,
+# which take longest, first. Status 5 is pytest's for "none selected".
 test: lint  ## Lint, types and all tests but the drills
-	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/core tests/unit $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/core tests/unit \
+		$(PYTEST_ARGS) || [ $$? -eq 5 ]
 	@$(OFFLINE) $(BIN)/python -m pytest tests/dist tests/cluster $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 # The memory drills alone: what others take beside them they would be killed for.
