@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import psutil
 import ray
 
 from memexp.cluster import environment
+from memexp.cluster.addresses import BOOTSTRAPPED, address_of
 from memexp.cluster.joining import DRIVER, DRIVERS, joined
 from memexp.cluster.nodes import all_fit, rooms
 from memexp.errors import ClusterError
@@ -29,9 +29,6 @@ from memexp.spec import Resources
 from memexp.store import Store
 
 __all__ = ["DRIVER", "Cluster", "connected"]
-
-BOOTSTRAPPED = "~/ray_bootstrap_config.yaml"
-"""What ``ray up`` leaves on a head node."""
 
 # File systems that every node of a cluster sees alike; anything else is taken for a node's own disk.
 SHARED_FILE_SYSTEMS = (
@@ -152,9 +149,7 @@ def connected(
             share the store, or one of them could not execute a trial.
     """
     needs = set(needs)
-    address = (
-        address or os.environ.get("RAY_ADDRESS") or ("auto" if Path(BOOTSTRAPPED).expanduser().exists() else "local")
-    )
+    address = address_of(address)
     already = ray.is_initialized()  # within a test or a notebook that keeps a cluster
     sharded = any(resources.workers > 1 for resources in needs)
     with contextlib.nullcontext() if already else joined(address, sharded), environment.shared():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from memexp.plan.forest import Forest, TrainingStage
 from memexp.sources import ResolvedModel
 from memexp.sources.tokens import cut
+from memexp.wording import noun
 
 __all__ = ["remark_texts"]
 
@@ -60,4 +61,5 @@ def _cut(forest: Forest) -> Iterator[str]:
             line = f"whether block_size {size} cuts texts of {texts.name} shows in training only"
             yield f"{line}: no tokenizer.json ({who})"
         elif count:
-            yield f"{count} of the {texts.count} texts of {texts.name} are cut at block_size {size} ({who})"
+            are = noun(count, "is", "are")
+            yield f"{count} of the {texts.count} texts of {texts.name} {are} cut at block_size {size} ({who})"

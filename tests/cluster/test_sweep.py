@@ -93,7 +93,7 @@ def test_one_deleted_file_brings_back_exactly_that_one(store: Path, pair: Pair, 
     file.unlink()
     complete, page = said(sweep, store)
     assert complete
-    assert "executing 1 trials, 6 steps, for 1 results" in page
+    assert "executing 1 trial, 6 steps, for 1 result" in page
     assert file.read_bytes() == rows
     after = {path: path.stat().st_mtime_ns for path in store.glob("rec*/*.parquet")}
     assert {path for path in after if after[path] != before.get(path)} == {file}

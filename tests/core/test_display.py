@@ -71,7 +71,7 @@ def test_a_trial_that_is_tried_again(
     steps = {stage.id: stage.steps for stage in trial.stages}
     assert sum(steps.values()) == 16
     trial.snapshots = trial.snapshots if snapshots else Snapshots(minutes=None)
-    monkeypatch.setattr(memexp.trial.walk, "REPORT_STEPS", 1)
+    monkeypatch.setattr(memexp.trial.reporting, "REPORT_STEPS", 1)
     shown, store, made = Shown(steps), Store(tmp_path), list[int]()
 
     def dying(progress: Progress) -> None:

@@ -158,7 +158,7 @@ def test_a_signal_says_how_far_it_came(
     number: int, sweep: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Executor, "numbers", [number])
-    line = f"stopped by {BY[signal.Signals(number)]}: 0 of 1 conditions complete; the same command goes on"
+    line = f"stopped by {BY[signal.Signals(number)]}: 0 of 1 condition complete; the same command goes on"
     assert stopped(sweep, capsys) == (128 + number, [line])
     assert not list(Path("results/.running").glob("*"))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "what was before is again"
@@ -173,7 +173,7 @@ def test_three_times_ctrl_c(sweep: str, monkeypatch: pytest.MonkeyPatch, capsys:
         return signals.stopped_by()
 
     monkeypatch.setattr("memexp.driver.run.stopped_by", struck)
-    line = "stopped by Ctrl-C: 0 of 1 conditions complete; the same command goes on"
+    line = "stopped by Ctrl-C: 0 of 1 condition complete; the same command goes on"
     assert stopped(sweep, capsys) == (130, [line])
 
 
@@ -188,7 +188,7 @@ def test_libraries_that_turn_an_interrupt_into_something_else(
         raise AssertionError
 
     monkeypatch.setattr(Executor, "execute_trials", wrapped)
-    line = "stopped by SIGTERM: 0 of 1 conditions complete; the same command goes on"
+    line = "stopped by SIGTERM: 0 of 1 condition complete; the same command goes on"
     assert stopped(sweep, capsys) == (143, [line])
 
 
