@@ -88,7 +88,7 @@ class Hooks:
             self.tell(SweepEnded(self.sweep, whole))
 
     def tell(self, event: Event) -> None:
-        """Call the hooks. What one raises is said once; it is called again all the same, for it may have been the net."""
+        """Call the hooks. What one raises is said once; it is called again all the same: it may have been the net."""
         for number, hook in enumerate(self.hooks):
             try:
                 hook(event)
@@ -118,6 +118,5 @@ def _where(hook: Hook, error: Exception) -> str:
     """Which hook raised what, and in which line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     name = getattr(hook, "__qualname__", type(hook).__name__)
-    return (
-        f"on_event: {name}: {type(error).__name__}: {one_line(error, 200)} ({Path(last.filename).name}:{last.lineno})"
-    )
+    what = f"{type(error).__name__}: {one_line(error, 200)}"
+    return f"on_event: {name}: {what} ({Path(last.filename).name}, line {last.lineno})"

@@ -1,6 +1,6 @@
 """One run of a sweep: what is there is counted, the missing part executed, and the store asked what became of it.
 
-run = Run("quickstart", forest, searches, Store("results"), Snapshots(), retry_diverged=False, console=Console(), hooks=[])
+run = Run("quickstart", forest, searches, Store("results"), Snapshots(), retry_diverged=False, console=Console())
 run.execute(run.begin(), on_cluster(None))
 whole = run.conclude()
 """
@@ -82,7 +82,8 @@ class Run:
         for ledger in ledgers:
             ledger.copy()
         for line in self._so_far(missing, ledgers):
-            say(self.console, f"{self.name}: {line} are in {self.store.location}")
+            are = "is" if " of 1 " in line else "are"
+            say(self.console, f"{self.name}: {line} {are} in {self.store.location}")
         return Work(self.forest, missing, ledgers, self.store, self.snapshots)
 
     def execute(self, work: Work, open_executor: Open) -> None:

@@ -38,15 +38,15 @@ def write_new(name: str) -> tuple[Path, Path]:
     folder, stem = Path(name).expanduser().parent, Path(name).name.removesuffix(".py")
     if not stem or not stem[0].isalnum() or not _plain(stem) or len(stem) > LONGEST:
         raise SpecError(
-            f"memexp new: {name!r} cannot name a sweep: at most {LONGEST} letters, digits, '_' and '-', "
+            f"{name!r} cannot name a sweep: at most {LONGEST} letters, digits, '_' and '-', "
             "after a folder if you like"
         )
     if not folder.is_dir():
-        raise SpecError(f"memexp new: there is no folder {folder}; make it first, or give the name alone")
+        raise SpecError(f"there is no folder {folder}; make it first, or give the name alone")
     targets = {folder / f"{stem}{suffix}": _template(suffix, stem) for suffix in (".py", ".csv")}
     for path in targets:
         if path.exists() or path.is_symlink():
-            raise SpecError(f"memexp new: {path} is there already and stays as it is; give another name")
+            raise SpecError(f"{path} is there already and stays as it is; give another name")
     made: list[Path] = []
     try:
         for path, text in targets.items():
@@ -57,7 +57,7 @@ def write_new(name: str) -> tuple[Path, Path]:
         for path in made:
             with contextlib.suppress(OSError):
                 path.unlink()
-        raise SpecError(f"memexp new: cannot write {error.filename or folder}: {error.strerror}") from error
+        raise SpecError(f"cannot write {error.filename or folder}: {error.strerror}") from error
     script, texts = targets
     return script, texts
 

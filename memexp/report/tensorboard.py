@@ -3,9 +3,9 @@
     memexp run sweeps/quickstart.py --tensorboard runs
     tensorboard --logdir runs
 
-A line of training is a run of TensorBoard, called by model, part, learning rate, seed and the beginning of its identity;
-``loss/study``, ``loss/interference`` ... are its scalars. Without the package tensorboardX, which Ray Tune brings, it is
-refused in a line.
+A line of training is a run of TensorBoard, called by model, part, learning rate, seed and the beginning of its
+identity; ``loss/study``, ``loss/interference`` ... are its scalars. Without the package tensorboardX, which Ray Tune
+brings, it is refused in a line.
 """
 
 from __future__ import annotations

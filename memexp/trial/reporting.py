@@ -9,7 +9,7 @@ from memexp.events import Losses
 from memexp.plan import Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress
 
-__all__ = ["REPORT_STEPS", "Counted", "Report"]
+__all__ = ["REPORT_STEPS", "Counted", "Report", "line_of"]
 
 Report = Callable[[Progress], None]
 
@@ -21,18 +21,12 @@ class Counted:
     """Reports the steps of a stage, `REPORT_STEPS` at a time and the rest at its end."""
 
     def __init__(
-        self,
-        tell: Report,
-        trial: Trial,
-        attempt: Attempt,
-        stages: Mapping[str, Stage],
-        stage: TrainingStage,
-        first: int,
+        self, tell: Report, trial: Trial, attempt: Attempt, line: str, stage: TrainingStage, first: int
     ) -> None:
-        """`first`: the step that is made first. `stages`: all of the trial, by identity."""
+        """`line`: what the steps of `stage` are counted along, see `line_of`. `first`: the step that is made first."""
         self.tell, self.stage, self.made = tell, stage, list[Step]()
         self.reached = first - stage.first_step
-        self.attempt, self.corpus, self.line = attempt, trial.corpus(stage.corpus).name, _line(stage, stages)
+        self.attempt, self.corpus, self.line = attempt, trial.corpus(stage.corpus).name, line
 
     def __call__(self, steps: Sequence[Step]) -> None:
         self.made += steps
@@ -65,8 +59,13 @@ class Counted:
         )
 
 
-def _line(stage: TrainingStage, stages: Mapping[str, Stage]) -> str:
-    """What the numbers of steps run through: a trajectory with stops, or all exposures of one study."""
+def line_of(stage: TrainingStage, stages: Mapping[str, Stage]) -> str:
+    """What the numbers of steps run through: a trajectory with stops, or all exposures of one study.
+
+    Args:
+        stage: one of the trial's.
+        stages: all of them, by identity.
+    """
     if stage.origin is not None:
         return stage.origin
     before = stages.get(stage.parent)

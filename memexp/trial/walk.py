@@ -31,7 +31,7 @@ from memexp.trial.encoded import TrialTexts
 from memexp.trial.failing import Failures
 from memexp.trial.measuring import measured
 from memexp.trial.printed import Printed
-from memexp.trial.reporting import Counted, Report
+from memexp.trial.reporting import Counted, Report, line_of
 from memexp.trial.rows import Notes, Results, Sink, made_with
 from memexp.trial.saving import Saver
 from memexp.trial.shortage import Shortage
@@ -178,7 +178,8 @@ class Walk:
         elif optimizer is None or stage.begins_afresh:
             optimizer = adamw(state.lm, settings)
         state.optimizer = optimizer
-        counted = Counted(self._tell, self.trial, self.notes.attempt, self.stages, stage, first)
+        line = line_of(stage, self.stages)
+        counted = Counted(self._tell, self.trial, self.notes.attempt, line, stage, first)
         save = self.saver.along(stage, state.lm, optimizer, done)
 
         def after(steps: Sequence[Step]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import memexp.trial.walk
+import memexp.trial.reporting
 from memexp.core.processes import World
 from memexp.plan import Trial, grow, whole
 from memexp.plan.attempts import Attempt, Progress
