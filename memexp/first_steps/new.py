@@ -38,8 +38,7 @@ def write_new(name: str) -> tuple[Path, Path]:
     folder, stem = Path(name).expanduser().parent, Path(name).name.removesuffix(".py")
     if not stem or not stem[0].isalnum() or not _plain(stem) or len(stem) > LONGEST:
         raise SpecError(
-            f"{name!r} cannot name a sweep: at most {LONGEST} letters, digits, '_' and '-', "
-            "after a folder if you like"
+            f"{name!r} cannot name a sweep: at most {LONGEST} letters, digits, '_' and '-', after a folder if you like"
         )
     if not folder.is_dir():
         raise SpecError(f"there is no folder {folder}; make it first, or give the name alone")

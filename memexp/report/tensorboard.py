@@ -10,6 +10,7 @@ brings, it is refused in a line.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections import OrderedDict
@@ -29,15 +30,13 @@ class TensorBoard:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """`folder`: what is given to ``tensorboard --logdir``; made when there is something to write."""
-        try:
-            import tensorboardX
-        except ImportError as error:
-            raise SpecError("--tensorboard needs tensorboardX: pip install tensorboardX") from error
+        if importlib.util.find_spec("tensorboardX") is None:
+            raise SpecError("--tensorboard needs tensorboardX: pip install tensorboardX")
         self.folder = os.path.abspath(os.path.expanduser(os.fspath(folder)))
         if os.path.exists(self.folder) and not os.path.isdir(self.folder):
             raise SpecError(f"--tensorboard: {self.folder} is a file; give a folder")
-        self._make: Any = tensorboardX.SummaryWriter
         self._open: OrderedDict[str, Any] = OrderedDict()
+        self._opened = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Losses):
@@ -46,17 +45,23 @@ class TensorBoard:
                 if loss is not None:
                     self._writer(event.sweep, name).add_scalar(f"loss/{event.kind}", loss, step)
         if isinstance(event, ConditionComplete):
-            self._writer(event.sweep, "progress").add_scalar("conditions complete", event.complete, event.complete)
+            self._writer(event.sweep, "progress").add_scalar("conditions_complete", event.complete, event.complete)
         if isinstance(event, SweepEnded):
             while self._open:
                 self._open.popitem()[1].close()
 
     def _writer(self, sweep: str, name: str) -> Any:
         """The file of a run; of many the one that was not used for longest is closed, and goes on in another file."""
+        # It imports torch, which --local has to be the first to do, with the threads that a sweep asks for.
+        from tensorboardX import SummaryWriter
+
         place = os.path.join(self.folder, sweep, re.sub(r"[^A-Za-z0-9._-]+", "-", name))
         if place not in self._open:
             if len(self._open) >= MOST_OPEN:
                 self._open.popitem(last=False)[1].close()
-            self._open[place] = self._make(place, flush_secs=5)
+            # By itself a file is called after the second it is opened in, and a second one would take its place.
+            self._opened += 1
+            own = f".{os.getpid()}-{self._opened}"
+            self._open[place] = SummaryWriter(place, flush_secs=5, filename_suffix=own)
         self._open.move_to_end(place)
         return self._open[place]
