@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from memexp.first_steps.examples import BEGIN, ending
-from memexp.script import OWN_OPTIONS, add_run_options, carried_out, guarded
-from memexp.wording import amount
+from memexp.script import OWN_OPTIONS, add_run_options, carried_out, guarded, said_if_slow
+from memexp.wording import amount, noun
 
 if TYPE_CHECKING:
     from memexp.sweep import Sweep
@@ -40,7 +40,7 @@ def _main(given: list[str]) -> int:
     options.arguments = given[cut + 1 :]
     if options.command is None:
         _parser().print_help()
-        return 2
+        raise SystemExit(2)
     return guarded(lambda: int(options.command(options)), options.debug)
 
 
@@ -172,7 +172,9 @@ def _plan(options: argparse.Namespace) -> int:
         left = f"{search['stored']} in the store, others at most {amount(search['steps_at_most'], 'step')}"
         table.add_row(f"search {search['search']}", amount(search["trials"], "suggestion"), left)
     if plan.diverged:
-        table.add_row("diverged", f"{plan.diverged}", "conditions; --retry-diverged repeats them")
+        table.add_row(
+            "diverged", f"{plan.diverged}", noun(plan.diverged, "condition") + "; --retry-diverged trains again"
+        )
     from memexp.report.purchase import add_models
 
     add_models(table, plan.models)
@@ -184,8 +186,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    print(f"reading {options.sweep} ...", file=sys.stderr, flush=True)  # before imports, which take a second or two
-    return _load(options.sweep, options.arguments).main(options)
+    with said_if_slow(f"reading {options.sweep} ..."):  # which imports what takes a second or two
+        sweep = _load(options.sweep, options.arguments)
+    return sweep.main(options)
 
 
 class _Arguments(list[str]):

@@ -6,6 +6,7 @@ import argparse
 import atexit
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "loading",
     "notice_unused",
     "run_options",
+    "said_if_slow",
     "used",
 ]
 
@@ -133,6 +135,22 @@ def carried_out(work: Callable[[], int], goes_on: bool, last: bool) -> int:
                 then = "; the same command goes on" if goes_on else ""
                 print(f"stopped by {stopped_by()}{then}", file=sys.stderr)
             return status()
+
+
+SLOW = 0.5
+"""Seconds after which one wonders."""
+
+
+@contextlib.contextmanager
+def said_if_slow(line: str) -> Iterator[None]:
+    """Say on stderr what is being done, if it is not done at once."""
+    timer = threading.Timer(SLOW, lambda: print(line, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def guarded(work: Callable[[], int], debug: bool) -> int:

@@ -29,7 +29,7 @@ from memexp.report.ending import say_page
 from memexp.report.output import spoken
 from memexp.report.terminal import print_searches, print_summary, say
 from memexp.results import Results, open_store
-from memexp.script import being_loaded, carried_out, guarded, notice_unused, run_options, used
+from memexp.script import being_loaded, carried_out, guarded, notice_unused, run_options, said_if_slow, used
 from memexp.search.candidates import Prepared, prepare
 from memexp.signals import heeded
 from memexp.sources import Sources
@@ -165,10 +165,12 @@ class Sweep:
             with results.without_trace():
                 results.check_writable()
                 sources = Sources()
-                forest, searches = self.grow(sources), self.prepare(sources)
+                with said_if_slow("reading texts and models ..."):
+                    forest, searches = self.grow(sources), self.prepare(sources)
                 run = Run(self.name, forest, searches, results, self.snapshots, retry_diverged, console, hooks)
                 with run.closing():
-                    run.execute(run.begin(), _in_this_process(console) if local else _on_cluster(address, console))
+                    opened = _in_this_process if local else _on_cluster(address)
+                    run.execute(run.begin(), opened, _starting(local, address))
                     print_summary(results, self.name, run.forest, answers)
                     print_searches(run.ledgers(), answers)
                     return run.conclude()
@@ -199,23 +201,24 @@ class Sweep:
         return carried_out(lambda: guarded(run, options.debug), goes_on=True, last=last)
 
 
-def _in_this_process(console: Console) -> Callable[[Work], AbstractContextManager[Executor]]:
+def _starting(local: bool, address: str | None) -> str:
+    """What takes seconds before the first trial, in words: said before it is imported."""
+    if local:
+        return "loading torch ..."
+    from memexp.cluster.addresses import address_of
+
+    where = address_of(address)
+    return "starting Ray ..." if where == "local" else f"joining the Ray cluster at {where} ..."
+
+
+def _in_this_process(work: Work) -> AbstractContextManager[Executor]:
+    from memexp.local import in_this_process
+
+    return in_this_process(work.needs, work.searches, work.peaks)
+
+
+def _on_cluster(address: str | None) -> Callable[[Work], AbstractContextManager[Executor]]:
     def opened(work: Work) -> AbstractContextManager[Executor]:
-        say(console, "loading torch ...")
-        from memexp.local import in_this_process
-
-        return in_this_process(work.needs, work.searches, work.peaks)
-
-    return opened
-
-
-def _on_cluster(address: str | None, console: Console) -> Callable[[Work], AbstractContextManager[Executor]]:
-    def opened(work: Work) -> AbstractContextManager[Executor]:
-        from memexp.cluster.addresses import address_of
-
-        where = address_of(address)
-        # Before Ray is imported, which takes seconds by itself.
-        say(console, "starting Ray ..." if where == "local" else f"joining the Ray cluster at {where} ...")
         from memexp.cluster.executor import on_cluster
 
         return on_cluster(address, work.needs, work.store, work.reads, work.peaks)

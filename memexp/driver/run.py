@@ -1,7 +1,7 @@
 """One run of a sweep: what is there is counted, the missing part executed, and the store asked what became of it.
 
 run = Run("quickstart", forest, searches, Store("results"), Snapshots(), retry_diverged=False, console=Console())
-run.execute(run.begin(), on_cluster(None))
+run.execute(run.begin(), on_cluster(None), "starting Ray ...")
 whole = run.conclude()
 """
 
@@ -28,7 +28,7 @@ from memexp.plan.attempts import Attempt, commit_of_code
 from memexp.plan.heartbeat import heartbeat
 from memexp.plan.model_checks import check_models
 from memexp.report.terminal import say
-from memexp.script import Told
+from memexp.script import Told, said_if_slow
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger, progress_of
 from memexp.signals import asked, stopped_by
@@ -86,16 +86,24 @@ class Run:
             say(self.console, f"{self.name}: {line} {are} in {self.store.location}")
         return Work(self.forest, missing, ledgers, self.store, self.snapshots)
 
-    def execute(self, work: Work, open_executor: Open) -> None:
-        """Execute what is left to do, and say what failed; an interruption says how far it came."""
+    def execute(self, work: Work, open_executor: Open, starting: str) -> None:
+        """Execute what is left to do, and say what failed; an interruption says how far it came.
+
+        Args:
+            work: what is left.
+            open_executor: what executes it.
+            starting: what that takes seconds for, in words.
+        """
         if not work.left:
             self._record()
             return
         attempt = Attempt(self.name, uuid.uuid4().hex[:12], commit_of_code())
         try:
             with heartbeat(self.store, attempt, len(work.missing.asks), self._hooks.trials):
-                for forest, bases in work.models:
-                    check_models(forest, bases)
+                with said_if_slow("looking at models ..."):
+                    for forest, bases in work.models:
+                        check_models(forest, bases)
+                say(self.console, starting)
                 with open_executor(work) as executor:
                     self._record()
                     failures = execute(work, attempt, executor, self.console, self._hooks)

@@ -25,18 +25,20 @@ from memexp import (
     ModelError,
     Pair,
     Recognition,
+    Snapshots,
     SpecError,
     Study,
     Sweep,
     TextFile,
 )
 from memexp.cli import _load, _parser, main
+from memexp.driver.run import Run
 from memexp.first_steps import doctor, examples
 from memexp.first_steps.new import write_new
 from memexp.sources import Sources
 from memexp.sources.near_names import near_name
 from memexp.store import Store
-from memexp.sweep import _on_cluster
+from memexp.sweep import _starting
 from memexp.wording import amount
 
 
@@ -191,7 +193,8 @@ def test_every_help_ends_with_an_example_that_is_one(capsys: pytest.CaptureFixtu
 
 
 def test_the_bare_command_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([])
     page = capsys.readouterr().out
     assert "memexp new mine" in page and page.rstrip().endswith(examples.ARGUMENTS)
 
@@ -253,38 +256,52 @@ def test_nor_does_one_that_failed(
 # Starting up
 
 
-def test_a_run_says_at_once_what_it_is_at(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_says_within_a_second_what_it_is_at(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["run", "nowhere.py"]) == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert first == "reading nowhere.py ..."
-    assert second == f"memexp: nowhere.py: no such sweep script in {Path.cwd()}"
+    assert capsys.readouterr().err == f"memexp: nowhere.py: no such sweep script in {Path.cwd()}\n"
+    monkeypatch.setattr(memexp.script, "SLOW", 0.01)
+    Path("slow.py").write_text("import time\ntime.sleep(0.1)\nraise ValueError('why')\n")
+    assert main(["run", "slow.py"]) == 2
+    assert capsys.readouterr().err.splitlines() == ["reading slow.py ...", "memexp: slow.py, line 3: ValueError: why"]
 
 
 @pytest.mark.parametrize(
-    ("address", "variable", "line"),
+    ("local", "address", "variable", "line"),
     [
-        (None, None, "starting Ray ..."),
-        ("local", "10.0.0.1:6379", "starting Ray ..."),
-        (None, "10.0.0.1:6379", "joining the Ray cluster at 10.0.0.1:6379 ..."),
-        ("auto", None, "joining the Ray cluster at auto ..."),
+        (True, None, "10.0.0.1:6379", "loading torch ..."),
+        (False, None, None, "starting Ray ..."),
+        (False, "local", "10.0.0.1:6379", "starting Ray ..."),
+        (False, None, "10.0.0.1:6379", "joining the Ray cluster at 10.0.0.1:6379 ..."),
+        (False, "auto", None, "joining the Ray cluster at auto ..."),
     ],
 )
-def test_ray_is_told_of_before_it_is_imported(
-    address: str | None, variable: str | None, line: str, monkeypatch: pytest.MonkeyPatch
+def test_what_takes_seconds_is_said_in_words(
+    local: bool, address: str | None, variable: str | None, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(Path.cwd()))  # which is no head node
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if variable:
         monkeypatch.setenv("RAY_ADDRESS", variable)
-    page = io.StringIO()
+    assert _starting(local, address) == line
 
-    class Executor(types.ModuleType):
-        def __getattr__(self, name: str) -> Any:
-            assert page.getvalue() == f"{line}\n"
-            return lambda *given: "connected"
 
-    monkeypatch.setitem(sys.modules, "memexp.cluster.executor", Executor("executor"))
-    work: Any = types.SimpleNamespace(needs=[], store=None, reads=[], peaks=[])
-    assert _on_cluster(address, Console(file=page))(work) == "connected"  # type: ignore[comparison-overlap] # a stand-in
+def test_it_is_said_before_it_begins(pair: Pair, tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memexp.driver.run.check_models", lambda forest, models: None)
+    conditions = [Condition(tiny_model, Study(pair.targets, exposures=0, lr=1.0), probes=[Recognition(pair)])]
+    page, store = io.StringIO(), Store("results")
+    run = Run("mine", Sweep("mine", conditions).grow(), [], store, Snapshots(), False, Console(file=page, width=300))
+
+    def opened(work: Any) -> Any:
+        assert page.getvalue().splitlines() == [
+            f"mine: 0 of 1 condition is in {store.location}",
+            "starting Ray ...",
+        ]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run.execute(run.begin(), opened, "starting Ray ...")
 
 
 # Errors

@@ -68,7 +68,8 @@ def struck(number: int, moment: str, *arguments: str, hup: str = "SIG_DFL") -> s
 )
 def test_in_the_middle_of_the_imports(number: int, moment: str, line: str) -> None:
     found = struck(number, moment, "run", "nothing.py")
-    assert (found.returncode, found.stdout, found.stderr) == (128 + number, "", f"{line}\n")
+    said = found.stderr.removeprefix("reading nothing.py ...\n")  # where it took long
+    assert (found.returncode, found.stdout, said) == (128 + number, "", f"{line}\n")
 
 
 def test_an_answer_that_is_stopped_does_not_go_on() -> None:
@@ -79,7 +80,7 @@ def test_an_answer_that_is_stopped_does_not_go_on() -> None:
 def test_what_nohup_ignores_stays_ignored() -> None:
     found = struck(signal.SIGHUP, "pydantic", "run", "nothing.py", hup="SIG_IGN")
     assert (found.returncode, found.stdout) == (2, "it goes on\n")
-    assert found.stderr == "memexp: nothing.py: no such sweep script\n"
+    assert found.stderr.splitlines()[-1].startswith("memexp: nothing.py: no such sweep script in ")
 
 
 SLOW = """
