@@ -40,7 +40,8 @@ def run_options(add_help: bool = False) -> argparse.ArgumentParser:
     Example:
         parser = argparse.ArgumentParser(description=__doc__, parents=[run_options()])
     """
-    parser = argparse.ArgumentParser(add_help=add_help)
+    example = "example: python %(prog)s --local"
+    parser = argparse.ArgumentParser(add_help=add_help, epilog=example)
     group = parser.add_argument_group("where and how")
     group.add_argument("--store", default=None, help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)")
     add_run_options(group)

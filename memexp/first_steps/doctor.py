@@ -120,7 +120,7 @@ def _python() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     """Memory that is free now, of what this machine or container has; and cores."""
     whole, free = here().host, psutil.virtual_memory().available
-    says = f"{_gb(min(free, whole))} of {_gb(whole)} free, {amount(len(os.sched_getaffinity(0)), 'core')}"
+    says = f"{_gb(min(free, whole))} of {_gb(whole)} free, {amount(_cores(), 'core')}"
     if free < LEAST_MEMORY:
         yield Finding("memory", says, "wrong", "end other programs: torch alone takes half a GB", stops=True)
     elif free < ENOUGH_MEMORY:
@@ -128,6 +128,12 @@ def _memory() -> Iterator[Finding]:
         yield Finding("memory", says, "note", todo)
     else:
         yield Finding("memory", says)
+
+
+def _cores() -> int:
+    """Of this process, where the system tells."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _disk(store: str) -> Iterator[Finding]:

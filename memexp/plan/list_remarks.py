@@ -23,7 +23,8 @@ def remark_texts(forest: Forest) -> None:
 def _repeated(forest: Forest) -> Iterator[str]:
     for texts in forest.texts.values():
         if texts.repeated:
-            yield f"{texts.repeated} of the {texts.count} entries of {texts.name} repeat an earlier one"
+            repeat = noun(texts.repeated, "repeats", "repeat")
+            yield f"{texts.repeated} of the {texts.count} entries of {texts.name} {repeat} an earlier one"
 
 
 def _own_foils(forest: Forest) -> Iterator[str]:
@@ -36,7 +37,8 @@ def _own_foils(forest: Forest) -> Iterator[str]:
         targets, foils = (forest.texts[one] for one in pair)
         same = sum(target == foil for target, foil in zip(targets.items, foils.items, strict=False))
         if same:
-            line = f"{same} of the {targets.count} targets of {targets.name} are their own foils in {foils.name}"
+            are = noun(same, "is its own foil", "are their own foils")
+            line = f"{same} of the {targets.count} targets of {targets.name} {are} in {foils.name}"
             yield f"{line}; nothing can tell them apart"
 
 

@@ -178,8 +178,7 @@ class Walk:
         elif optimizer is None or stage.begins_afresh:
             optimizer = adamw(state.lm, settings)
         state.optimizer = optimizer
-        line = line_of(stage, self.stages)
-        counted = Counted(self._tell, self.trial, self.notes.attempt, line, stage, first)
+        counted = Counted(self._tell, self.trial, self.notes.attempt, line_of(stage, self.stages), stage, first)
         save = self.saver.along(stage, state.lm, optimizer, done)
 
         def after(steps: Sequence[Step]) -> None:
