@@ -10,6 +10,6 @@ def amount(count: int, what: str, many: str | None = None) -> str:
     return f"{count} {noun(count, what, many)}"
 
 
-def noun(count: int, what: str, many: str | None = None) -> str:
+def noun(count: float, what: str, many: str | None = None) -> str:
     """What a number counts, for where the number is written otherwise or there is a word in between."""
     return what if count == 1 else many or what + "s"

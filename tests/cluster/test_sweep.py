@@ -227,7 +227,7 @@ def test_more_than_the_cluster_holds_is_refused_before_any_trial(tmp_path: Path,
     from memexp import ClusterError
 
     conditions = grid(pair, tiny_model).conditions
-    for resources, told in ((Resources(workers=3), "3 CPUs"), (Resources(gpus=1), "1 GPUs")):
+    for resources, told in ((Resources(workers=3), "3 CPUs"), (Resources(gpus=1), "1 GPU ")):
         with pytest.raises(ClusterError, match=told):
             Sweep(name="large", conditions=conditions, resources=resources).run(tmp_path, console=Console(quiet=True))
     assert Store(tmp_path).names("stages") == set()

@@ -326,6 +326,7 @@ def test_a_store_with_anything_in_it_stays(tmp_path: Path) -> None:
         store.check_writable()
         store.put_text(".running/mine.json", "{}")
     assert (tmp_path / "results").is_dir() and (tmp_path / "new" / ".running" / "mine.json").is_file()
+    assert (tmp_path / "new" / ".tmp").is_dir()  # another writer may be about to use it
 
 
 def test_a_file_that_is_not_there_is_told_with_where_it_was_looked_for(
