@@ -1,4 +1,4 @@
-"""The ``memexp`` command: plan, run, status, query, verify, compact and import.
+"""The ``memexp`` command: reading options, and handing them to whatever carries the command out.
 
     memexp plan sweeps/quickstart.py
     memexp run sweeps/recognition_recall.py -- --data ~/llm-memory --models gpt2
@@ -14,7 +14,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from memexp.script import carried_out, guarded
+from memexp.first_steps.examples import BEGIN, ending
+from memexp.script import OWN_OPTIONS, add_run_options, carried_out, guarded, said_if_slow
+from memexp.wording import amount, noun
 
 if TYPE_CHECKING:
     from memexp.sweep import Sweep
@@ -36,23 +38,31 @@ def _main(given: list[str]) -> int:
     cut = given.index("--") if "--" in given else len(given)
     options = _parser().parse_args(given[:cut])
     options.arguments = given[cut + 1 :]
+    if options.command is None:
+        _parser().print_help()
+        raise SystemExit(2)
     return guarded(lambda: int(options.command(options)), options.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
     from memexp import __version__
 
-    parser = argparse.ArgumentParser(prog="memexp", description="Sweeps over memory in causal language models.")
+    how = argparse.RawDescriptionHelpFormatter
+    about = "Sweeps over memory in causal language models."
+    parser = argparse.ArgumentParser(prog="memexp", description=about, epilog=BEGIN, formatter_class=how)
     parser.add_argument("--version", action="version", version=f"memexp {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.set_defaults(command=None, debug=False)
+    commands = parser.add_subparsers(metavar="COMMAND")
 
     def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        about, end = text[0].upper() + text[1:] + ".", ending(name, takes_sweep=work in (_plan, _run))
+        sub = commands.add_parser(name, help=text, description=about, epilog=end, formatter_class=how)
         sub.set_defaults(command=work)
         sub.add_argument("--store", help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)")
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
 
+    _add_first_steps(command)
     plan = command("plan", _plan, "what a sweep comes to, and what of it the store has")
     run = command("run", _run, "execute what of a sweep is missing; exit status 0 only if every condition is complete")
     for sub in (plan, run):
@@ -60,27 +70,47 @@ def _parser() -> argparse.ArgumentParser:
         sub.usage = f"memexp {'plan' if sub is plan else 'run'} [options] SWEEP [-- ARGS]"
     plan.add_argument("--json", action="store_true", help="as one JSON object")
     _ask_of_purchase(plan)
-    run.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
-    run.add_argument("--local", action="store_true", help="execute in this process, without Ray: to debug")
-    run.add_argument("--retry-diverged", action="store_true", help="train again what reached a loss that is not finite")
+    add_run_options(run)
     _ask_of_comparison(command("compare", _compare, "differences of two stores or sweeps, with verdicts"))
-    command("status", _status, "how far each sweep of a store is, and why conditions failed")
+    _add_status(command)
     query = command("query", _query, "ask the store in SQL, read-only; tables are named by kind")
     query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
     query.add_argument("--csv", action="store_true", help="as CSV")
     query.add_argument("--sweep", metavar="NAME", help="only what belongs to this sweep, as it was last started")
     _add_figures(command)
     command("verify", _verify, "read every file of a store to its last page")
+    _add_exchange(command)
+    return parser
+
+
+Command = Callable[[str, Any, str], argparse.ArgumentParser]
+"""Adds a command: its name, what carries it out, what its help says."""
+
+
+def _add_first_steps(command: Command) -> None:
+    """The commands of a user's first minutes."""
+    new = command("new", _new, "write a sweep with comments, and its sentences, to begin with")
+    new.add_argument("name", metavar="NAME", help="writes NAME.py and NAME.csv; overwrites nothing")
+    doctor = command("doctor", _doctor, "what of this machine is in order; exit status 0 if a local sweep can run")
+    doctor.add_argument("--ray", action="store_true", help="start Ray, or join the cluster, as a run would: seconds")
+
+
+def _add_status(command: Command) -> None:
+    status = command("status", _status, "how far each sweep of a store is, and why conditions failed")
+    status.add_argument("--watch", action="store_true", help="until no sweep runs, with the loss of each running trial")
+
+
+def _add_exchange(command: Command) -> None:
+    """What goes in and out."""
     few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
     few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")
     few.add_argument("--incremental", action="store_true", help="read only what the export there does not have yet")
     load = command("import", _import, "turn published results into rows of the store")
     load.add_argument("format", metavar="FORMAT", choices=["llm-memory"], help="llm-memory: .npz files of Orhan 2023")
     load.add_argument("folder", metavar="DIR", help="folder with shot-1, shot-2, shot-3 or re-evals, or one of them")
-    return parser
 
 
-def _add_figures(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
+def _add_figures(command: Command) -> None:
     """The commands that draw."""
     report = command("report", _report, "write one HTML page of what a sweep, or the whole store, found")
     report.add_argument("--out", metavar="FILE", help="where to (default: report.html in the store)")
@@ -136,12 +166,15 @@ def _plan(options: argparse.Namespace) -> int:
         table.add_row("stages", f"{plan.stages}", "")
         saved = f"{plan.steps_unshared} if every condition were trained by itself"
         table.add_row("optimizer steps", f"{plan.steps}", saved)
-        table.add_row("to do", f"{plan.trials} trials", f"{plan.steps_missing} steps, {plan.copies} results to copy")
+        left = f"{amount(plan.steps_missing, 'step')}, {amount(plan.copies, 'result')} to copy"
+        table.add_row("to do", amount(plan.trials, "trial"), left)
     for search in plan.searches:
-        left = f"{search['stored']} in the store, others at most {search['steps_at_most']} steps"
-        table.add_row(f"search {search['search']}", f"{search['trials']} suggestions", left)
+        left = f"{search['stored']} in the store, others at most {amount(search['steps_at_most'], 'step')}"
+        table.add_row(f"search {search['search']}", amount(search["trials"], "suggestion"), left)
     if plan.diverged:
-        table.add_row("diverged", f"{plan.diverged}", "conditions; --retry-diverged repeats them")
+        table.add_row(
+            "diverged", f"{plan.diverged}", noun(plan.diverged, "condition") + "; --retry-diverged trains again"
+        )
     from memexp.report.purchase import add_models
 
     add_models(table, plan.models)
@@ -153,7 +186,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return _load(options.sweep, options.arguments).main(options)
+    with said_if_slow(f"reading {options.sweep} ..."):  # which imports what takes a second or two
+        sweep = _load(options.sweep, options.arguments)
+    return sweep.main(options)
 
 
 class _Arguments(list[str]):
@@ -185,9 +220,9 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
 
     file = Path(path)
     if not file.is_file():
-        raise SpecError(f"{path}: no such sweep script")
+        raise SpecError(f"{path}: no such sweep script" + ("" if file.is_absolute() else f" in {Path.cwd()}"))
     for argument in arguments:  # a script with run_options() would take them, and nobody would heed them
-        if argument.partition("=")[0] in ("--store", "--address", "--local", "--retry-diverged", "--debug"):
+        if argument.partition("=")[0] in OWN_OPTIONS:
             raise SpecError(f"{argument} is an option of memexp's own: give it before {path}")
     spec = importlib.util.spec_from_file_location(f"memexp_sweep_{file.stem}", file)
     if spec is None or spec.loader is None:
@@ -215,12 +250,25 @@ def _load(path: str, arguments: Sequence[str]) -> Sweep:
     return sweep
 
 
+def _new(options: argparse.Namespace) -> int:
+    from memexp.first_steps.new import print_new
+
+    return print_new(options.name)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from memexp.first_steps.doctor import print_findings
+
+    return print_findings(options.store, options.ray)
+
+
 def _status(options: argparse.Namespace) -> int:
     from memexp.report.status import print_status
+    from memexp.report.watching import watch
 
     store = _store(options)
     store.check_no_export()
-    return print_status(store)
+    return watch(store) if options.watch else print_status(store)
 
 
 def _query(options: argparse.Namespace) -> int:
@@ -265,7 +313,7 @@ def _compact(options: argparse.Namespace) -> int:
 
     done = compact(_store(options), options.out, options.incremental)
     state = "" if done.new else " was up to date"
-    print(f"{done.target}{state}: {done.rows} rows of {done.sources} files in {done.files}")
+    print(f"{done.target}{state}: {amount(done.rows, 'row')} of {amount(done.sources, 'file')} in {done.files}")
     return 0
 
 
@@ -274,7 +322,8 @@ def _import(options: argparse.Namespace) -> int:
     from memexp.store import Store, default_store
 
     done = import_results(options.folder, Store(options.store or default_store()))
-    print(f"{done.files} files, {done.items} items: {done.new} files new, {done.files - done.new} already there")
+    new = f"{amount(done.new, 'file')} new, {done.files - done.new} already there"
+    print(f"{amount(done.files, 'file')}, {amount(done.items, 'item')}: {new}")
     return 0
 
 

@@ -23,6 +23,7 @@ from memexp.store import Store, default_store
 from memexp.store.closed import STREAM, closed, give
 from memexp.store.manifests import latest_manifests
 from memexp.store.query import rows_of
+from memexp.wording import amount
 
 if TYPE_CHECKING:
     import altair as alt
@@ -112,7 +113,8 @@ class Results:
 
     def __repr__(self) -> str:
         of = "" if self.sweep is None else f", sweep {self.sweep!r}"
-        return f"<{self.kind} of {self.store.location}{of}: {len(self)} rows, {len(self.columns)} columns>"
+        size = f"{amount(len(self), 'row')}, {amount(len(self.columns), 'column')}"
+        return f"<{self.kind} of {self.store.location}{of}: {size}>"
 
     def _repr_html_(self) -> str:
         """For notebooks: the first rows, of columns that are not the same in all of them."""

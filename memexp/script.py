@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from memexp.errors import MemexpError, redacted, show_redacted
 from memexp.report.output import spoken
 from memexp.signals import asked, heeded, status, stopped_by
 
-__all__ = ["Told", "being_loaded", "carried_out", "guarded", "loading", "run_options"]
+__all__ = [
+    "OWN_OPTIONS",
+    "Told",
+    "add_run_options",
+    "being_loaded",
+    "carried_out",
+    "guarded",
+    "loading",
+    "notice_unused",
+    "run_options",
+    "said_if_slow",
+    "used",
+]
+
+
+OWN_OPTIONS = ("--store", "--address", "--local", "--retry-diverged", "--tensorboard", "--debug")
+"""Of `run_options`, as they are typed."""
 
 
 def run_options(add_help: bool = False) -> argparse.ArgumentParser:
@@ -20,16 +40,23 @@ def run_options(add_help: bool = False) -> argparse.ArgumentParser:
     Example:
         parser = argparse.ArgumentParser(description=__doc__, parents=[run_options()])
     """
-    parser = argparse.ArgumentParser(add_help=add_help)
+    example = "example: python %(prog)s --local"
+    parser = argparse.ArgumentParser(add_help=add_help, epilog=example)
     group = parser.add_argument_group("where and how")
     group.add_argument("--store", default=None, help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)")
+    add_run_options(group)
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def add_run_options(group: Any) -> None:
+    """What a run may be told by the command and by a script alike."""
     group.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
     group.add_argument("--local", action="store_true", help="execute in this process, without Ray: to debug")
     group.add_argument(
         "--retry-diverged", action="store_true", help="train again what reached a loss that is not finite"
     )
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    group.add_argument("--tensorboard", metavar="DIR", help="write losses there, for tensorboard --logdir DIR")
 
 
 _loading: list[str] = []
@@ -50,6 +77,47 @@ def being_loaded() -> bool:
     return bool(_loading)
 
 
+# ---------------------------------------------------------------------------------------------------------
+# A script that describes a sweep and ends
+
+
+@dataclass
+class _Use:
+    """Of the sweeps of this process."""
+
+    noticed: bool = False
+    """Whether one was made by a script that is executed by itself."""
+    used: bool = False
+    """Whether anything was asked of one."""
+
+
+_use = _Use()
+
+
+def used() -> None:
+    """Something is asked of a sweep."""
+    _use.used = True
+
+
+def notice_unused(kind: type) -> None:
+    """A sweep is made, an object of `kind`. Where ``python sweep.py`` ends and nothing was asked of it, it is said."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)  # which Python takes away before the end
+    if script and not _use.noticed and not _loading and not sys.flags.interactive:
+        _use.noticed = True
+        atexit.register(_tell_unused, kind, script)
+
+
+def _tell_unused(kind: type, script: str) -> None:
+    named = [name for name, value in vars(sys.modules["__main__"]).items() if isinstance(value, kind)]
+    if named and not _use.used and not hasattr(sys, "last_value"):  # an error has said that it ended early
+        line = f"memexp: {script} describes a sweep and does not run it: say `memexp run {script}`, or"
+        print(f"{line} end the script with `raise SystemExit({named[0]}.main())`", file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Exit statuses
+
+
 def carried_out(work: Callable[[], int], goes_on: bool, last: bool) -> int:
     """Exit status of a command that signals may stop at any moment, and that may lose whoever listens to it.
 
@@ -68,6 +136,22 @@ def carried_out(work: Callable[[], int], goes_on: bool, last: bool) -> int:
                 then = "; the same command goes on" if goes_on else ""
                 print(f"stopped by {stopped_by()}{then}", file=sys.stderr)
             return status()
+
+
+SLOW = 0.5
+"""Seconds after which one wonders."""
+
+
+@contextlib.contextmanager
+def said_if_slow(line: str) -> Iterator[None]:
+    """Say on stderr what is being done, if it is not done at once."""
+    timer = threading.Timer(SLOW, lambda: print(line, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def guarded(work: Callable[[], int], debug: bool) -> int:

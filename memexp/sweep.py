@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
@@ -22,13 +22,14 @@ from memexp.driver.outlook import Plan, Purchase, plan_of
 from memexp.driver.run import Run
 from memexp.driver.work import Executor, Work
 from memexp.errors import SpecError
+from memexp.events import Event, Hook
 from memexp.plan import Forest
 from memexp.plan.model_checks import check_contexts, check_forgetting
 from memexp.report.ending import say_page
 from memexp.report.output import spoken
 from memexp.report.terminal import print_searches, print_summary, say
 from memexp.results import Results, open_store
-from memexp.script import being_loaded, carried_out, guarded, run_options
+from memexp.script import being_loaded, carried_out, guarded, notice_unused, run_options, said_if_slow, used
 from memexp.search.candidates import Prepared, prepare
 from memexp.signals import heeded
 from memexp.sources import Sources
@@ -61,6 +62,8 @@ class Sweep:
     """What each trial holds, or a function of its model."""
     snapshots: Snapshots = Field(default_factory=Snapshots)
     """How often trajectories are saved to the store, for what is killed to go on from there."""
+    on_event: Callable[[Event], None] | None = None
+    """Called in the process that was started with what happens, for a tracker of your own: see `memexp.events`."""
 
     def __post_init__(self) -> None:
         if len(self.name) > LONGEST_NAME:
@@ -71,9 +74,11 @@ class Sweep:
         for name in names:
             if names.count(name) > 1:
                 raise SpecError(f"Sweep.searches: two are called {name!r}")
+        notice_unused(Sweep)
 
     def grow(self, sources: Sources | None = None) -> Forest:
         """The forest of stages. Raises SpecError, DataError or ModelError for what could never be executed."""
+        used()
         forest = planning.grow(self.conditions, self.resources, sources)
         check_forgetting(forest)
         check_contexts(forest, {})
@@ -81,6 +86,7 @@ class Sweep:
 
     def prepare(self, sources: Sources) -> list[Prepared]:
         """The searches, tried at the edges of their spaces. Raises what `grow` raises."""
+        used()
         found = [prepare(search, self.resources, sources) for search in self.searches]
         for edge in (edge for search in found for edge in search.edges):
             check_forgetting(edge.forest)
@@ -102,6 +108,7 @@ class Sweep:
 
         Raises StoreError where there is no such store, or none of the sweep's results are in it.
         """
+        used()
         return open_store(store).results(kind, self.name, copies)
 
     def run(
@@ -111,6 +118,7 @@ class Sweep:
         retry_diverged: bool = False,
         console: Console | None = None,
         local: bool = False,
+        tensorboard: str | os.PathLike[str] | None = None,
     ) -> bool:
         """Execute what is missing.
 
@@ -120,6 +128,7 @@ class Sweep:
             retry_diverged: train again what reached a loss that is not finite.
             console: where to say what happens.
             local: execute in this process, one trial after another and without Ray: for a debugger or a notebook.
+            tensorboard: folder to write losses to, for ``tensorboard --logdir``.
 
         Returns:
             Whether every condition is complete now.
@@ -130,7 +139,15 @@ class Sweep:
         if local and address is not None:
             raise SpecError("local executes in this process, where a cluster's address has no use: give one of the two")
         with heeded(), spoken(goes_on=True):
-            return self._run(store, address, retry_diverged, console, local)
+            return self._run(store, address, retry_diverged, console, local, self._hooks(tensorboard))
+
+    def _hooks(self, tensorboard: str | os.PathLike[str] | None) -> list[Hook]:
+        hooks = [] if self.on_event is None else [self.on_event]
+        if tensorboard is not None:
+            from memexp.report.tensorboard import TensorBoard
+
+            hooks.append(TensorBoard(tensorboard))
+        return hooks
 
     def _run(
         self,
@@ -139,19 +156,24 @@ class Sweep:
         retry_diverged: bool,
         console: Console | None,
         local: bool,
+        hooks: Sequence[Hook],
     ) -> bool:
         answers = console or Console()  # tables are the answer; what happens on the way goes to stderr
         console = console or Console(stderr=True)
         with told(lambda line: say(console, line, "yellow")):
             results = Store(store or default_store())
-            results.check_writable()
-            sources = Sources()
-            forest, searches = self.grow(sources), self.prepare(sources)
-            run = Run(self.name, forest, searches, results, self.snapshots, retry_diverged, console)
-            run.execute(run.begin(), _in_this_process if local else _on_cluster(address))
-            print_summary(results, self.name, run.forest, answers)
-            print_searches(run.ledgers(), answers)
-            return run.conclude()
+            with results.without_trace():
+                results.check_writable()
+                sources = Sources()
+                with said_if_slow("reading texts and models ..."):
+                    forest, searches = self.grow(sources), self.prepare(sources)
+                run = Run(self.name, forest, searches, results, self.snapshots, retry_diverged, console, hooks)
+                with run.closing():
+                    opened = _in_this_process if local else _on_cluster(address)
+                    run.execute(run.begin(), opened, _starting(local, address))
+                    print_summary(results, self.name, run.forest, answers)
+                    print_searches(run.ledgers(), answers)
+                    return run.conclude()
 
     def main(self, options: argparse.Namespace | None = None) -> int:
         """What a sweep script does when called by itself.
@@ -163,6 +185,7 @@ class Sweep:
             The exit status: 0 if every condition is complete, 1 if not, 2 for bad input, 130 after Ctrl-C, 143 after
             SIGTERM, 129 after SIGHUP.
         """
+        used()
         if being_loaded():
             raise SpecError(
                 "sweep.main() is called while memexp loads the script; put it under if __name__ == '__main__'"
@@ -170,11 +193,22 @@ class Sweep:
         last, options = options is None, options or run_options(add_help=True).parse_args()
 
         def run() -> int:
-            whole = self.run(options.store, options.address, options.retry_diverged, local=options.local)
+            how = {"local": options.local, "tensorboard": options.tensorboard}
+            whole = self.run(options.store, options.address, options.retry_diverged, **how)
             say_page(Store(options.store or default_store()), self.name, Console(stderr=True))
             return 0 if whole else 1
 
         return carried_out(lambda: guarded(run, options.debug), goes_on=True, last=last)
+
+
+def _starting(local: bool, address: str | None) -> str:
+    """What takes seconds before the first trial, in words: said before it is imported."""
+    if local:
+        return "loading torch ..."
+    from memexp.cluster.addresses import address_of
+
+    where = address_of(address)
+    return "starting Ray ..." if where == "local" else f"joining the Ray cluster at {where} ..."
 
 
 def _in_this_process(work: Work) -> AbstractContextManager[Executor]:

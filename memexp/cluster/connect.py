@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import psutil
 import ray
 
 from memexp.cluster import environment
+from memexp.cluster.addresses import BOOTSTRAPPED, address_of
 from memexp.cluster.joining import DRIVER, DRIVERS, joined
 from memexp.cluster.nodes import all_fit, rooms
 from memexp.errors import ClusterError
@@ -27,11 +27,9 @@ from memexp.plan.room import Peak, refuse
 from memexp.sources import ResolvedModel, Stream
 from memexp.spec import Resources
 from memexp.store import Store
+from memexp.wording import amount, noun
 
 __all__ = ["DRIVER", "Cluster", "connected"]
-
-BOOTSTRAPPED = "~/ray_bootstrap_config.yaml"
-"""What ``ray up`` leaves on a head node."""
 
 # File systems that every node of a cluster sees alike; anything else is taken for a node's own disk.
 SHARED_FILE_SYSTEMS = (
@@ -95,25 +93,27 @@ class Cluster:
         counts: Counter[str] = Counter()
         for node, count in [*self.kinds] or [(node, 1) for node in self.nodes]:
             had = [(name, node.get(name, 0.0)) for name in ("CPU", "GPU")]
-            counts[" and ".join(f"{has:g} {name}{'s' * (has != 1)}" for name, has in had if has)] += count
-        return ", ".join(f"{count} node{'s' * (count != 1)} of {has}" for has, count in counts.items() if has)
+            counts[" and ".join(f"{has:g} {noun(has, name)}" for name, has in had if has)] += count
+        return ", ".join(f"{amount(count, 'node')} of {has}" for has, count in counts.items() if has)
 
     def check(self, resources: Resources) -> None:
         """Raise ClusterError if a trial with these resources could never start."""
         wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
         named = f"Resources(workers={resources.workers}, cpus={resources.cpus:g}, gpus={resources.gpus:g})"
         nodes = [*self.nodes, *(node for node, _ in self.kinds)]
-        for name, amount in wanted.items():
-            total = resources.workers * amount
+        for name, each in wanted.items():
+            total = resources.workers * each
             if total > self.total(name):
-                raise ClusterError(f"{named} needs {total:g} {name}s and the cluster can reach {self.total(name):g}")
-            if not any(node.get(name, 0.0) >= amount for node in nodes):
-                raise ClusterError(f"a worker with {amount:g} {name}s fits on no node of the cluster")
+                needs = f"{named} needs {total:g} {noun(total, name)}"
+                raise ClusterError(f"{needs} and the cluster can reach {self.total(name):g}")
+            if not any(node.get(name, 0.0) >= each for node in nodes):
+                raise ClusterError(f"a worker with {each:g} {noun(each, name)} fits on no node of the cluster")
         if not self._fitting(resources):
             apart = not resources.spread and self._fitting(dataclasses.replace(resources, spread=True))
+            whom = f"all {resources.workers} workers" if resources.workers > 1 else "its worker"
             raise ClusterError(
-                f"{named}: {'no node has' if apart or not resources.spread else 'the nodes have not'} room for all "
-                f"{resources.workers} workers{'' if resources.spread else ' together'}; there are {self._told()}"
+                f"{named}: {'no node has' if apart or not resources.spread else 'the nodes have not'} room for "
+                f"{whom}{'' if resources.spread or resources.workers == 1 else ' together'}; there are {self._told()}"
                 + ("; Resources(spread=True) lets them be on several nodes, whose network is slower" if apart else "")
             )
         if resources.workers > 1 and self.total(DRIVER) < 1:
@@ -126,7 +126,7 @@ class Cluster:
 def _fit(node: Mapping[str, float], resources: Resources) -> int:
     """How many workers a node holds."""
     wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
-    return min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items() if amount)
+    return min(math.floor(node.get(name, 0.0) / each + 1e-9) for name, each in wanted.items() if each)
 
 
 @contextlib.contextmanager
@@ -152,9 +152,7 @@ def connected(
             share the store, or one of them could not execute a trial.
     """
     needs = set(needs)
-    address = (
-        address or os.environ.get("RAY_ADDRESS") or ("auto" if Path(BOOTSTRAPPED).expanduser().exists() else "local")
-    )
+    address = address_of(address)
     already = ray.is_initialized()  # within a test or a notebook that keeps a cluster
     sharded = any(resources.workers > 1 for resources in needs)
     with contextlib.nullcontext() if already else joined(address, sharded), environment.shared():

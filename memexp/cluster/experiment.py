@@ -31,6 +31,7 @@ from memexp.cluster.connect import DRIVER, Cluster
 from memexp.cluster.deaths import MEMORY, killed_for_memory
 from memexp.cluster.sending import Sender, send_probes
 from memexp.errors import ClusterError, one_line, without_secrets
+from memexp.events import Event
 from memexp.plan import Trial
 from memexp.plan.attempts import Attempt, Progress, failures
 from memexp.plan.retries import DEATHS, Death, Outcome, leave_out
@@ -221,6 +222,7 @@ class _Reporter:
         self.at_once = at_once
         self.answered: list[str] = []
         self.said: list[str] = []
+        self.events: list[Event] = []
         self.reached: dict[str, int] = {}
         self.steps = 0
         self.last = time.monotonic()
@@ -235,6 +237,7 @@ class _Reporter:
     def __call__(self, progress: Progress) -> None:
         self.answered += progress.answered
         self.said += progress.said
+        self.events += progress.events
         self.steps += progress.steps
         self.reached |= progress.reached
         if (self.at_once and self.answered) or time.monotonic() - self.last > REPORT_EVERY:
@@ -242,8 +245,8 @@ class _Reporter:
 
     def flush(self, failures: list[str]) -> None:
         made = {"answered": self.answered, "steps": self.steps, "reached": list(self.reached.items())}
-        tune.report({**made, "said": self.said, "failures": failures})
-        self.answered, self.said, self.reached = [], [], {}
+        tune.report({**made, "said": self.said, "events": self.events, "failures": failures})
+        self.answered, self.said, self.events, self.reached = [], [], [], {}
         self.steps, self.last = 0, time.monotonic()
 
 
@@ -266,8 +269,9 @@ class Listener(tune.Callback):  # type: ignore[misc] # untyped
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         self.failures += result.get("failures", [])
-        answered, said = tuple(result.get("answered", ())), tuple(result.get("said", ()))
-        self.on_progress(Progress(answered, result.get("steps", 0), dict(result.get("reached", ())), said=said))
+        answered, said, events = (tuple(result.get(name, ())) for name in ("answered", "said", "events"))
+        steps, reached = result.get("steps", 0), dict(result.get("reached", ()))
+        self.on_progress(Progress(answered, steps, reached, said=said, events=events))
         if result.get("killed"):
             self._lose(trial, result["killed"])
 

@@ -169,7 +169,7 @@ def _work(config: dict[str, Any]) -> list[str]:
     def report(progress: Progress) -> None:
         # Every rank must report equally often; only the first one's figures arrive.
         made = {"answered": list(progress.answered), "steps": progress.steps, "reached": list(progress.reached.items())}
-        ray.train.report({**made, "said": list(progress.said)})
+        ray.train.report({**made, "said": list(progress.said), "events": list(progress.events)})
 
     def tell(line: str) -> None:
         # Not through Train, to which all ranks report together.

@@ -1,14 +1,14 @@
 """One run of a sweep: what is there is counted, the missing part executed, and the store asked what became of it.
 
 run = Run("quickstart", forest, searches, Store("results"), Snapshots(), retry_diverged=False, console=Console())
-run.begin()
-run.execute(on_cluster(None))
+run.execute(run.begin(), on_cluster(None), "starting Ray ...")
 whole = run.conclude()
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,21 +18,24 @@ from rich.console import Console
 
 from memexp import plan as planning
 from memexp.driver.cleaning import discard_snapshots
+from memexp.driver.hooks import Hooks
 from memexp.driver.outlook import forests, remarks
 from memexp.driver.work import Executor, Work, execute
 from memexp.errors import MemexpError
+from memexp.events import Hook
 from memexp.plan import Forest, Missing
 from memexp.plan.attempts import Attempt, commit_of_code
 from memexp.plan.heartbeat import heartbeat
 from memexp.plan.model_checks import check_models
 from memexp.report.terminal import say
-from memexp.script import Told
+from memexp.script import Told, said_if_slow
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger, progress_of
 from memexp.signals import asked, stopped_by
 from memexp.spec import Snapshots
 from memexp.store import Store, option_for
 from memexp.store.manifests import Manifest, write_manifest
+from memexp.wording import amount
 
 __all__ = ["Run"]
 
@@ -53,6 +56,20 @@ class Run:
     retry_diverged: bool
     console: Console
     """Where what happens is said."""
+    hooks: Sequence[Hook] = ()
+    """Who else is told."""
+
+    @functools.cached_property
+    def _hooks(self) -> Hooks:
+        return Hooks(self.name, self.hooks, self.console)
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Tell hooks of the end when the context is left, if it was left before `conclude` told it."""
+        try:
+            yield
+        finally:
+            self._hooks.ended(whole=False)
 
     def begin(self) -> Work:
         """Take what other conditions' files have; returns what is left to do."""
@@ -65,22 +82,31 @@ class Run:
         for ledger in ledgers:
             ledger.copy()
         for line in self._so_far(missing, ledgers):
-            say(self.console, f"{self.name}: {line} are in {self.store.location}")
+            are = "is" if " of 1 " in line else "are"
+            say(self.console, f"{self.name}: {line} {are} in {self.store.location}")
         return Work(self.forest, missing, ledgers, self.store, self.snapshots)
 
-    def execute(self, work: Work, open_executor: Open) -> None:
-        """Execute what is left to do, and say what failed; an interruption says how far it came."""
+    def execute(self, work: Work, open_executor: Open, starting: str) -> None:
+        """Execute what is left to do, and say what failed; an interruption says how far it came.
+
+        Args:
+            work: what is left.
+            open_executor: what executes it.
+            starting: what that takes seconds for, in words.
+        """
         if not work.left:
             self._record()
             return
         attempt = Attempt(self.name, uuid.uuid4().hex[:12], commit_of_code())
         try:
-            with heartbeat(self.store, attempt, len(work.missing.asks)):
-                for forest, bases in work.models:
-                    check_models(forest, bases)
+            with heartbeat(self.store, attempt, len(work.missing.asks), self._hooks.trials):
+                with said_if_slow("looking at models ..."):
+                    for forest, bases in work.models:
+                        check_models(forest, bases)
+                say(self.console, starting)
                 with open_executor(work) as executor:
                     self._record()
-                    failures = execute(work, attempt, executor, self.console)
+                    failures = execute(work, attempt, executor, self.console, self._hooks)
         except BaseException as error:
             if asked() is None and not isinstance(error, KeyboardInterrupt):
                 raise
@@ -123,13 +149,15 @@ class Run:
         elif short:
             line += ", others failed: `memexp status` says why, the same command tries again"
         say(self.console, line, "red" if lacking or short else "green")
-        return not lacking and not short
+        whole = not lacking and not short
+        self._hooks.ended(whole)
+        return whole
 
     def _so_far(self, missing: Missing, ledgers: Sequence[Ledger]) -> Iterator[str]:
         """What of the sweep is there, a part of a line for the conditions and one for its searches."""
         if self.forest.asks:
             whole = self.forest.conditions
-            yield f"{whole - missing.conditions} of {whole} conditions"
+            yield f"{whole - missing.conditions} of {amount(whole, 'condition')}"
         if ledgers:
             searches = [(ledger.prepared.search, ledger.done) for ledger in ledgers]
             yield progress_of({search.name: (done, search.trials) for search, done in searches})

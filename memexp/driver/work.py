@@ -1,7 +1,7 @@
 """What of a sweep is left to do, and having it done: the conditions phase by phase, then the searches.
 
 work = Work(forest, missing, ledgers, store, snapshots)
-lines = execute(work, attempt, executor, console)
+lines = execute(work, attempt, executor, console, hooks)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 from rich.console import Console
 
 from memexp import plan as planning
+from memexp.driver.hooks import Hooks
 from memexp.driver.peaks import peaks
 from memexp.plan import Forest, Missing, Trial
 from memexp.plan.attempts import Attempt, Progress
@@ -25,6 +26,7 @@ from memexp.search.ledger import Ledger
 from memexp.sources import ResolvedModel, Stream
 from memexp.spec import Resources, Snapshots
 from memexp.store import Store
+from memexp.wording import amount
 
 __all__ = ["Executor", "Work", "execute"]
 
@@ -107,46 +109,58 @@ class Work:
         return [*models.values(), *grid, *(stream for one in edges for stream in one.streams.values())]
 
 
-def execute(work: Work, attempt: Attempt, executor: Executor, console: Console) -> list[str]:
+def execute(work: Work, attempt: Attempt, executor: Executor, console: Console, hooks: Hooks) -> list[str]:
     """First the conditions, then the searches, whose samplers are told what the conditions came to.
+
+    Args:
+        work: what is left to do.
+        attempt: who does it.
+        executor: where trials are executed.
+        console: where it is shown how far they are.
+        hooks: who else is told.
 
     Returns:
         A line for every stage or measurement that failed.
     """
     lines: list[str] = []
     if work.missing.asks:
-        lines += _conditions(work, attempt, executor, console)
+        hooks.expect(work.missing.asks)
+        lines += _conditions(work, attempt, executor, console, hooks)
+        hooks.failed(lines)
     if work.searches:
-        lines += _searches(work, dataclasses.replace(attempt, part="searches"), executor, console)
+        found = _searches(work, dataclasses.replace(attempt, part="searches"), executor, console, hooks)
+        hooks.failed(found)
+        lines += found
     return lines
 
 
-def _conditions(work: Work, attempt: Attempt, executor: Executor, console: Console) -> list[str]:
+def _conditions(work: Work, attempt: Attempt, executor: Executor, console: Console, hooks: Hooks) -> list[str]:
     asks = work.missing.asks
     trials = planning.bundle(work.forest, asks, executor.slots)
     trials = [dataclasses.replace(trial, snapshots=work.snapshots) for trial in trials]
     steps = {stage.id: stage.steps for trial in trials for stage in trial.stages if stage.id not in trial.given}
-    say(console, f"executing {len(trials)} trials, {sum(steps.values())} steps, for {len(asks)} results")
+    work_to_do = f"{amount(len(trials), 'trial')}, {amount(sum(steps.values()), 'step')}"
+    say(console, f"executing {work_to_do}, for {amount(len(asks), 'result')}")
     with Display(asks, steps, console, executor.plain) as display:
         return execute_with_retries(
             work.forest,
             trials,
-            lambda now, attempt: executor.execute_trials(now, work.store, attempt, display),
+            lambda now, attempt: executor.execute_trials(now, work.store, attempt, hooks.beside(display)),
             work.store,
             attempt,
         )
 
 
-def _searches(work: Work, attempt: Attempt, executor: Executor, console: Console) -> list[str]:
+def _searches(work: Work, attempt: Attempt, executor: Executor, console: Console, hooks: Hooks) -> list[str]:
     left = sum(ledger.prepared.search.trials - ledger.done for ledger in work.searches)
-    searches = "1 search" if len(work.searches) == 1 else f"{len(work.searches)} searches"
-    say(console, f"trying {left} suggestions of {searches}")
+    searches = amount(len(work.searches), "search", "searches")
+    say(console, f"trying {amount(left, 'suggestion')} of {searches}")
     with SearchDisplay(left, console, executor.plain) as display:
-        trials, outcome = executor.execute_searches(work.searches, attempt, display, work.snapshots)
+        trials, outcome = executor.execute_searches(work.searches, attempt, hooks.beside(display), work.snapshots)
         return concluded(
             trials,
             outcome,
-            lambda now, attempt: executor.execute_trials(now, work.store, attempt, display),
+            lambda now, attempt: executor.execute_trials(now, work.store, attempt, hooks.beside(display)),
             work.store,
             attempt,
         )

@@ -38,6 +38,7 @@ from memexp.probes import Recognition
 from memexp.records import rows_for, with_source
 from memexp.report.progress import counted
 from memexp.store import Store
+from memexp.wording import amount
 
 __all__ = ["Imported", "import_results"]
 
@@ -195,7 +196,7 @@ def _each(paths: Sequence[Path]) -> Iterator[_Result | DataError]:
 
 def _refuse(bad: Sequence[str]) -> None:
     if bad:
-        more = [f"and {len(bad) - SHOWN} more files"] if len(bad) > SHOWN else []
+        more = [f"and {amount(len(bad) - SHOWN, 'more file')}"] if len(bad) > SHOWN else []
         raise DataError("\n".join([*bad[:SHOWN], *more, "nothing was imported"]))
 
 

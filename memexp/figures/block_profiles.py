@@ -31,17 +31,25 @@ WHAT = "what"
 def forgetting_figure(found: Gathered, kind: str, measure: Measure) -> Figure | None:
     """Means by forgetting layer; None where no blocks were reset."""
     everything = [one for one in found.results(kind) if not one.settings.get("retention_steps")]
-    reset = [one for one in everything if one.settings.get("forget_side") in ("upper", "lower")]
+    sides = [one for one in everything if one.settings.get("forget_side") in ("upper", "lower")]
+    reset = [one for one in sides if one.settings.get("exposures") != 0]
     if len({one.settings.get("forget_layer") for one in reset}) < 2:
         return None
     names = [name for name in dimensions(reset, ["forget_layer", "forget_side"]) if name != "exposures"]
-    others = [one for one in everything if one.settings.get("forget_side") not in ("upper", "lower")]
+    others = [one for one in everything if one not in sides] + _unstudied(sides)
     controls = comparable(others, reset, ["exposures", "restudy_exposures", "forget_side", "forget_layer"])
     called = {"upper": UPPER, "lower": LOWER}
     return _profile(
         found, kind, measure, ("forgetting", "by forgetting layer k", "forget_layer"), names, reset,
         [(_control(one), one) for one in controls], lambda one: called[one.settings["forget_side"]],
     )  # fmt: skip
+
+
+def _unstudied(results: Sequence[Result]) -> list[Result]:
+    """Those without study, which are the same for every layer: of one layer."""
+    found = [one for one in results if one.settings.get("exposures") == 0]
+    first = [found[0].settings.get(name) for name in ("forget_side", "forget_layer")] if found else []
+    return [one for one in found if [one.settings.get(name) for name in ("forget_side", "forget_layer")] == first]
 
 
 def ablation_figure(found: Gathered, kind: str, measure: Measure) -> Figure | None:

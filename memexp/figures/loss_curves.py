@@ -16,6 +16,7 @@ from memexp.figures.panels import Sheet
 from memexp.figures.varied import text
 from memexp.store import Store
 from memexp.store.closed import closed, give
+from memexp.wording import noun
 
 __all__ = ["loss_figure"]
 
@@ -58,7 +59,7 @@ def loss_figure(store: Store, found: Gathered, effort: Effort) -> Figure | None:
         return None
     left = len(lines) - len(groups)
     said = "Mean NLL of the batches (nats per token) before each step, over all trajectories of equal settings."
-    said += f" {left} more lines are not drawn." if left else ""
+    said += f" {left} more {noun(left, 'line is', 'lines are')} not drawn." if left else ""
     figure = sheet.figure("losses", "Losses of training", said, points, lambda few, data: _chart(sheet, data), [])
     figure.numbers.clear()
     return figure

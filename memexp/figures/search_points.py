@@ -19,6 +19,7 @@ from memexp.store import Store
 from memexp.store.known import known_rows
 from memexp.store.query import Metric
 from memexp.store.threads import threaded
+from memexp.wording import amount, noun
 
 __all__ = ["search_figure"]
 
@@ -49,7 +50,8 @@ def search_figure(store: Store, sweep: str | None = None) -> Figure | None:
         return None
     said = "Each point is one suggestion; the line is the best value so far, as the search saw it: chosen in-sample."
     if lacking:
-        said += f" {lacking} suggestions have no value: stopped, diverged, failed or not tried yet."
+        have = noun(lacking, "has", "have")
+        said += f" {amount(lacking, 'suggestion')} {have} no value: stopped, diverged, failed or not tried yet."
     columns = ["search", FIRST, *dict.fromkeys(name for row in numbers for name in row["_settings"])]
     return Figure("searches", "Searches", said, panels, layout.legend, "", (), columns, numbers)
 

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memexp.errors import redacted, writable
+from memexp.events import Event
 from memexp.plan.forest import Stage
 from memexp.records import STAGES
 from memexp.store import Store
@@ -101,6 +102,11 @@ class Attempt:
         return "-".join(str(part) for part in self._parts if part is not None)
 
     @property
+    def of(self) -> str:
+        """The trial, whoever executes it: its name among those of one run of the command."""
+        return "-".join(str(part) for part in (self.part, self.phase, self.trial) if part is not None)
+
+    @property
     def prefix(self) -> str:
         """Beginning of the names of all files that it or whoever it contains writes."""
         return f"{self.name}-"
@@ -124,6 +130,8 @@ class Progress:
     """Suggestions of a search that are through."""
     said: tuple[str, ...] = ()
     """Lines that a user's own probe printed, each with its name in front."""
+    events: tuple[Event, ...] = ()
+    """What hooks are told (`memexp.events`): that the trial begins or ends, and losses."""
 
 
 def commit_of_code() -> str | None:

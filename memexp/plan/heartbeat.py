@@ -2,8 +2,8 @@
 
 .running/<sweep>-<attempt>.json
 
-with heartbeat(store, attempt, results=48):
-    running(store)    # {"quickstart": [{"host": ..., "pid": ...}]}
+with heartbeat(store, attempt, results=48, trials=hooks.trials):
+    running(store)    # {"quickstart": [{"host": ..., "pid": ..., "trials": [{"model": ..., "loss": ...}]}]}
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from memexp.store.patience import stop_waiting
 
 __all__ = ["heartbeat", "running", "tidied", "tidy_up"]
 
-HEARTBEAT = 10.0
-"""Seconds between signs of life of a running sweep."""
+HEARTBEAT = 5.0
+"""Seconds between signs of life of a running sweep; each has the losses of its running trials as of then."""
 SILENT_AFTER = 60.0
 """Seconds after which a sweep without a sign of life is taken for dead."""
 
@@ -36,8 +36,16 @@ _ENDS: list[Callable[[], None]] = []
 
 
 @contextlib.contextmanager
-def heartbeat(store: Store, attempt: Attempt, results: int) -> Iterator[None]:
+def heartbeat(
+    store: Store, attempt: Attempt, results: int, trials: Callable[[], list[dict[str, Any]]] = list
+) -> Iterator[None]:
     """Keep a file in the store that says this sweep is being executed, for ``memexp status``.
+
+    Args:
+        store: where.
+        attempt: whose sign of life it is.
+        results: how many are to be made.
+        trials: asked each time, in another thread, for what is to be told of the trials that are running.
 
     Raises StoreGoneError out of whatever is done in the context once the store had no answer for as long as is waited.
     """
@@ -48,7 +56,7 @@ def heartbeat(store: Store, attempt: Attempt, results: int) -> Iterator[None]:
     def beat() -> None:
         while True:
             try:
-                store.put_text(path, _sign(attempt, results))
+                store.put_text(path, _sign(attempt, results, trials()))
             except StoreGoneError as error:
                 gone.append(error)
                 if not stop.is_set():
@@ -79,9 +87,9 @@ def heartbeat(store: Store, attempt: Attempt, results: int) -> Iterator[None]:
             raise
 
 
-def _sign(attempt: Attempt, results: int) -> str:
+def _sign(attempt: Attempt, results: int, trials: list[dict[str, Any]]) -> str:
     own = {"sweep": attempt.sweep, "host": socket.gethostname(), "pid": os.getpid(), "results": results}
-    return json.dumps(own | {"time": time.time()})
+    return json.dumps(own | {"time": time.time(), "trials": trials})
 
 
 @contextlib.contextmanager

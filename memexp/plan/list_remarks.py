@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from memexp.plan.forest import Forest, TrainingStage
 from memexp.sources import ResolvedModel
 from memexp.sources.tokens import cut
+from memexp.wording import noun
 
 __all__ = ["remark_texts"]
 
@@ -22,7 +23,8 @@ def remark_texts(forest: Forest) -> None:
 def _repeated(forest: Forest) -> Iterator[str]:
     for texts in forest.texts.values():
         if texts.repeated:
-            yield f"{texts.repeated} of the {texts.count} entries of {texts.name} repeat an earlier one"
+            repeat = noun(texts.repeated, "repeats", "repeat")
+            yield f"{texts.repeated} of the {texts.count} entries of {texts.name} {repeat} an earlier one"
 
 
 def _own_foils(forest: Forest) -> Iterator[str]:
@@ -35,7 +37,8 @@ def _own_foils(forest: Forest) -> Iterator[str]:
         targets, foils = (forest.texts[one] for one in pair)
         same = sum(target == foil for target, foil in zip(targets.items, foils.items, strict=False))
         if same:
-            line = f"{same} of the {targets.count} targets of {targets.name} are their own foils in {foils.name}"
+            are = noun(same, "is its own foil", "are their own foils")
+            line = f"{same} of the {targets.count} targets of {targets.name} {are} in {foils.name}"
             yield f"{line}; nothing can tell them apart"
 
 
@@ -60,4 +63,5 @@ def _cut(forest: Forest) -> Iterator[str]:
             line = f"whether block_size {size} cuts texts of {texts.name} shows in training only"
             yield f"{line}: no tokenizer.json ({who})"
         elif count:
-            yield f"{count} of the {texts.count} texts of {texts.name} are cut at block_size {size} ({who})"
+            are = noun(count, "is", "are")
+            yield f"{count} of the {texts.count} texts of {texts.name} {are} cut at block_size {size} ({who})"

@@ -16,6 +16,7 @@ from memexp.plan.forest import BaseStage, Forest, ForgetStage, TrainingStage
 from memexp.plan.inspection import Inspection, inspected
 from memexp.sources import ResolvedModel, check_weights
 from memexp.spec import LoRA
+from memexp.wording import amount
 
 __all__ = ["check_contexts", "check_forgetting", "check_models"]
 
@@ -85,5 +86,5 @@ def check_forgetting(forest: Forest) -> None:
         if stage.forget.layer > last:
             raise SpecError(
                 f"Forget.{field}: {stage.forget.layer} is outside model {stage.model.name!r}, "
-                f"which has {depth} blocks; at most {last}"
+                f"which has {amount(depth, 'block')}; at most {last}"
             )

@@ -14,6 +14,7 @@ from memexp.errors import SpecError
 from memexp.plan.forest import Forest
 from memexp.plan.passes import Passing
 from memexp.sources import Stream, Texts, shared_texts
+from memexp.wording import amount, noun
 
 __all__ = ["Overlaps"]
 
@@ -50,7 +51,7 @@ class Overlaps:
         else:
             counts = [len(set(corpus.items) & set(texts.items)) for texts in lists]
         return [
-            f"{count} texts of {corpus.name} are in {texts.name} as well"
+            f"{amount(count, 'text')} of {corpus.name} {noun(count, 'is', 'are')} in {texts.name} as well"
             for count, texts in zip(counts, lists, strict=True)
             if count
         ]

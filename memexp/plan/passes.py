@@ -15,6 +15,7 @@ from memexp.identity import canonical, identity
 from memexp.plan.forest import Forest, Stage, TrainingStage
 from memexp.sources import WINDOW, Stream, Texts, is_corpus
 from memexp.spec import Interference, Pretrain
+from memexp.wording import amount, noun
 
 __all__ = ["Passing", "line_up", "settled", "stop"]
 
@@ -95,11 +96,13 @@ def _remark_texts(forest: Forest, last: TrainingStage) -> None:
     corpus, size, what = forest.corpus(last.corpus), last.settings.batch_size, type(last.settings).__name__
     if isinstance(corpus, Stream) and corpus.blank:
         of = min(WINDOW, corpus.count or WINDOW)
-        line = f"{corpus.blank} of the first {of} texts of {corpus.name} are blank; they fill batches and teach nothing"
+        which = f"{corpus.blank} of the first {amount(of, 'text')} of {corpus.name}"
+        line = f"{which} {noun(corpus.blank, 'is blank; it fills', 'are blank; they fill')} batches and teach nothing"
         forest.remarks[f"{what}: {line}"] = None
     if corpus.count is None:
         return  # of a stream without a known end the exposures of its steps tell
     turns = math.ceil(last.last / math.ceil(corpus.count / size))
     if turns > 1:
-        line = f"{last.last} steps of {size} take the {corpus.count} texts of {corpus.name} {turns} times"
+        texts = amount(corpus.count, "text")
+        line = f"{amount(last.last, 'step')} of {size} take the {texts} of {corpus.name} {turns} times"
         forest.remarks[f"{what}: {line}"] = None

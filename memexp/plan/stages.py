@@ -111,7 +111,8 @@ def _path(condition: Condition, read: Reader) -> list[Stage]:
         pretrained = stop(path[-1], before, before.seed, read.corpus(before.corpus))
         path += [pretrained] if before.steps else []
     path += _exposures("study", path[-1], study, condition.seed, texts)
-    if condition.forget is not None:
+    # What was never studied needs no reset: that control is what every condition without study is.
+    if condition.forget is not None and (study.exposures or condition.forget.exposures_after(study)):
         path.append(_forgetting(path[-1], condition.forget, condition.seed))
         again = dataclasses.replace(study, exposures=condition.forget.exposures_after(study))
         path += _exposures("restudy", path[-1], again, condition.seed, texts)

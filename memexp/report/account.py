@@ -12,6 +12,7 @@ from memexp.report.samples import shown
 from memexp.store import Store
 from memexp.store.closed import closed, give
 from memexp.store.query import quoted
+from memexp.wording import amount
 
 __all__ = ["account"]
 
@@ -42,7 +43,9 @@ def account(store: Store, sweep: str | None) -> str:
     if failed:
         parts.append(_table("What failed", ("status", "attempts", "stage", "reason"), failed[:MOST]))
         if len(failed) > MOST:
-            parts.append(f"<p class='about'>and {len(failed) - MOST} more reasons: `memexp status` has them</p>")
+            parts.append(
+                f"<p class='about'>and {amount(len(failed) - MOST, 'more reason')}: `memexp status` has them</p>"
+            )
     heads = ("memexp", "torch", "transformers", "device", "precision", "threads", "workers", "code")
     parts.append(_table("Made with", heads, made[:MOST]))
     return f"<section class='card'>{''.join(parts)}</section>"

@@ -25,6 +25,7 @@ from memexp.figures.style import config
 from memexp.report.account import account
 from memexp.report.samples import sample
 from memexp.store import Store
+from memexp.wording import noun
 
 __all__ = ["page", "write_page"]
 
@@ -249,7 +250,7 @@ def _numbers(figure: Figure) -> str:
     head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in names)
     rows = "".join(_line([row.get(c) for c in figure.columns], row) for row in figure.numbers[:MOST_NUMBERS])
     left = len(figure.numbers) - MOST_NUMBERS
-    more = f"<p>and {left:,} more rows</p>" if left > 0 else ""
+    more = f"<p>and {left:,} more {noun(left, 'row')}</p>" if left > 0 else ""
     return (
         f"<details><summary>Numbers</summary><div class='scroll'><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>{more}</details>"

@@ -22,6 +22,7 @@ from rich.progress import (
 from memexp.plan import Ask
 from memexp.plan.attempts import Progress
 from memexp.store.patience import passed_on
+from memexp.wording import amount
 
 __all__ = ["Display", "SearchDisplay", "counted"]
 
@@ -104,7 +105,8 @@ class Display(_Shown):
         self.bars.update(self.rows[0], completed=self.complete)
         left = self._left(time.monotonic())
         self.bars.update(self.rows[1], completed=self.made if self.steps else 1, left=left)
-        self._say(f"{self.complete} of {self.conditions} conditions, {self.made} of {self.steps} steps, {left}")
+        whole = f"{self.complete} of {amount(self.conditions, 'condition')}"
+        self._say(f"{whole}, {self.made} of {amount(self.steps, 'step')}, {left}")
 
     def _left(self, now: float) -> str:
         """Time left at the pace since the first sign of work: before it, the cluster and torch were starting."""
@@ -131,8 +133,8 @@ class SearchDisplay(_Shown):
         self._pass_on(progress.said)
         self.over += progress.suggestions
         self.made += progress.steps
-        self.bars.update(self.row, completed=self.over, left=f"{self.made} steps")
-        self._say(f"{self.over} of {self.total} suggestions, {self.made} steps")
+        self.bars.update(self.row, completed=self.over, left=amount(self.made, "step"))
+        self._say(f"{self.over} of {amount(self.total, 'suggestion')}, {amount(self.made, 'step')}")
 
 
 def counted(items: Iterable[T], done: str, total: int) -> Iterator[T]:
@@ -155,4 +157,4 @@ def counted(items: Iterable[T], done: str, total: int) -> Iterator[T]:
             bars.update(bar, completed=count)
             if not console.is_terminal and time.monotonic() - last > PLAIN_EVERY:
                 last = time.monotonic()
-                console.print(f"{count} of {total} files {done}", highlight=False, soft_wrap=True)
+                console.print(f"{count} of {amount(total, 'file')} {done}", highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.varied import text
+from memexp.wording import noun
 
 __all__ = ["sample", "shown"]
 
@@ -100,9 +101,10 @@ def _html(kind: _Kind, result: Result, rows: Sequence[dict[str, Any]]) -> str:
     settings = ", ".join(f"{n.replace('_', ' ')} {text(result.settings[n])}" for n in NAMED if n in result.settings)
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in kind.columns)
     body = "".join(_row(kind, row) for row in rows)
+    of = f"{result.rows:,} {noun(result.rows, 'item')}"
     return (
         f"<section class='card sample'><h2>{html.escape(kind.title)}</h2>"
-        f"<p class='about'>{html.escape(settings)}; {len(rows)} of {result.rows:,} items. On the left: "
+        f"<p class='about'>{html.escape(settings)}; {len(rows)} of {of}. On the left: "
         f"{html.escape(kind.called)}{'; what matches is marked' if kind.right else ''}.</p><div class='scroll'>"
         f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
     )

@@ -14,17 +14,38 @@ from memexp.search.ledger import progress_of
 from memexp.store import Store
 from memexp.store.known import known_rows
 from memexp.store.manifests import latest_manifests
+from memexp.wording import amount
 
-__all__ = ["print_status"]
+__all__ = ["Status", "print_status", "status_of"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far the sweeps of a store are."""
+
+    lines: tuple[str, ...]
+    """A line for each sweep, and below it the reasons of its failures."""
+    complete: bool
+    """Whether every sweep is."""
+    running: bool
+    """Whether any is being executed."""
 
 
 def print_status(store: Store) -> int:
     """Print a line per sweep and the reasons of its failures; 0 if every sweep is complete, else 1."""
     console = Console(markup=False, highlight=False, soft_wrap=True)  # paths and reasons stay as they are
+    status = status_of(store)
+    for line in status.lines:
+        console.print(line)
+    return 0 if status.complete else 1
+
+
+def status_of(store: Store) -> Status:
+    """Look at the store."""
     sweeps, searches = latest_manifests(store), _searches(store)
     if not sweeps and not searches:
-        console.print(f"{store.location} holds no sweep")
-        return 0
+        return Status((f"{store.location} holds no sweep",), complete=True, running=bool(running(store)))
+    lines: list[str] = []
     have = {kind: store.names(kind) for kind in store.kinds()}
     log, signs, complete = Log.read(store), running(store), True
     for sweep in sorted(sweeps.keys() | searches.keys()):
@@ -33,14 +54,14 @@ def print_status(store: Store) -> int:
         line = f"{sweep}: {', '.join(progress.parts())} complete"
         for sign in signs.get(sweep, []):
             line += f", running (pid {sign['pid']} on {sign['host']})"
-        console.print(line)
+        lines.append(line)
         if len(progress.searches) > 1:
             for name, (count, trials) in progress.searches.items():
                 if count < trials:
-                    console.print(f"  search {name}: {count} of {trials}")
+                    lines.append(f"  search {name}: {count} of {trials}")
         for (status, error), count in _reasons(log, progress.lacking).most_common(10):
-            console.print(f"  {count} {status}: {error}")
-    return 0 if complete else 1
+            lines.append(f"  {count} {status}: {error}")
+    return Status(tuple(lines), complete, bool(signs))
 
 
 @dataclass(frozen=True)
@@ -59,7 +80,8 @@ class _Progress:
 
     def parts(self) -> list[str]:
         """In words: of conditions and searches, those that the sweep has."""
-        conditions = [f"{self.conditions[0]} of {self.conditions[1]} conditions"] if self.conditions[1] else []
+        count, of = self.conditions
+        conditions = [f"{count} of {amount(of, 'condition')}"] if of else []
         return [*conditions, progress_of(self.searches)] if self.searches else conditions
 
 

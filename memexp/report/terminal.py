@@ -15,6 +15,7 @@ from memexp.report.summary import Table, cell_text, summarized
 from memexp.search.ledger import Ledger
 from memexp.spec.search import point_text
 from memexp.store import Store, option_for
+from memexp.wording import amount, noun
 
 __all__ = ["print_searches", "print_summary", "say"]
 
@@ -61,9 +62,11 @@ def _print_table(table: Table, console: Console) -> None:
         if line is not None:
             say(console, line)
     if found.missing:
-        say(console, f"{found.missing} of {found.items} items are NULL: {headline.why_null}.")
+        are = noun(found.missing, "is", "are")
+        say(console, f"{found.missing} of {amount(found.items, 'item')} {are} NULL: {headline.why_null}.")
     if found.partial:
-        line = f"{found.partial} of the means are over part of their conditions: the others have no result"
+        are = noun(found.partial, "is", "are")
+        line = f"{found.partial} of the means {are} over part of their conditions: the others have no result"
         say(console, f"{line} (yet).")
 
 

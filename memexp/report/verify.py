@@ -11,6 +11,7 @@ from memexp.errors import StoreError
 from memexp.probes import BY_KIND
 from memexp.records import BARE, MADE_WITH, SETTINGS, SINCE, SINCE_STAGES, measured_by, misfit
 from memexp.store import Store
+from memexp.wording import amount
 
 __all__ = ["complaint", "print_verification"]
 
@@ -20,7 +21,7 @@ def print_verification(store: Store) -> int:
     found = store.verify(complaint)
     for problem in found.problems:
         print(f"{store.path(problem.kind, problem.name)}: {problem.message}")
-    print(f"{found.files} files, {found.rows} rows, {len(found.problems)} broken")
+    print(f"{amount(found.files, 'file')}, {amount(found.rows, 'row')}, {len(found.problems)} broken")
     return 1 if found.problems else 0
 
 

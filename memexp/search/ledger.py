@@ -31,6 +31,7 @@ from memexp.store import Store
 from memexp.store.known import known
 from memexp.store.query import distinct
 from memexp.store.threads import threaded
+from memexp.wording import amount
 
 __all__ = [
     "Entry",
@@ -219,7 +220,7 @@ def progress_of(counts: Mapping[str, tuple[int, int]]) -> str:
     """
     done, trials = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
     which = f"search {next(iter(counts))}" if len(counts) == 1 else f"{len(counts)} searches"
-    return f"{done} of {trials} suggestions of {which}"
+    return f"{done} of {amount(trials, 'suggestion')} of {which}"
 
 
 def measured_elsewhere(ledger: Ledger) -> list[Entry]:

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -46,8 +47,23 @@ NumberedRow = tuple[int, dict[str, Any]]
 
 def check_file(path: Path) -> None:
     """Raise a DataError unless `path` is a file."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a file")
     if not path.is_file():
-        raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+        raise DataError(f"{path}: no such file{looked_in(path)}")
+
+
+def looked_in(path: Path) -> str:
+    """Where a file that is not there was looked for, and where the sweep script is, if that is another folder."""
+    if path.is_absolute():
+        return ""
+    where, script = Path.cwd(), Path(sys.argv[0]).absolute()  # of a script that memexp loads as of one by itself
+    said = f" in {where}"
+    if script.suffix == ".py" and script.is_file() and script.parent != where:
+        said += f"; the script is in {script.parent}"
+        if (script.parent / path).is_file():
+            said += f", and there is one: give Path(__file__).parent / {str(path)!r}"
+    return said
 
 
 def check_text(where: str, text: str, blank: bool = False) -> None:

@@ -17,6 +17,7 @@ from memexp.errors import ModelError, one_line
 from memexp.identity import identity, parsed
 from memexp.sources.cache import file_question, recall_answer, remember_answer
 from memexp.sources.hub import hub_file, network_error, resolve_commit
+from memexp.sources.near_names import near_name
 from memexp.sources.texts import Texts
 from memexp.spec import Model, TrainedTokenizer
 from memexp.stimuli.tiny import SHIPPED_MODELS, model_folder
@@ -205,10 +206,13 @@ def _locate(name: str, revision: str | None, of: str = "model") -> tuple[str, st
 
 
 def _commit(name: str, revision: str | None) -> str | None:
-    """`resolve_commit` of a model; where the name may be meant for a shipped one the error lists those."""
+    """`resolve_commit` of a model; the error says which one may be meant, or which ship with memexp."""
     try:
         return resolve_commit(name, revision, "model")
     except ModelError as error:
+        near = near_name(name)
+        if near is not None:
+            raise ModelError(f"{error}; did you mean {near!r}?") from error
         if "/" in name:
             raise
         raise ModelError(f"{error} (memexp ships {', '.join(SHIPPED_MODELS)})") from error

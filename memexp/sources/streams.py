@@ -22,7 +22,7 @@ from typing import Any
 from memexp.errors import DataError
 from memexp.identity import identity
 from memexp.sources.cache import recall_answer, remember_answer
-from memexp.sources.formats import hub_refusal
+from memexp.sources.formats import hub_refusal, looked_in
 from memexp.sources.hub import hub_dataset, resolve_commit
 from memexp.sources.parts import WINDOW, Part, first_row, part_of
 from memexp.sources.pinned import file_digest
@@ -193,7 +193,7 @@ def _matching(pattern: str) -> list[Path]:
         return [Path(path)]
     found = sorted(glob.glob(path, recursive=True))
     if not found:
-        raise DataError(f"{pattern}: no file matches")
+        raise DataError(f"{pattern}: no file matches{looked_in(Path(path))}")
     return [Path(one) for one in found]
 
 

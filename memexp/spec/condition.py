@@ -122,7 +122,8 @@ class Condition:
     ] = Field(default_factory=dict)
     """Names of your own, one column each: ``{"experiment": 1}``."""
     forget: Forget | None = None
-    """What of the study is undone, and how often it is studied again afterwards."""
+    """What of the study is undone, and how often it is studied again afterwards. With ``study.exposures=0`` there is
+    nothing to forget, and unless `Forget.restudy_exposures` says otherwise nothing to study again: a grid's control."""
     interference: Interference | None = None
     """What is trained on afterwards."""
     pretrain: Pretrain | None = None
@@ -131,8 +132,6 @@ class Condition:
     def __post_init__(self) -> None:
         if not self.probes:
             raise SpecError("Condition.probes is empty: without a probe there is nothing to measure")
-        if self.forget is not None and self.study.exposures == 0:
-            raise SpecError("Condition.forget: with study.exposures=0 there is nothing to forget")
         if self.pretrain is not None and isinstance(self.method, LoRA):
             raise SpecError("Condition.pretrain needs method=Full(): of LoRA nothing but the adapter would learn")
         for probe in self.probes:

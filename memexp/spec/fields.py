@@ -116,9 +116,16 @@ def _first_complaint(cls: type, error: ValidationError) -> str:
         message = "must be a list"
     elif problem["type"] == "too_short":
         message = "must not be empty"
+    if problem["type"] in _OF_ONE_VALUE and isinstance(given, list | tuple | set | range):
+        grid = f"{cls.__name__}(..., {where.rpartition('.')[2]}=one) for one in {textwrap.shorten(shown, 60)}"
+        return f"{where}: takes one value, got {shown}; a grid has one condition each: [... {grid}]"
     if dataclasses.is_dataclass(given) or isinstance(given, Mapping) or len(shown) > 60:
         return f"{where}: {message}"
     return f"{where}: {message}, got {shown}"
+
+
+_OF_ONE_VALUE = ("int_type", "float_type", "string_type", "bool_type", "literal_error")
+"""What pydantic calls it where a field that holds one number, text or choice is given something else."""
 
 
 def finite(value: float) -> float:

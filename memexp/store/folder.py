@@ -27,6 +27,16 @@ class Folder:
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
+        self._made: list[Path] = []
+        """Folders that were not there before, each after the one it is in."""
+
+    def vacate(self) -> None:
+        """Remove what folders were made, the store's own among them, where no file came to be in any."""
+        if self.root in self._made and next(self.walk(""), None) is None:
+            for folder in reversed(self._made):
+                with suppress(OSError):  # not empty: another writer's
+                    folder.rmdir()
+            self._made.clear()
 
     def create(self, key: str, data: bytes) -> bool:
         final = self.root / key
@@ -54,9 +64,8 @@ class Folder:
     def _temporary(self, data: bytes) -> Iterator[Path]:
         """A durable file with `data`, gone afterwards in any case."""
         temporary = self.root / TEMPORARY / uuid.uuid4().hex
-        self._make(temporary.parent)
         try:
-            with open(temporary, "xb") as file:
+            with self._opened(temporary) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -65,11 +74,20 @@ class Folder:
             with suppress(OSError):  # replace has moved it; if it stays for another reason, it harms nobody
                 temporary.unlink()
 
+    def _opened(self, temporary: Path) -> IO[bytes]:
+        """A new file; its folder may have been another writer's, who takes an empty store away again (`vacate`)."""
+        for _ in range(9):
+            with suppress(FileNotFoundError):
+                self._make(temporary.parent)
+                return open(temporary, "xb")
+        return open(temporary, "xb")
+
     def _make(self, folder: Path) -> None:
         """Like ``mkdir -p``, but the new folders survive a power cut."""
         if not folder.is_dir():
             self._make(folder.parent)
             folder.mkdir(exist_ok=True)
+            self._made.append(folder)
             sync(folder.parent)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:

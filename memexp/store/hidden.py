@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 from memexp.errors import StoreError, writable
 from memexp.store.bucket import Bucket
@@ -31,6 +31,15 @@ class HiddenFiles:
     def _medium(self) -> Medium:
         with explained(f"open store {self.location}"):
             return Folder(self.location) if self.is_local else Bucket(self.location)
+
+    @contextmanager
+    def without_trace(self) -> Iterator[None]:
+        """Where the context is left and no file is in a store whose folder was made in it, the folder goes as well."""
+        try:
+            yield
+        finally:
+            if self.is_local:
+                cast(Folder, self._medium).vacate()
 
     def put_text(self, path: str, text: str) -> None:
         """Write or replace a side file such as ``.running/<name>.json``; readers see the old text or the new."""

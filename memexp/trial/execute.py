@@ -6,13 +6,15 @@ failures = execute(trial, Store("results"), World.current(), Attempt("sweep", "0
 from __future__ import annotations
 
 from memexp.core.processes import World
+from memexp.events import TrialEnded, TrialStarted
 from memexp.plan import Ask, Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.store.snapshots import Marks, find
 from memexp.trial.base import WarmBase
 from memexp.trial.failing import lost_devices
+from memexp.trial.reporting import Report
 from memexp.trial.rows import Sink
-from memexp.trial.walk import Report, Walk
+from memexp.trial.walk import Walk
 
 __all__ = ["Report", "Sink", "WarmBase", "execute"]
 
@@ -54,8 +56,11 @@ def execute(
     if not asks and not leaves:
         return []
     walk = Walk(trial, asks, leaves, marks, sink, world, attempt, report)
+    report(Progress(events=(TrialStarted(attempt.sweep, attempt.of, trial.base.model.name),)))
     with lost_devices(world):
-        return walk.run(base or WarmBase(), trial.resources.stall_minutes if watch else None)
+        lines = walk.run(base or WarmBase(), trial.resources.stall_minutes if watch else None)
+    report(Progress(events=(TrialEnded(attempt.sweep, attempt.of, len(lines)),)))
+    return lines
 
 
 def _outstanding(trial: Trial, sink: Sink, world: World) -> list[Ask]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TextIO, cast
 
 from memexp.errors import redacted, writable
 from memexp.spec import Probe, written_by_user
+from memexp.wording import amount
 
 __all__ = ["Printed", "Sink"]
 
@@ -75,11 +76,11 @@ class Printed:
         """The lines for the terminal, after all of them are in `sink` as the side file `log`; none where none are."""
         if not self.lines:
             return ()
-        lost = [f"... and {self.count - LOGGED} more lines"] if self.count > LOGGED else []
+        lost = [f"... and {amount(self.count - LOGGED, 'more line')}"] if self.count > LOGGED else []
         sink.put_text(log, "\n".join([*self.lines, *lost]) + "\n")
         said = [line[:WIDEST] for line in self.lines[:SAID]]
         if self.count > SAID:
-            said.append(f"... and {self.count - SAID} more lines in {log}")
+            said.append(f"... and {amount(self.count - SAID, 'more line')} in {log}")
         return tuple(f"{self.name}: {line}" for line in said)
 
 

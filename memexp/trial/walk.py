@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from memexp.core.batch_sizes import halved
@@ -31,18 +31,14 @@ from memexp.trial.encoded import TrialTexts
 from memexp.trial.failing import Failures
 from memexp.trial.measuring import measured
 from memexp.trial.printed import Printed
+from memexp.trial.reporting import Counted, Report, line_of
 from memexp.trial.rows import Notes, Results, Sink, made_with
 from memexp.trial.saving import Saver
 from memexp.trial.shortage import Shortage
 from memexp.trial.state import State
 from memexp.trial.watch import Activity, allowed, watched
 
-__all__ = ["REPORT_STEPS", "Report", "Walk"]
-
-Report = Callable[[Progress], None]
-
-REPORT_STEPS = 50
-"""Steps between two reports of progress: by number, since every rank must report equally often."""
+__all__ = ["Walk"]
 
 
 class Walk:
@@ -182,10 +178,11 @@ class Walk:
         elif optimizer is None or stage.begins_afresh:
             optimizer = adamw(state.lm, settings)
         state.optimizer = optimizer
-        counted, save = _Counted(self._tell, stage, first), self.saver.along(stage, state.lm, optimizer, done)
+        counted = Counted(self._tell, self.trial, self.notes.attempt, line_of(stage, self.stages), stage, first)
+        save = self.saver.along(stage, state.lm, optimizer, done)
 
         def after(steps: Sequence[Step]) -> None:
-            counted(len(steps))
+            counted(steps)
             save(steps)
 
         batches, room = self.texts.batches(stage), self.saver.room
@@ -261,26 +258,6 @@ def _based(walk: Walk, base: WarmBase) -> State | None:
     if walk.saver.marks.fault is not None:
         notes.add(stage, "unread", began, f"no snapshot is taken up: {walk.saver.marks.fault}")
     return State(lm, stage.id, loaded)
-
-
-class _Counted:
-    """Reports the steps of a stage, `REPORT_STEPS` at a time and the rest at its end."""
-
-    def __init__(self, tell: Report, stage: TrainingStage, first: int) -> None:
-        """`first`: the step that is made first."""
-        self.tell, self.stage, self.steps = tell, stage.id, 0
-        self.reached = first - stage.first_step
-
-    def __call__(self, steps: int) -> None:
-        self.steps += steps
-        self.reached += steps
-        if self.steps >= REPORT_STEPS:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.steps:
-            self.tell(Progress(steps=self.steps, reached={self.stage: self.reached}))
-        self.steps = 0
 
 
 def _origin(stage: Stage, stages: Mapping[str, Stage]) -> Stage:

@@ -99,7 +99,7 @@ def holding(folder: Path, text: str) -> list[Path]:
 
 
 def test_a_worker_sees_the_secrets_and_no_log_has_them(snooped: Snooped) -> None:
-    assert "0 of 1 conditions complete" in snooped.page
+    assert "0 of 1 condition complete" in snooped.page
     seen = hashlib.sha256("".join(SECRETS.values()).encode()).hexdigest()
     planted = [*SECRETS.values(), "planted-password", "planted-key", "planted/secret"]
     assert f"{MARKER}, refused: *** ***" in snooped.page

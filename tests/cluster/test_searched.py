@@ -104,7 +104,7 @@ def test_more_trials_go_on_from_the_stored_ones(store: Path, sweep: Sweep) -> No
     before = {path.name for path in store.glob("searches/*.parquet")}
     [search] = sweep.searches
     complete, page = said(dataclasses.replace(sweep, searches=[dataclasses.replace(search, trials=7)]), store)
-    assert complete and "trying 1 suggestions" in page
+    assert complete and "trying 1 suggestion of" in page
     [new] = {path.name for path in store.glob("searches/*.parquet")} - before
     assert new.endswith("-00006.parquet")
 

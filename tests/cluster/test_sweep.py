@@ -93,7 +93,7 @@ def test_one_deleted_file_brings_back_exactly_that_one(store: Path, pair: Pair, 
     file.unlink()
     complete, page = said(sweep, store)
     assert complete
-    assert "executing 1 trials, 6 steps, for 1 results" in page
+    assert "executing 1 trial, 6 steps, for 1 result" in page
     assert file.read_bytes() == rows
     after = {path: path.stat().st_mtime_ns for path in store.glob("rec*/*.parquet")}
     assert {path for path in after if after[path] != before.get(path)} == {file}
@@ -227,7 +227,7 @@ def test_more_than_the_cluster_holds_is_refused_before_any_trial(tmp_path: Path,
     from memexp import ClusterError
 
     conditions = grid(pair, tiny_model).conditions
-    for resources, told in ((Resources(workers=3), "3 CPUs"), (Resources(gpus=1), "1 GPUs")):
+    for resources, told in ((Resources(workers=3), "3 CPUs"), (Resources(gpus=1), "1 GPU ")):
         with pytest.raises(ClusterError, match=told):
             Sweep(name="large", conditions=conditions, resources=resources).run(tmp_path, console=Console(quiet=True))
     assert Store(tmp_path).names("stages") == set()

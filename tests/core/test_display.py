@@ -6,11 +6,13 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
-import memexp.trial.walk
+import memexp.trial.reporting
 from memexp.core.processes import World
+from memexp.events import Event, Losses, TrialEnded, TrialStarted
 from memexp.plan import Trial, grow, whole
 from memexp.plan.attempts import Attempt, Progress
 from memexp.probes import Recognition
@@ -71,11 +73,15 @@ def test_a_trial_that_is_tried_again(
     steps = {stage.id: stage.steps for stage in trial.stages}
     assert sum(steps.values()) == 16
     trial.snapshots = trial.snapshots if snapshots else Snapshots(minutes=None)
-    monkeypatch.setattr(memexp.trial.walk, "REPORT_STEPS", 1)
-    shown, store, made = Shown(steps), Store(tmp_path), list[int]()
+    monkeypatch.setattr(memexp.trial.reporting, "REPORT_STEPS", 1)
+    shown, store, made, heard = Shown(steps), Store(tmp_path), list[int](), list[Event]()
+
+    def hearing(progress: Progress) -> None:
+        shown(progress)
+        heard.extend(progress.events)
 
     def dying(progress: Progress) -> None:
-        shown(progress)
+        hearing(progress)
         made.append(progress.steps)
         if sum(made) == killed_at:
             raise SystemExit
@@ -84,7 +90,20 @@ def test_a_trial_that_is_tried_again(
         execute(trial, store, World.current(), Attempt("test", "first"), dying)
     assert shown.made == killed_at
     first = len(shown.lines)
-    execute(trial, store, World.current(), Attempt("test", "second"), shown)
+    execute(trial, store, World.current(), Attempt("test", "second"), hearing)
     counts = [int(line.split(", ")[1].split()[0]) for line in shown.lines]
     assert counts == sorted(counts) and counts[-1] == 16
     assert len(shown.lines) > first + 16 - killed_at, "some were made again"
+    begun, *_, ended = heard
+    assert isinstance(begun, TrialStarted) and ended == TrialEnded("test", "conditions", failures=0)
+    lines: dict[tuple[str, str], dict[int, float | None]] = {}
+    for event in heard:
+        if isinstance(event, Losses):
+            lines.setdefault((event.kind, event.line), {}).update(zip(event.steps, event.losses, strict=True))
+    assert {kind: sorted(losses) for (kind, _), losses in lines.items()} == {
+        "study": [*range(1, 7)],  # of both exposures
+        "interference": [*range(1, 11)],
+    }
+    told = {step: loss for (kind, _), losses in lines.items() if kind == "study" for step, loss in losses.items()}
+    stored = store.scan("training").filter(pc.field("kind") == "study").to_pylist()
+    assert {row["step"]: row["loss"] for row in stored} == told

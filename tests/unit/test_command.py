@@ -369,7 +369,7 @@ def test_status_forgets_what_has_been_mended(memexp: Command) -> None:
     store = Store("results")
     wanted(store, "part", "a")
     attempt(store, "one", ("a", None, "failed", "no space left"), ("a", None, "complete", None))
-    assert memexp("status")[1] == "part: 0 of 1 conditions complete\n"  # its file was deleted since
+    assert memexp("status")[1] == "part: 0 of 1 condition complete\n"  # its file was deleted since
 
 
 def test_status_says_why_a_measurement_failed_also_when_its_stage_was_reached_again(memexp: Command) -> None:
@@ -379,14 +379,14 @@ def test_status_says_why_a_measurement_failed_also_when_its_stage_was_reached_ag
     mended = ("a", None, "failed", "recall: no progress", "other probe")
     attempt(store, "one", failed, mended, ("a", None, "complete", None), ("a", None, "unsaved", "no space left"))
     attempt(store, "two", ("a", None, "unread", "snapshot x is passed over: its sum is wrong"))
-    assert memexp("status")[1] == "part: 0 of 1 conditions complete\n  1 failed: recognition: no progress\n"
+    assert memexp("status")[1] == "part: 0 of 1 condition complete\n  1 failed: recognition: no progress\n"
 
 
 def test_status_is_not_misled_by_a_clock_that_was_set_back(memexp: Command) -> None:
     store = Store("results")
     wanted(store, "edited", "ab", started=NOW + timedelta(days=1))
     write_manifest(store, "edited", [Manifest("recognition", "c-probe-edited", "c", "c", "probe")])
-    assert memexp("status")[1] == "edited: 0 of 1 conditions complete\n"
+    assert memexp("status")[1] == "edited: 0 of 1 condition complete\n"
 
 
 def test_status_asks_for_what_the_sweep_was_last_started_with(memexp: Command) -> None:
@@ -394,7 +394,7 @@ def test_status_asks_for_what_the_sweep_was_last_started_with(memexp: Command) -
     wanted(store, "edited", "ab", started=NOW - timedelta(hours=1))
     wanted(store, "edited", "c")
     store.commit("recognition", "c-probe-edited", results())
-    assert memexp("status") == (0, "edited: 1 of 1 conditions complete\n", "")
+    assert memexp("status") == (0, "edited: 1 of 1 condition complete\n", "")
 
 
 def test_status_shows_what_is_being_executed(memexp: Command) -> None:
@@ -408,10 +408,10 @@ def test_status_shows_what_is_being_executed(memexp: Command) -> None:
     status, out, _ = memexp("status")
     assert status == 1
     assert out.splitlines() == [
-        "away: 0 of 1 conditions complete, running (pid 4194305 on elsewhere)",
-        "killed: 0 of 1 conditions complete",
-        f"live: 0 of 1 conditions complete, running (pid {os.getpid()} on {socket.gethostname()})",
-        "silent: 0 of 1 conditions complete",
+        "away: 0 of 1 condition complete, running (pid 4194305 on elsewhere)",
+        "killed: 0 of 1 condition complete",
+        f"live: 0 of 1 condition complete, running (pid {os.getpid()} on {socket.gethostname()})",
+        "silent: 0 of 1 condition complete",
     ]
 
 

@@ -42,7 +42,7 @@ def test_what_can_never_start_is_refused() -> None:
     LAPTOP.check(Resources(workers=2))
     with pytest.raises(ClusterError, match="needs 3 CPUs and the cluster can reach 2"):
         LAPTOP.check(Resources(workers=3))
-    with pytest.raises(ClusterError, match="needs 1 GPUs and the cluster can reach 0"):
+    with pytest.raises(ClusterError, match="needs 1 GPU and the cluster can reach 0"):
         LAPTOP.check(Resources(gpus=1))
     two_small = Cluster(nodes=({"CPU": 1.0}, {"CPU": 1.0}))
     with pytest.raises(ClusterError, match="fits on no node"):

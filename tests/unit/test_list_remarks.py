@@ -41,7 +41,7 @@ def test_a_text_given_twice_is_counted(tiny_model: Model) -> None:
 def test_a_question_given_twice_is_counted(tiny_model: Model) -> None:
     asked = InlineItems("asked", [{"question": "Who?", "answer": answer} for answer in ("me", "you", "me")])
     assert remarks(tiny_model, InlineText("seen", ["a b"]), QA(asked, shots=0)) == [
-        "1 of the 3 entries of asked repeat an earlier one"
+        "1 of the 3 entries of asked repeats an earlier one"
     ]
 
 
@@ -49,7 +49,7 @@ def test_a_target_that_is_its_foil_is_counted_once_for_a_pair_and_its_twin(tiny_
     seen, foils = InlineText("seen", ["a b", "c d", "e f"]), InlineText("foils", ["c d", "c d ", "e f"])
     one = Condition(tiny_model, Study(seen, exposures=1, lr=1e-3), probes=[Recognition(Pair(seen, foils))])
     assert list(grow([one, counterbalanced(one)]).remarks) == [
-        "1 of the 3 targets of seen are their own foils in foils; nothing can tell them apart"
+        "1 of the 3 targets of seen is its own foil in foils; nothing can tell them apart"
     ]
 
 
@@ -58,7 +58,7 @@ def test_texts_longer_than_a_block_are_counted_once_for_all_who_cut_them(tiny_mo
     told = remarks(tiny_model, seen, Recognition(Pair(seen, foils)), Recall(), block_size=12)
     assert told == [
         "2 of the 3 texts of seen are cut at block_size 12 (bpe-400)",
-        "1 of the 3 texts of foils are cut at block_size 12 (bpe-400)",
+        "1 of the 3 texts of foils is cut at block_size 12 (bpe-400)",
     ]
     (own,) = remarks(tiny_model, seen, Recall(block_size=12))  # where the probe alone cuts them
     assert own == told[0]
@@ -69,7 +69,7 @@ def test_interference_cuts_likewise(tiny_model: Model) -> None:
     seen, after = InlineText("seen", ["a b"]), InlineText("after", [LONG, "a b c"])
     between = Interference(after, steps=1, lr=1e-3, batch_size=2, block_size=12)
     one = Condition(tiny_model, Study(seen, exposures=1, lr=1e-3), probes=[Recall()], interference=between)
-    assert list(grow([one]).remarks) == ["1 of the 2 texts of after are cut at block_size 12 (bpe-400)"]
+    assert list(grow([one]).remarks) == ["1 of the 2 texts of after is cut at block_size 12 (bpe-400)"]
 
 
 def test_models_that_agree_share_a_line() -> None:
@@ -78,7 +78,7 @@ def test_models_that_agree_share_a_line() -> None:
     forest = grow(
         Condition(model, Study(seen, exposures=1, lr=1e-3, block_size=16), probes=[Recall()]) for model in sizes
     )
-    assert list(forest.remarks) == ["1 of the 2 texts of seen are cut at block_size 16 (tiny-s, tiny-m)"]
+    assert list(forest.remarks) == ["1 of the 2 texts of seen is cut at block_size 16 (tiny-s, tiny-m)"]
 
 
 def test_without_a_tokenizer_file_that_may_be_said_only(tmp_path: Path) -> None:

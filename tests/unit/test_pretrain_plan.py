@@ -203,7 +203,7 @@ def test_blank_texts_are_remarked_upon(studied: Condition, tmp_path: Path) -> No
 def test_texts_of_a_stream_that_are_studied_too_are_remarked_upon_or_refused(
     studied: Condition, stream: TextStream, targets: TextFile
 ) -> None:
-    line = f"1 texts of {stream.name} are in {targets.path} as well"
+    line = f"1 text of {stream.name} is in {targets.path} as well"
     forest = grow(after(studied, 1, 2, corpus=stream))
     assert list(forest.remarks) == [f"Pretrain: {line}"]
     between = Interference(stream, steps=1, lr=1e-3, batch_size=4, overlap="refuse")

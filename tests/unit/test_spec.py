@@ -221,10 +221,6 @@ def test_what_the_bad_values_are_put_into_is_good() -> None:
             lambda: Forget(from_layer=1, below_layer=1),
             "Forget.from_layer and Forget.below_layer exclude each other",
         ),
-        (
-            lambda: condition(study=study(exposures=0), forget=Forget(from_layer=1)),
-            "Condition.forget: with study.exposures=0 there is nothing to forget",
-        ),
         (lambda: Full(r=8), "Full has no field 'r'; it has none"),
         (lambda: Study("seen.txt", lr=1), "Study.exposures is required"),
         (lambda: Pair("a", "b", "c", "d"), "Pair takes at most 3 values: targets, foils, name"),

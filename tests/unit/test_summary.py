@@ -295,7 +295,7 @@ def test_a_mean_over_what_is_left_is_said_to_be_one(tiny_model: Model, pair: Pai
     )
     store = Store(tmp_path)
     committed(dataclasses.replace(forest, asks=forest.asks[:4]), store, {0: 2, 1: 4}, "exposures")
-    line = "1 of the means are over part of their conditions: the others have no result (yet)."
+    line = "1 of the means is over part of their conditions: the others have no result (yet)."
     assert line in printed(store, forest)
     committed(forest, store, {0: 2, 1: 4}, "exposures")
     assert "over part of" not in printed(store, forest)
