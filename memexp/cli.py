@@ -1,4 +1,4 @@
-"""The ``memexp`` command: plan, run, status, query, verify, compact and import.
+"""The ``memexp`` command: plan, run, status, query, verify, prune, compact and import.
 
     memexp plan sweeps/quickstart.py
     memexp run sweeps/recognition_recall.py -- --data ~/llm-memory --models gpt2
@@ -65,12 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--retry-diverged", action="store_true", help="train again what reached a loss that is not finite")
     _ask_of_comparison(command("compare", _compare, "differences of two stores or sweeps, with verdicts"))
     command("status", _status, "how far each sweep of a store is, and why conditions failed")
-    query = command("query", _query, "ask the store in SQL, read-only; tables are named by kind")
-    query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
-    query.add_argument("--csv", action="store_true", help="as CSV")
-    query.add_argument("--sweep", metavar="NAME", help="only what belongs to this sweep, as it was last started")
+    _ask_of_query(command("query", _query, "ask the store in SQL, read-only; tables are named by kind"))
     _add_figures(command)
     command("verify", _verify, "read every file of a store to its last page")
+    _ask_of_pruning(command("prune", _prune, "show what no sweep refers to, and remove it where told to"))
     few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
     few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")
     few.add_argument("--incremental", action="store_true", help="read only what the export there does not have yet")
@@ -95,6 +93,32 @@ def _add_figures(command: Callable[[str, Any, str], argparse.ArgumentParser]) ->
     plot.add_argument("--width", default="8.5cm", help="of the whole, in centimetres (default: 8.5cm, one column)")
     for sub in (report, plot):
         sub.add_argument("--sweep", metavar="NAME", help="only this sweep, as it was last started")
+
+
+def _ask_of_query(query: argparse.ArgumentParser) -> None:
+    query.usage = "memexp query [options] SQL"
+    query.add_argument("sql", metavar="SQL", nargs="?", help="one SELECT, or the name of a table or view: all of it")
+    query.add_argument("--views", action="store_true", help="list the views there are beside the tables, and end")
+    query.add_argument(
+        "--format", choices=["table", "csv", "json", "parquet"], help="(default: a table, or what FILE ends in)"
+    )
+    query.add_argument("--csv", action="store_const", dest="format", const="csv", help="the same as --format csv")
+    query.add_argument("--output", metavar="FILE", help="write to this file, whole or not at all")
+    query.add_argument("--sweep", metavar="NAME", help="only what belongs to this sweep, as it was last started")
+    query.add_argument(
+        "--all-columns",
+        action="store_true",
+        help="in the table of a SELECT * also columns that are the same in all rows",
+    )
+    query.epilog = (
+        "example: memexp query recognition_by_condition --sweep quickstart, or "
+        'memexp query "SELECT model, avg(f1) FROM qa GROUP BY ALL" --output f1.csv'
+    )
+
+
+def _ask_of_pruning(prune: argparse.ArgumentParser) -> None:
+    prune.add_argument("--remove", action="store_true", help="remove it; results of no sweep, which are gone then")
+    prune.epilog = "example: memexp prune --store results, and when that is what is to go: memexp prune --remove"
 
 
 def _ask_of_purchase(plan: argparse.ArgumentParser) -> None:
@@ -224,9 +248,14 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> int:
-    from memexp.report.answer import print_query
+    from memexp.errors import SpecError
+    from memexp.report.answer import print_query, print_views
 
-    return print_query(_store(options), options.sql, options.csv, options.sweep)
+    if options.views:
+        return print_views(_store(options))
+    if options.sql is None:
+        raise SpecError("give a SELECT, or the name of a table or view; `memexp query --views` lists views")
+    return print_query(_store(options), options.sql, options.format, options.sweep, options.output, options.all_columns)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -248,6 +277,12 @@ def _verify(options: argparse.Namespace) -> int:
     from memexp.report.verify import print_verification
 
     return print_verification(_store(options))
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from memexp.driver.pruning import prune
+
+    return prune(_store(options), options.remove)
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from memexp.store import Store
 from memexp.store.known import known_rows
 from memexp.store.manifests import latest_manifests
 
-__all__ = ["print_status"]
+__all__ = ["incomplete", "print_status"]
 
 
 def print_status(store: Store) -> int:
@@ -41,6 +41,15 @@ def print_status(store: Store) -> int:
         for (status, error), count in _reasons(log, progress.lacking).most_common(10):
             console.print(f"  {count} {status}: {error}")
     return 0 if complete else 1
+
+
+def incomplete(store: Store) -> list[str]:
+    """The sweeps that lack something, as they were last started, sorted by name."""
+    sweeps, searches = latest_manifests(store), _searches(store)
+    have = {kind: store.names(kind) for kind in store.kinds()}
+    log = Log.read(store)
+    names = sorted(sweeps.keys() | searches.keys())
+    return [name for name in names if not _progress(sweeps.get(name, []), searches.get(name, {}), have, log).complete]
 
 
 @dataclass(frozen=True)

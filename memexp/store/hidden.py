@@ -66,7 +66,7 @@ class HiddenFiles:
         return None
 
     def delete(self, path: str) -> None:
-        """Remove a side file if it is there. Results are for people to remove."""
+        """Remove a side file if it is there."""
         with explained(f"delete {self.location}/{path}"), suppress(FileNotFoundError):
             self._medium.delete(_side(path))
 

@@ -232,10 +232,16 @@ class Store(HiddenFiles):
         with explained(f"write to store {self.location}"):
             self._medium.check()
 
-    def check_no_export(self) -> None:
-        """Raise `StoreError` if this is an export (compact.py), which has the rows but not the files of its store."""
+    def is_export(self) -> bool:
+        """Whether this is an export (compact.py), which has the rows but not the files of its store."""
         with explained(f"read {self.location}"), suppress(FileNotFoundError):
             self._medium.size(EXPORT)
+            return True
+        return False
+
+    def check_no_export(self) -> None:
+        """Raise `StoreError` if this is an export."""
+        if self.is_export():
             raise StoreError(f"{self.location} is an export, for query and verify only; name the store it was made of")
 
     def check_whole(self, kind: str, names: Iterable[str], listed: Mapping[str, Listed] | None = None) -> None:
@@ -252,6 +258,11 @@ class Store(HiddenFiles):
             found = self._whole.broken([listed[name] for name in wanted])
         for key, detail in found.items():
             raise StoreError(f"cannot read {self.location}/{key}: {broken(detail)}")
+
+    def remove(self, kind: str, name: str) -> None:
+        """Remove a result that somebody has asked to be removed; it may be gone already. Nothing else removes any."""
+        with explained(f"delete {self.path(kind, name)}"), suppress(FileNotFoundError):
+            self._medium.delete(_key(kind, name))
 
     @functools.cached_property
     def _whole(self) -> Whole:
