@@ -31,8 +31,12 @@ __all__ = ["csv_text", "json_text", "parquet_bytes", "plain"]
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A line of names, a line for each row."""
-    return "".join(",".join(map(_csv_cell, row)) + "\n" for row in (names, *rows))
+    """A line of names, a line for each row; none is empty, since readers pass over those."""
+    lines = (",".join(map(_csv_cell, row)) or EMPTY for row in (names, *rows))
+    return "".join(f"{line}\n" for line in lines)
+
+
+EMPTY = '""'
 
 
 def _csv_cell(value: Any) -> str:

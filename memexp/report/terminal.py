@@ -87,8 +87,8 @@ def print_searches(ledgers: Sequence[Ledger], console: Console) -> None:
     if not ledgers:
         return
     table = Grid()
-    for name in ("search", "best", "value", "of", "stopped", "diverged"):
-        table.add_column(Text(name), justify="left" if name in ("search", "best") else "right")
+    for name in ("search", "best point", "metric", "complete", "stopped", "diverged"):
+        table.add_column(Text(name), justify="left" if name in ("search", "best point") else "right")
     for ledger in ledgers:
         states = Counter(entry.state for entry in ledger.entries.values())
         best = ledger.best

@@ -144,7 +144,9 @@ def test_plan_as_json_counts(memexp: Command, script: str, model: str, pair: Pai
     names = ("device_hours", "device_hours_range", "device_hours_unshared", "device_hours_unshared_range")
     hours = dict.fromkeys(names, 0)  # measured less
     first["models"], second["models"] = ([one | hours for one in made["models"]] for made in (first, second))
-    assert first | {"stored": 3, "steps_missing": 12} == second  # two exposures pass through the stored one
+    (again,) = second["remarks"]
+    assert again.startswith("3 of the steps to do were made before: ") and "Snapshots(keep=True)" in again
+    assert first | {"stored": 3, "steps_missing": 12, "remarks": second["remarks"]} == second  # two pass through one
 
 
 def test_a_plan_tells_what_to_buy(memexp: Command, script: str) -> None:

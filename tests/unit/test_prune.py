@@ -142,7 +142,7 @@ def test_a_sweep_that_is_started_meanwhile_ends_it(store: Store, monkeypatch: py
 
     monkeypatch.setattr("memexp.driver.pruning.AT_ONCE", 1)
     monkeypatch.setattr(Store, "remove", started)
-    with pytest.raises(StoreError, match="late is being executed .*: 1 files were removed, the same command goes on"):
+    with pytest.raises(StoreError, match=r"late is being executed .*: 1 files were removed, the same command goes on"):
         prune(store, really=True)
     assert len(find(store).candidates) == 1
 

@@ -25,6 +25,7 @@ from memexp.probes import BY_KIND, Recall
 from memexp.records import MADE_WITH, measured_by, rows_for, with_source
 from memexp.report.progress import Display, SearchDisplay
 from memexp.report.terminal import print_summary
+from memexp.report.views import views_of
 from memexp.spec import Condition, Headline, Model, Pair, Probe, Study, located, spec
 from memexp.store import Store
 from memexp.store.query import Metric, answer, totals
