@@ -16,7 +16,10 @@ from memexp.store.bucket import Bucket
 from memexp.store.folder import TEMPORARY, Folder
 from memexp.store.medium import Medium, explained
 
-__all__ = ["HiddenFiles"]
+__all__ = ["EXPORT", "HiddenFiles"]
+
+EXPORT = "export.json"
+"""What the folder of an export has in it besides kinds: where it comes from (compact.py)."""
 
 
 class HiddenFiles:
@@ -31,6 +34,18 @@ class HiddenFiles:
     def _medium(self) -> Medium:
         with explained(f"open store {self.location}"):
             return Folder(self.location) if self.is_local else Bucket(self.location)
+
+    def is_export(self) -> bool:
+        """Whether this is an export (compact.py), which has the rows but not the files of its store."""
+        with explained(f"read {self.location}"), suppress(FileNotFoundError):
+            self._medium.size(EXPORT)
+            return True
+        return False
+
+    def check_no_export(self) -> None:
+        """Raise `StoreError` if this is an export."""
+        if self.is_export():
+            raise StoreError(f"{self.location} is an export, for query and verify only; name the store it was made of")
 
     def put_text(self, path: str, text: str) -> None:
         """Write or replace a side file such as ``.running/<name>.json``; readers see the old text or the new."""

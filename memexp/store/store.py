@@ -39,11 +39,9 @@ from memexp.store.whole import Whole
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["EXPORT", "Problem", "Store", "Verification", "default_store", "option_for"]
+__all__ = ["Problem", "Store", "Verification", "default_store", "option_for"]
 
 SUFFIX = ".parquet"
-EXPORT = "export.json"
-"""What the folder of an export has in it besides kinds: where it comes from (compact.py)."""
 
 
 Check = Callable[[str, pa.Schema], str | None]
@@ -231,18 +229,6 @@ class Store(HiddenFiles):
         self.check_no_export()
         with explained(f"write to store {self.location}"):
             self._medium.check()
-
-    def is_export(self) -> bool:
-        """Whether this is an export (compact.py), which has the rows but not the files of its store."""
-        with explained(f"read {self.location}"), suppress(FileNotFoundError):
-            self._medium.size(EXPORT)
-            return True
-        return False
-
-    def check_no_export(self) -> None:
-        """Raise `StoreError` if this is an export."""
-        if self.is_export():
-            raise StoreError(f"{self.location} is an export, for query and verify only; name the store it was made of")
 
     def check_whole(self, kind: str, names: Iterable[str], listed: Mapping[str, Listed] | None = None) -> None:
         """Raise `StoreError` for the first of `names` that is missing or cut off; see `memexp.store.whole`.
