@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memexp.store.known import known_rows
-from memexp.store.manifests import latest_manifests
+from memexp.store.manifests import latest_of
 from memexp.store.store import Store
 
 __all__ = ["References", "references"]
@@ -47,8 +47,8 @@ class References:
 
 def references(store: Store) -> References:
     """What the sweeps of `store` refer to. Raises StoreError naming a file that is not memexp's."""
-    last = [row for rows in latest_manifests(store).values() for row in rows]
     sweeps, searches = known_rows(store, "sweeps"), known_rows(store, "searches")
+    last = [row for rows in latest_of(sweeps).values() for row in rows]
     newest = {
         (row["sweep"], row["search"]): row["search_id"] for row in sorted(searches, key=lambda row: row["suggested"])
     }
