@@ -91,7 +91,7 @@ def test_it_removes_that_and_nothing_else(store: Store, capsys: pytest.CaptureFi
     assert main(["prune", "--remove", "--store", store.location]) == 0
     assert "2 files, " in capsys.readouterr().out
     assert len(gone) == 2 and everything(store) == before - gone
-    assert answer(store, "SELECT lr FROM recognition", sweep="edited")[1] == [(0.2,)] * 2 + [(0.4,)] * 2
+    assert answer(store, "SELECT lr FROM recognition ORDER BY 1", sweep="edited")[1] == [(0.2,)] * 2 + [(0.4,)] * 2
     assert main(["prune", "--remove", "--store", store.location]) == 0
     assert "nothing to remove" in capsys.readouterr().out and everything(store) == before - gone
 
