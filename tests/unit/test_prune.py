@@ -27,6 +27,8 @@ from memexp.store.folder import Folder
 from memexp.store.query import answer
 from memexp.store.snapshots import File, Snapshot, mark_text
 
+LOSSES = "-".join(identity(part) for part in "abc")
+"""A name as results have it."""
 NOBODY = 2**22 + 1
 """The number of a process that Linux does not give out."""
 
@@ -58,7 +60,7 @@ def store(tmp_path: Path) -> Store:
     done = {"kind": "study", "status": "complete", "finished": WHEN}
     log = [done | {"stage_id": row["stage_id"], "parent_id": "base"} for row in made.rows]
     store.commit("stages", "one", pa.Table.from_pylist([*log, done | {"stage_id": "base"}], schema=STAGES))
-    store.commit("training", "one", pa.table({"stage_id": ["gone"]}))
+    store.commit("training", LOSSES, pa.table({"stage_id": ["gone"]}))
     return store
 
 
@@ -244,7 +246,7 @@ def test_where_no_sweep_is_known_nothing_is_known_to_belong_to_none(store: Store
 
 
 def test_an_export_is_refused(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for file in (store.path("recognition", "mine"), store.path("training", "one")):
+    for file in (store.path("recognition", "mine"), store.path("training", LOSSES)):
         Path(file).unlink()
     export = compact(store, str(tmp_path / "export")).target
     assert main(["prune", "--store", export]) == 2

@@ -37,7 +37,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             common: dict[str, Any] = {"model": "tiny-s", "lr": lr, "seed": seed, "batch_size": 4, "corpus": corpus}
             common |= {"model_id": "m"}
             made.result("recognition", made.recognition(3 if lr == 1e-2 else 0.1, seed), LABELS, exposures=1, **common)
-            made.result("recall", made.recall(0.5 if lr < 0.1 else 1.0), LABELS, exposures=1, retention_steps=10, **common)
+            made.result(
+                "recall", made.recall(0.5 if lr < 0.1 else 1.0), LABELS, exposures=1, retention_steps=10, **common
+            )
     made.sweep("grid")
     for task, share in (("easy", 1.0), ("hard", 0.5)):
         made.result("qa", made.questions(task, share), {}, model="tiny-s", exposures=1, model_id="m")
