@@ -67,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     command("status", _status, "how far each sweep of a store is, and why conditions failed")
     _ask_of_query(command("query", _query, "ask the store in SQL, read-only; tables are named by kind"))
     _add_figures(command)
-    command("verify", _verify, "read every file of a store to its last page")
+    verify = command("verify", _verify, "read every file of a store to its last page")
+    verify.epilog = "example: memexp verify --store results"
     _ask_of_pruning(command("prune", _prune, "show what no sweep refers to, and remove it where told to"))
     few = command("compact", _compact, "export a store to few large files elsewhere, for fast queries")
     few.add_argument("--out", metavar="DIR", help="folder of the export (default: STORE-compacted)")

@@ -243,7 +243,7 @@ def _show(found: Found, console: Console) -> None:
     if count:
         console.print(table)
     else:
-        console.print("nothing to remove: a sweep refers to all there is")
+        console.print("nothing to remove")
     for line in found.remarks:
         console.print(line)
 
