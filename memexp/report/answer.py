@@ -26,7 +26,7 @@ from memexp.errors import SpecError, StoreError, visible
 from memexp.records import BARE, MADE_WITH
 from memexp.report.output import binary
 from memexp.report.rendered import csv_text, json_text, parquet_bytes, plain
-from memexp.report.views import BUILT_IN, View, views_of
+from memexp.report.views import View, views_of
 from memexp.store import Store
 from memexp.store.query import Asked, asked
 from memexp.store.references import references
@@ -80,12 +80,12 @@ def print_query(
     return 0
 
 
-def print_views(store: Store | None) -> int:
-    """Print the views of a store, a line each; without a store those that there can be. Returns the exit status."""
-    found = [(view.name, view.says) for view in views_of(store).values()] if store else list(BUILT_IN.items())
-    widest = max((len(name) for name, _ in found), default=0)
-    for name, says in found:
-        print(f"{name:{widest}}  {says}")
+def print_views(store: Store) -> int:
+    """Print the views of a store, a line each; returns the exit status."""
+    found = views_of(store)
+    widest = max(map(len, found), default=0)
+    for name, view in found.items():
+        print(f"{name:{widest}}  {view.says}")
     if not found:
         print("no views: the store has no rows")
     return 0

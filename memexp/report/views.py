@@ -20,7 +20,7 @@ from memexp.store import Store
 from memexp.store.closed import identifier
 from memexp.store.query import quoted
 
-__all__ = ["BUILT_IN", "View", "by_condition", "views_of"]
+__all__ = ["View", "by_condition", "views_of"]
 
 Columns = Mapping[str, Sequence[Sequence[str]]]
 """By kind, for each group of files that have the same ones, the names of their columns."""
@@ -299,5 +299,3 @@ OTHERS = (
     View("failures", "what failed, diverged or was skipped, how often and when last", ("stages",), lambda _: FAILURES),
 )
 """Those that are of the same name in every store."""
-BUILT_IN = {by_condition(kind): _says(means) for kind, means in MEANS.items()} | {one.name: one.says for one in OTHERS}
-"""All that memexp's own kinds can have: what they are, by name."""
