@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from memexp.first_steps.examples import BEGIN, ending
+from memexp.options import add_comparison_options, add_prune_options, add_purchase_options, add_query_options
 from memexp.script import OWN_OPTIONS, add_run_options, carried_out, guarded, said_if_slow
 from memexp.wording import amount, noun
 
@@ -69,16 +70,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("sweep", metavar="SWEEP", help="Python file with a module attribute `sweep`")
         sub.usage = f"memexp {'plan' if sub is plan else 'run'} [options] SWEEP [-- ARGS]"
     plan.add_argument("--json", action="store_true", help="as one JSON object")
-    _ask_of_purchase(plan)
+    add_purchase_options(plan)
     add_run_options(run)
-    _ask_of_comparison(command("compare", _compare, "differences of two stores or sweeps, with verdicts"))
+    add_comparison_options(command("compare", _compare, "differences of two stores or sweeps, with verdicts"))
     _add_status(command)
-    query = command("query", _query, "ask the store in SQL, read-only; tables are named by kind")
-    query.add_argument("sql", metavar="SQL", help='one SELECT, such as "SELECT count(*) FROM recognition"')
-    query.add_argument("--csv", action="store_true", help="as CSV")
-    query.add_argument("--sweep", metavar="NAME", help="only what belongs to this sweep, as it was last started")
+    add_query_options(command("query", _query, "ask the store in SQL, read-only; tables are named by kind"))
     _add_figures(command)
     command("verify", _verify, "read every file of a store to its last page")
+    add_prune_options(command("prune", _prune, "show what no sweep refers to, and remove it where told to"))
     _add_exchange(command)
     return parser
 
@@ -125,28 +124,6 @@ def _add_figures(command: Command) -> None:
     plot.add_argument("--width", default="8.5cm", help="of the whole, in centimetres (default: 8.5cm, one column)")
     for sub in (report, plot):
         sub.add_argument("--sweep", metavar="NAME", help="only this sweep, as it was last started")
-
-
-def _ask_of_purchase(plan: argparse.ArgumentParser) -> None:
-    plan.add_argument("--memory", type=float, metavar="GB", help="of a device: how many workers does each model take?")
-    plan.add_argument("--price", type=float, help="of a device for an hour: what does it cost?")
-    plan.add_argument("--device", help="to estimate time for, such as h100 or a100 (default: h100, or cpu)")
-
-
-def _ask_of_comparison(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument("a", metavar="A", help="a sweep of the store, or a store: a folder, s3://... or gs://...")
-    compare.add_argument("b", metavar="B", help="the same; its means are taken from those of A")
-    compare.add_argument("--kind", action="append", default=[], help="what to compare (default: all that both have)")
-    compare.add_argument(
-        "--by", metavar="COLUMNS", help="what makes a condition, such as model,lr (default: what varies)"
-    )
-    about = "what intervals are about (default: the widest that the rows allow)"
-    compare.add_argument("--over", choices=["items", "seeds", "lists", "both"], help=about)
-    compare.add_argument(
-        "--margin", type=float, default=0.02, help="differences this small are equivalent (default: .02)"
-    )
-    compare.add_argument("--level", type=float, default=0.95, help="of the intervals (default: .95)")
-    compare.add_argument("--csv", action="store_true", help="as CSV, with all columns")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -272,9 +249,14 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> int:
-    from memexp.report.answer import print_query
+    from memexp.errors import SpecError
+    from memexp.report.answer import print_query, print_views
 
-    return print_query(_store(options), options.sql, options.csv, options.sweep)
+    if options.views:
+        return print_views(_store(options))
+    if options.sql is None:
+        raise SpecError("give a SELECT, or the name of a table or view; `memexp query --views` lists views")
+    return print_query(_store(options), options.sql, options.format, options.sweep, options.output, options.all_columns)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -296,6 +278,12 @@ def _verify(options: argparse.Namespace) -> int:
     from memexp.report.verify import print_verification
 
     return print_verification(_store(options))
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from memexp.driver.pruning import prune
+
+    return prune(_store(options), options.remove)
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -7,12 +7,13 @@ requests and settings, and with them passwords and keys.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from urllib.parse import quote
 
@@ -25,9 +26,11 @@ __all__ = [
     "SpecError",
     "StoreError",
     "StoreGoneError",
+    "near_first",
     "one_line",
     "redacted",
     "show_redacted",
+    "visible",
     "without_secrets",
     "writable",
 ]
@@ -83,9 +86,26 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
     return " ".join(redacted(said).split())[:limit] or type(error).__name__
 
 
+def near_first(wanted: str, names: Iterable[str]) -> list[str]:
+    """`names`, the ones that somebody may have meant by `wanted` before all others, which stay in their order."""
+    names = list(names)
+    lower = {name: name.lower() for name in names}
+    near = difflib.get_close_matches(wanted.lower(), list(lower.values()), n=5, cutoff=0.6)
+    return sorted(names, key=lambda name: near.index(lower[name]) if lower[name] in near else len(near))
+
+
 def writable(text: str) -> str:
     """`text` as UTF-8 can hold it: a half of a surrogate pair, which Python takes for a character, as an escape."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def visible(text: str) -> str:
+    """`text` with what would control a terminal, or the direction of other text, as its number: ``⟨U+001B⟩``."""
+    return text if text.isascii() and text.isprintable() else _UNSEEN.sub(lambda one: f"⟨U+{ord(one[0]):04X}⟩", text)
+
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Without the ends of lines and tabs; with halves of pairs, which no file holds."""
 
 
 # ---------------------------------------------------------------------------------------------------------

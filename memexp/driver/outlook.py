@@ -6,13 +6,13 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from memexp import plan as planning
 from memexp.errors import SpecError
-from memexp.plan import Forest, Trial
+from memexp.plan import Forest, Missing, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Log
 from memexp.plan.devices import DEVICES
 from memexp.plan.forest import BaseStage
@@ -22,7 +22,8 @@ from memexp.plan.outlay import hours, load_of, seconds_per_token, work_alone, wo
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger
 from memexp.spec import Resources
-from memexp.store import Store
+from memexp.store import Store, snapshots
+from memexp.store.snapshots import Marks
 
 __all__ = ["Plan", "Purchase", "forests", "plan_of", "remarks"]
 
@@ -107,7 +108,7 @@ def plan_of(
         diverged=len({ask.condition_id for ask in missing.diverged}),
         models=_models(forests(forest, searches), trials, store, purchase),
         searches=tuple(_search(Ledger(search, store)) for search in searches),
-        remarks=remarks(forests(forest, searches)),
+        remarks=(*remarks(forests(forest, searches)), *_made_before(forest, missing, store)),
     )
 
 
@@ -119,6 +120,30 @@ def forests(forest: Forest, searches: Sequence[Prepared]) -> list[Forest]:
 def remarks(forests: Sequence[Forest]) -> tuple[str, ...]:
     """What a user should know before anything is trained, a line each."""
     return tuple(dict.fromkeys(line for forest in forests for line in forest.remarks))
+
+
+def _made_before(forest: Forest, missing: Missing, store: Store) -> Iterator[str]:
+    """A line where steps will be made that were made before: what they led to is in the store, weights are not."""
+    if not missing.asks:
+        return
+    measured = {name.split("-")[0] for kind in {ask.kind for ask in forest.asks} for name in store.names(kind)}
+    marks = snapshots.find(store)
+    again: dict[str, int] = {}
+    for ask in missing.asks:
+        path = forest.path(ask.stage)
+        last = max((at for at, stage in enumerate(path) if stage.steps and stage.id in measured), default=-1)
+        while last >= 0 and not _saved(path[last], marks):
+            again[path[last].id] = path[last].steps
+            last -= 1
+    if steps := sum(again.values()):
+        yield (
+            f"{steps} of the steps to do were made before: what goes on from there is trained again from its "
+            "beginning, since weights are not kept; Sweep(snapshots=Snapshots(keep=True)) keeps them from now on"
+        )
+
+
+def _saved(stage: Stage, marks: Marks) -> bool:
+    return isinstance(stage, TrainingStage) and bool(marks.of(stage.trajectory, stage.first_step, stage.last_step))
 
 
 def _slots_here(resources: Resources) -> int:

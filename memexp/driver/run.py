@@ -20,6 +20,7 @@ from memexp import plan as planning
 from memexp.driver.cleaning import discard_snapshots
 from memexp.driver.hooks import Hooks
 from memexp.driver.outlook import forests, remarks
+from memexp.driver.pruning import check_not_pruned
 from memexp.driver.work import Executor, Work, execute
 from memexp.errors import MemexpError
 from memexp.events import Hook
@@ -74,6 +75,7 @@ class Run:
     def begin(self) -> Work:
         """Take what other conditions' files have; returns what is left to do."""
         self.store.check_writable()
+        check_not_pruned(self.store)
         for line in remarks(forests(self.forest, self.searches)):
             say(self.console, line, "yellow")
         missing = planning.find_missing(self.forest, self.store, self.retry_diverged)

@@ -11,31 +11,16 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from memexp.probes import BY_KIND
-from memexp.records import MADE_WITH, SETTINGS
+from memexp.probes.constant import constant_columns
+from memexp.records import SETTINGS
 from memexp.store.closed import give, identifier
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["constant_columns", "settings_of"]
+__all__ = ["settings_of"]
 
 Settings = dict[str, Any]
-
-
-def constant_columns(kind: str, names: Sequence[str]) -> list[str]:
-    """Of the columns of a kind those that are the same in all rows of a result: settings, labels, versions.
-
-    Labels stand before the versions, items behind them (`memexp.records.rows_for`); in an export a label may come late,
-    and is told from the items of memexp's own kinds by its name.
-    """
-    fixed = {*SETTINGS.names, *MADE_WITH.names}
-    items = set(BY_KIND[kind].schema().names) if kind in BY_KIND else None
-    versions = [at for at, name in enumerate(names) if name in MADE_WITH.names]
-    end = versions[0] if versions else 0
-    return [
-        name for at, name in enumerate(names) if name in fixed or (at < end if items is None else name not in items)
-    ]
 
 
 def settings_of(

@@ -22,9 +22,10 @@ import duckdb
 import pyarrow as pa
 
 from memexp.errors import StoreError
-from memexp.figures.footers import constant_columns, settings_of
+from memexp.figures.footers import settings_of
 from memexp.figures.measures import PARTS, Measure, column_measure, measures_of
 from memexp.figures.order import in_order
+from memexp.probes.constant import constant_columns
 from memexp.records import BARE, measured_by
 from memexp.spec import Headline
 from memexp.store import Store

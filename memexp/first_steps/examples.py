@@ -23,7 +23,9 @@ _EXAMPLES = {
     "  memexp run sweeps/recognition_recall.py --store s3://bucket/here -- --data ~/llm-memory --models gpt2",
     "compare": "memexp compare results other-results --kind recognition --by model,lr",
     "status": "memexp status --watch",
-    "query": 'memexp query "SELECT model, exposures, avg((target_nll < foil_nll)::int) FROM recognition GROUP BY ALL"',
+    "query": "memexp query recognition_by_condition --sweep quickstart\n"
+    '  memexp query "SELECT model, avg(f1) FROM qa GROUP BY ALL" --output f1.csv',
+    "prune": "memexp prune --store results\n  memexp prune --store results --remove",
     "report": "memexp report --sweep quickstart --out quickstart.html",
     "plot": "memexp plot retention --by model --out retention.pdf --width 12cm",
     "verify": "memexp verify --store s3://bucket/here",

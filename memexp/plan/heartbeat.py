@@ -24,8 +24,9 @@ from memexp.signals import interrupt_main
 from memexp.store import Store
 from memexp.store.patience import stop_waiting
 
-__all__ = ["heartbeat", "running", "tidied", "tidy_up"]
+__all__ = ["ended", "heartbeat", "running", "tidied", "tidy_up"]
 
+FOLDER = ".running/"
 HEARTBEAT = 5.0
 """Seconds between signs of life of a running sweep; each has the losses of its running trials as of then."""
 SILENT_AFTER = 60.0
@@ -49,7 +50,7 @@ def heartbeat(
 
     Raises StoreGoneError out of whatever is done in the context once the store had no answer for as long as is waited.
     """
-    path = f".running/{attempt.sweep}-{attempt.id}.json"
+    path = f"{FOLDER}{attempt.sweep}-{attempt.id}.json"
     stop = threading.Event()
     gone: list[StoreGoneError] = []
 
@@ -112,17 +113,28 @@ def tidy_up() -> None:
 def running(store: Store) -> dict[str, list[dict[str, Any]]]:
     """The signs of life of sweeps that are being executed, by name."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in store.list_text(".running/"):
-        try:
-            text = store.get_text(path)
-            if text is None:
-                continue
-            sign = parsed(text)
-            if time.time() - sign["time"] < SILENT_AFTER and not _dead(sign):
-                found.setdefault(sign["sweep"], []).append(sign)
-        except (ValueError, TypeError, KeyError, OverflowError):  # not one of ours
-            continue
+    for path in store.list_text(FOLDER):
+        sign = _of_the_living(store, path)
+        if sign is not None:
+            found.setdefault(sign["sweep"], []).append(sign)
     return found
+
+
+def ended(store: Store) -> list[str]:
+    """The side files that signs of life are in and that nobody renews: of sweeps that were killed."""
+    return [path for path in store.list_text(FOLDER) if _of_the_living(store, path) is None]
+
+
+def _of_the_living(store: Store, path: str) -> dict[str, Any] | None:
+    try:
+        text = store.get_text(path)
+        if text is not None:
+            sign: dict[str, Any] = parsed(text)
+            if time.time() - sign["time"] < SILENT_AFTER and isinstance(sign["sweep"], str) and not _dead(sign):
+                return sign
+    except (ValueError, TypeError, KeyError, OverflowError):  # not one of ours
+        pass
+    return None
 
 
 def _dead(sign: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, TextIO, cast
 
 from memexp.errors import MemexpError
 
-__all__ = ["spoken"]
+__all__ = ["binary", "spoken"]
 
 Lost = Callable[[OSError], None]
 """Told that a stream cannot be written."""
@@ -50,6 +50,14 @@ def spoken(goes_on: bool) -> Iterator[None]:
         out.flush()
         err.flush()
         sys.stdout, sys.stderr = before
+
+
+def binary(data: bytes) -> None:
+    """Write bytes to standard output, as if `print` could; what cannot be written is dealt with as `spoken` says."""
+    sys.stdout.flush()
+    with sys.stdout._noticed() if isinstance(sys.stdout, _Stream) else contextlib.nullcontext():
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 def _goes_on(error: OSError) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memexp.errors import visible
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.varied import text
 from memexp.wording import noun
@@ -143,18 +144,7 @@ def shown(value: Any) -> str:
     if value is None:
         return "<i>none</i>"
     whole = str(value)
-    visible = re.sub(
-        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", _named, whole[:MOST]
-    )
-    return html.escape(visible) + _cut(len(whole))
-
-
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that control something: the terminal, the direction of text; and halves of pairs."""
-
-
-def _named(match: re.Match[str]) -> str:
-    return f"⟨U+{ord(match[0]):04X}⟩"
+    return html.escape(visible(whole[:MOST])) + _cut(len(whole))
 
 
 def _cut(length: int) -> str:

@@ -16,7 +16,7 @@ from memexp.store.known import known_rows
 from memexp.store.manifests import latest_manifests
 from memexp.wording import amount
 
-__all__ = ["Status", "print_status", "status_of"]
+__all__ = ["Status", "incomplete", "print_status", "status_of"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,15 @@ def status_of(store: Store) -> Status:
         for (status, error), count in _reasons(log, progress.lacking).most_common(10):
             lines.append(f"  {count} {status}: {error}")
     return Status(tuple(lines), complete, bool(signs))
+
+
+def incomplete(store: Store) -> list[str]:
+    """The sweeps that lack something, as they were last started, sorted by name."""
+    sweeps, searches = latest_manifests(store), _searches(store)
+    have = {kind: store.names(kind) for kind in store.kinds()}
+    log = Log.read(store)
+    names = sorted(sweeps.keys() | searches.keys())
+    return [name for name in names if not _progress(sweeps.get(name, []), searches.get(name, {}), have, log).complete]
 
 
 @dataclass(frozen=True)

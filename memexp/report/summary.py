@@ -1,6 +1,6 @@
 """What a sweep found, as tables: means by all that varies, of the headline that each probe declares. Prints nothing.
 
-found = summarized(store, "quickstart", forest)
+found = summarized(store, forest)
 found.tables[0].rows      # [(("tiny-s",), [0.5, 0.9])]: a group's names, and a mean for each of `columns`
 """
 
@@ -19,7 +19,7 @@ from memexp.probes import BY_KIND
 from memexp.records import SETTINGS, measured_by
 from memexp.spec import Headline
 from memexp.store import Store
-from memexp.store.query import rows_of, source, totals
+from memexp.store.query import totals
 
 __all__ = ["Summary", "Table", "cell_text", "summarized"]
 
@@ -77,8 +77,8 @@ class Summary:
     """What their means are over."""
     others: list[str]
     """Kinds that no mean sums up."""
-    query: str | None
-    """The SQL that gives the first table, None where no kind has a mean."""
+    first: str | None
+    """The kind of the first table, None where no kind has a mean."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Found:
     """Mean over the items of what guessing comes to, where it differs between them."""
 
 
-def summarized(store: Store, sweep: str, forest: Forest) -> Summary:
+def summarized(store: Store, forest: Forest) -> Summary:
     """The tables of `sweep`, as far as its results are there. Raises StoreError for a file that cannot be read."""
     by_kind: dict[str, list[Ask]] = {}
     for ask in forest.asks:
@@ -117,9 +117,8 @@ def summarized(store: Store, sweep: str, forest: Forest) -> Summary:
         for name in AVERAGED
         if _splits(kinds[table.kind][1], [*table.varied, table.axis], name)
     )
-    first = next(iter(kinds), None)
-    query = None if first is None else _query(store, sweep, first, *kinds[first])
-    return Summary(tables, list(over), [kind for kind, headline in headlines.items() if headline is None], query)
+    others = [kind for kind, headline in headlines.items() if headline is None]
+    return Summary(tables, list(over), others, next(iter(kinds), None))
 
 
 def _headline(store: Store, kind: str, name: str) -> Headline | None:
@@ -192,18 +191,6 @@ def _misplaced(store: Store, kind: str, names: set[str], asks: Sequence[Ask]) ->
         if len(said) < 2 or set(zip(*said, strict=True)) - {ids[name]}:
             return StoreError(f"{store.path(kind, name)}: its rows are of another condition than its name; delete it")
     return StoreError(f"{store.path(kind)}: a file has rows of another condition than its name")
-
-
-def _query(store: Store, sweep: str, kind: str, headline: Headline, asks: Sequence[Ask]) -> str:
-    """The SQL that gives the table of `kind`."""
-    varied = _varied(asks)
-    names = ["probe_settings" if name == "probe" else name for name in varied if name != "exposures"]
-    columns = ", ".join([*(name if name in (*SETTINGS.names, "task") else f'"{name}"' for name in names), "exposures"])
-    # Rows of other sweeps, of searches or of before an edit may be there as well.
-    where = rows_of(sweep, kind, source(store, "sweeps")) if store.names("sweeps") else ""
-    called = kind if re.fullmatch(r"[A-Za-z_]\w*", kind) else f'"{kind}"'
-    rows = f"{source(store, kind)}{where}"
-    return f"SELECT {columns}, avg({headline.mean}) AS {called} FROM {rows} GROUP BY ALL ORDER BY ALL"
 
 
 def _varied(asks: Sequence[Ask]) -> list[str]:

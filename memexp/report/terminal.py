@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from rich.text import Text
 from memexp.errors import redacted
 from memexp.plan import Forest
 from memexp.report.summary import Table, cell_text, summarized
+from memexp.report.views import by_condition
 from memexp.search.ledger import Ledger
 from memexp.spec.search import point_text
 from memexp.store import Store, option_for
@@ -27,7 +29,7 @@ def say(console: Console, line: str, style: str | None = None) -> None:
 
 def print_summary(store: Store, sweep: str, forest: Forest, console: Console) -> None:
     """Print the means of `sweep` where a terminal can hold them, and the query that gives them."""
-    found = summarized(store, sweep, forest)
+    found = summarized(store, forest)
     if found.others:
         query = f'memexp query {option_for(store)}"SELECT * FROM {found.others[0]}"'
         say(console, f"Rows of {', '.join(found.others)} are in the store: {query}")
@@ -35,9 +37,9 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
         _print_table(table, console)
     if found.over:
         say(console, f"Means are over {', '.join(found.over)}.")
-    if found.query is not None:
-        say(console, "\nOne row per item is in the store. For more, in DuckDB:")
-        say(console, f"  {found.query}\n")
+    if found.first is not None:
+        say(console, "\nOne row per item is in the store. For more:")
+        say(console, f"  memexp query {option_for(store)}--sweep {shlex.quote(sweep)} {by_condition(found.first)}\n")
 
 
 def _print_table(table: Table, console: Console) -> None:
@@ -88,8 +90,8 @@ def print_searches(ledgers: Sequence[Ledger], console: Console) -> None:
     if not ledgers:
         return
     table = Grid()
-    for name in ("search", "best", "value", "of", "stopped", "diverged"):
-        table.add_column(Text(name), justify="left" if name in ("search", "best") else "right")
+    for name in ("search", "best point", "metric", "complete", "stopped", "diverged"):
+        table.add_column(Text(name), justify="left" if name in ("search", "best point") else "right")
     for ledger in ledgers:
         states = Counter(entry.state for entry in ledger.entries.values())
         best = ledger.best

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memexp.errors import DataError
+from memexp.errors import DataError, near_first
 from memexp.identity import parsed
 from memexp.sources.formats import check_file, check_text, file_rows, hub_rows
 from memexp.spec import HubItems, InlineItems, ItemFile
@@ -52,7 +52,7 @@ def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
     wanted = _FACT if "head" in row and "question" not in row else _QUESTION
     for name in wanted:
         if name not in row:
-            has = ", ".join(map(str, row)) or "nothing"
+            has = ", ".join(near_first(name, map(str, row))) or "nothing"
             raise DataError(
                 f"{where}: no column {name!r} (it has {has}); a question has question and answer, "
                 "a fact has head, relation and tail"

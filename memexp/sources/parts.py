@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memexp.code_columns import code_column
-from memexp.errors import DataError, one_line
+from memexp.errors import DataError, near_first, one_line
 from memexp.sources.cache import file_question, recall_answer, remember_answer
 from memexp.sources.formats import check_file, check_text, decoded, json_row
 from memexp.sources.pinned import file_digest
@@ -92,7 +92,8 @@ class Part:
     def _of_rows(self, field: str | None, start: int) -> Iterator[str]:
         with _explained(self.path), _parquet(self.path) as file:
             if field not in file.schema_arrow.names:
-                raise DataError(f"{self.path}: no field {field!r} (it has {', '.join(file.schema_arrow.names)})")
+                has = ", ".join(near_first(str(field), file.schema_arrow.names))
+                raise DataError(f"{self.path}: no field {field!r} (it has {has})")
             first, group = start, 0
             while first >= file.metadata.row_group(group).num_rows:
                 first -= file.metadata.row_group(group).num_rows

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memexp.errors import DataError
+from memexp.errors import DataError, near_first
 from memexp.identity import texts_identity
 from memexp.sources.formats import check_blank, check_file, check_text, file_rows, hub_rows, lines
 from memexp.sources.items import read_items
@@ -128,7 +128,7 @@ def text_of(where: str, row: dict[str, Any], field: str, blank: bool = False) ->
     """The text in `field` of a row. Raises a DataError that begins with `where`; `blank` allows an empty text."""
     text = row.get(field)
     if not isinstance(text, str):
-        has = ", ".join(str(key) for key in row)
+        has = ", ".join(near_first(field, map(str, row)))
         known = f"field {field!r} is {'empty' if text is None else 'no string'}"
         problem = known if field in row else f"no field {field!r} (it has {has})"
         raise DataError(f"{where}: {problem}")

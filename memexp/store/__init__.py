@@ -4,6 +4,7 @@ Knows what a row is (`memexp.records`), not what trained it: may import errors, 
 above may import it; readers of results need nothing else.
 """
 
-from memexp.store.store import EXPORT, Problem, Store, Verification, default_store, option_for
+from memexp.store.hidden import EXPORT
+from memexp.store.store import Problem, Store, Verification, default_store, option_for
 
 __all__ = ["EXPORT", "Problem", "Store", "Verification", "default_store", "option_for"]

@@ -16,7 +16,10 @@ from memexp.store.bucket import Bucket
 from memexp.store.folder import TEMPORARY, Folder
 from memexp.store.medium import Medium, explained
 
-__all__ = ["HiddenFiles"]
+__all__ = ["EXPORT", "HiddenFiles"]
+
+EXPORT = "export.json"
+"""What the folder of an export has in it besides kinds: where it comes from (compact.py)."""
 
 
 class HiddenFiles:
@@ -40,6 +43,18 @@ class HiddenFiles:
         finally:
             if self.is_local:
                 cast(Folder, self._medium).vacate()
+
+    def is_export(self) -> bool:
+        """Whether this is an export (compact.py), which has the rows but not the files of its store."""
+        with explained(f"read {self.location}"), suppress(FileNotFoundError):
+            self._medium.size(EXPORT)
+            return True
+        return False
+
+    def check_no_export(self) -> None:
+        """Raise `StoreError` if this is an export."""
+        if self.is_export():
+            raise StoreError(f"{self.location} is an export, for query and verify only; name the store it was made of")
 
     def put_text(self, path: str, text: str) -> None:
         """Write or replace a side file such as ``.running/<name>.json``; readers see the old text or the new."""
@@ -75,7 +90,7 @@ class HiddenFiles:
         return None
 
     def delete(self, path: str) -> None:
-        """Remove a side file if it is there. Results are for people to remove."""
+        """Remove a side file if it is there."""
         with explained(f"delete {self.location}/{path}"), suppress(FileNotFoundError):
             self._medium.delete(_side(path))
 

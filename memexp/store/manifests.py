@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from memexp.records import SWEEPS
 from memexp.store.known import known_rows
 from memexp.store.store import Store
 
-__all__ = ["Manifest", "latest_manifests", "write_manifest"]
+__all__ = ["Manifest", "latest_manifests", "latest_of", "write_manifest"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,17 @@ def latest_manifests(store: Store) -> dict[str, list[dict[str, Any]]]:
 
     Raises StoreError naming a file that is not memexp's.
     """
+    return latest_of(known_rows(store, "sweeps"))
+
+
+def latest_of(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Of rows of ``sweeps/`` those that each sweep was last started with, by its name."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(known_rows(store, "sweeps"), key=lambda row: row["started"]):
-        rows = found.setdefault(row["sweep"], [])
-        if rows and rows[0]["started"] != row["started"]:
-            rows.clear()
-        rows.append(row)
+    for row in sorted(rows, key=lambda row: row["started"]):
+        last = found.setdefault(row["sweep"], [])
+        if last and last[0]["started"] != row["started"]:
+            last.clear()
+        last.append(row)
     return found
 
 

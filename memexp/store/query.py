@@ -2,6 +2,8 @@
 
     names, rows = answer(store, "SELECT model, avg((target_nll < foil_nll)::int) FROM recognition GROUP BY ALL")
     names, rows = answer(store, "FROM recall", sweep="quickstart")
+    with asked(store, "FROM mine", views={"mine": view}) as found:
+        found.table()
 
 With a sweep named, tables of results hold the rows that belong to it as it was last started, `sweeps` says which those
 are, and `stages` what it attempted. `training` is shared by sweeps and is no table then.
@@ -13,8 +15,10 @@ import fnmatch
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -23,32 +27,114 @@ from memexp.errors import SpecError, StoreError
 from memexp.store import Store
 from memexp.store.closed import STREAM, closed, give, identifier
 from memexp.store.manifests import latest_manifests
+from memexp.store.sql_text import columns_of, complaint, starred, told_apart
 from memexp.store.threads import threaded
 
-__all__ = ["Metric", "answer", "distinct", "quoted", "rows_of", "source", "totals"]
+__all__ = ["Asked", "Metric", "View", "answer", "asked", "distinct", "quoted", "rows_of", "totals"]
 
 
-def answer(store: Store, sql: str, sweep: str | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Names of the columns and the rows that one SELECT over tables named by kind gives.
+Columns = Mapping[str, Sequence[Sequence[str]]]
+"""By kind, for each group of files that have the same ones, the names of their columns."""
 
-    Only the kinds that the text names are opened. Raises StoreError with DuckDB's complaint, where a file is broken, or
-    where the store has no such sweep.
+
+class View(Protocol):
+    """A table that is made of others; `memexp.report.views.View` is one."""
+
+    @property
+    def reads(self) -> Sequence[str]:
+        """The kinds that it is made of, as far as there are any."""
+
+    @property
+    def sql(self) -> Callable[[Columns], str | None]:
+        """Its SELECT for tables with these columns; None where they lack what it needs."""
+
+
+def answer(
+    store: Store, sql: str, sweep: str | None = None, views: Mapping[str, View] | None = None
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Names of the columns and the rows that one SELECT gives. Raises what `asked` raises."""
+    with asked(store, sql, sweep, views) as found:
+        return found.rows()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The answer to one SELECT, for as long as the context of `asked` lasts; to be taken once."""
+
+    kinds: list[str]
+    """The tables it is made of."""
+    views: list[str]
+    """The views that it names."""
+    unnamed: frozenset[str] | None
+    """Where all columns of a table or view are asked for with a ``*``: those that are not asked for by name."""
+    rows: Callable[[], tuple[list[str], list[tuple[Any, ...]]]]
+    """The names of its columns, and its rows as Python has them."""
+    table: Callable[[], pa.Table]
+    """The same as Arrow has them; columns of one name are told apart."""
+
+
+@contextmanager
+def asked(store: Store, sql: str, sweep: str | None = None, views: Mapping[str, View] | None = None) -> Iterator[Asked]:
+    """What one SELECT over tables named by kind, and over `views`, gives.
+
+    Only the kinds that the text names are opened, or that a view which it names is made of. The name of a table or view
+    alone stands for all of it.
+
+    Raises StoreError with DuckDB's complaint, where a file is broken, or where the store has no such sweep.
     """
     if sweep is not None:
         _check_sweep(store, sweep)
-    kinds = _tables(store.kinds(), sweep)
-    asked = [kind for kind in kinds if _ASKS_WHICH.search(sql) or _names(sql, kind)]
+    kinds, every = _tables(store.kinds(), sweep), views or {}
+    all_of_them = _ASKS_WHICH.search(sql) is not None
+    called = [name for name in every if name not in kinds and (all_of_them or _names(sql, name))]
+    wanted = {kind for name in called for kind in every[name].reads}
+    opened = [kind for kind in kinds if all_of_them or kind in wanted or _names(sql, kind)]
+    if sql.strip().strip('"') in {*kinds, *called}:
+        sql = f"FROM {identifier(sql.strip().strip(chr(34)))}"
     with closed() as connection:
         try:
-            _open_to(connection, store, asked, sweep)
+            columns = _open_to(connection, store, opened, sweep)
             _give_files(connection, store, kinds, sql)
-            result = connection.execute(_select(connection, sql))
-            return [column[0] for column in result.description or []], result.fetchall()
+            for name in called:
+                _make(connection, name, every[name], columns, quietly=all_of_them)
+            yield _asked(connection, sql, opened, called)
         except duckdb.Error as error:
             if STREAM in str(error):
-                _find_broken(store, asked)
-            tables = ", ".join(kinds) or "none, the store is empty"
-            raise StoreError(f"{str(error).splitlines()[0]} (tables: {tables})") from error
+                _find_broken(store, opened)
+            raise StoreError(complaint(connection, str(error), opened, called, kinds, list(every))) from error
+
+
+def _asked(connection: duckdb.DuckDBPyConnection, sql: str, kinds: list[str], called: list[str]) -> Asked:
+    statement = _select(connection, sql)
+    by_name, unnamed = starred(connection, sql), None
+    if by_name is not None:
+        unnamed = frozenset(name for table in (*kinds, *called) for name in columns_of(connection, table)) - by_name
+
+    def rows() -> tuple[list[str], list[tuple[Any, ...]]]:
+        result = connection.execute(statement)
+        return [column[0] for column in result.description or []], result.fetchall()
+
+    def table() -> pa.Table:
+        found: pa.Table = connection.sql(sql).to_arrow_table()
+        return found.rename_columns(told_apart(found.column_names))
+
+    return Asked(kinds, called, unnamed, rows, table)
+
+
+def _make(connection: duckdb.DuckDBPyConnection, name: str, view: View, columns: Columns, quietly: bool) -> None:
+    """Make a view; where it cannot be made that is an error, unless it is one of all that might be asked for."""
+    try:
+        sql = view.sql(columns)
+        if sql is not None:
+            _select(connection, sql)  # parts of it may come from files
+            connection.execute(f"CREATE VIEW {identifier(name)} AS {sql}")
+            return
+        why = "their columns are not those of memexp's results, or they have no mean"
+    except duckdb.Error as error:
+        why = str(error).splitlines()[0]
+    if not quietly:
+        tables = ", ".join(kind for kind in view.reads if kind in columns)
+        raise StoreError(f"the view {name} cannot be made of the tables {tables}: {why}")
 
 
 def totals(store: Store, kind: str, names: Iterable[str], expressions: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -174,17 +260,22 @@ def _names(sql: str, kind: str) -> bool:
     return re.search(rf"(?i)(?<!\w){re.escape(kind.replace(chr(34), chr(34) * 2))}(?!\w)", sql) is not None
 
 
-def _open_to(connection: duckdb.DuckDBPyConnection, store: Store, kinds: Sequence[str], sweep: str | None) -> None:
-    """Give `connection` these kinds as tables, of a sweep with its rows only."""
-    if sweep is None:
-        for kind in kinds:
-            give(connection, kind, store.datasets(kind), view=True)
-        return
-    manifests = give(connection, "sweeps/", store.datasets("sweeps"))
+def _open_to(
+    connection: duckdb.DuckDBPyConnection, store: Store, kinds: Sequence[str], sweep: str | None
+) -> dict[str, list[list[str]]]:
+    """Give `connection` these kinds as tables, of a sweep with its rows only; returns the columns of their files."""
+    columns: dict[str, list[list[str]]] = {}
+    manifests = "" if sweep is None else give(connection, "sweeps/", store.datasets("sweeps"))
     for kind in kinds:
-        rows = manifests if kind == "sweeps" else give(connection, f"{kind}/", store.datasets(kind))
+        found = store.datasets(kind)
+        columns[kind] = [one.schema.names for one in found]
+        if sweep is None:
+            give(connection, kind, found, view=True)
+            continue
+        rows = manifests if kind == "sweeps" else give(connection, f"{kind}/", found)
         where = rows_of(sweep, kind, manifests)
         connection.execute(f"CREATE VIEW {identifier(kind)} AS SELECT * FROM {rows}{where}")
+    return columns
 
 
 def _give_files(connection: duckdb.DuckDBPyConnection, store: Store, kinds: Sequence[str], sql: str) -> None:
@@ -206,11 +297,6 @@ def _find_broken(store: Store, kinds: Iterable[str]) -> None:
     for kind in kinds:
         for name in sorted(store.names(kind)):
             store.read(kind, name)
-
-
-def source(store: Store, kind: str) -> str:
-    """All files of a kind, as SQL that any DuckDB understands."""
-    return f"read_parquet({quoted(store.path(kind))}, union_by_name=true)"
 
 
 def rows_of(sweep: str, kind: str, manifests: str) -> str:

@@ -41,6 +41,7 @@ __all__ = [
     "is_whole",
     "mark_text",
     "read_mark",
+    "said_by",
 ]
 
 FOLDER = ".snapshots"
@@ -226,6 +227,15 @@ def read_mark(store: SideFiles, mark: Mark, plan: str) -> Snapshot | None:
     if wrong := [f"{name} {a}, not {b}" for name, a, b in zip(names, belongs, wanted, strict=True) if a != b]:
         raise Unfit(f"its mark is of {', '.join(wrong)}")
     return snapshot
+
+
+def said_by(store: SideFiles, mark: Mark) -> Snapshot | None:
+    """What a mark says, whatever it belongs to; None where it is gone or does not read."""
+    try:
+        text = store.get_text(mark.path)
+        return None if text is None else _parsed(text)
+    except Unfit:
+        return None
 
 
 def _parsed(text: str) -> Snapshot:

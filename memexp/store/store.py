@@ -39,11 +39,9 @@ from memexp.store.whole import Whole
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["EXPORT", "Problem", "Store", "Verification", "default_store", "option_for"]
+__all__ = ["Problem", "Store", "Verification", "default_store", "option_for"]
 
 SUFFIX = ".parquet"
-EXPORT = "export.json"
-"""What the folder of an export has in it besides kinds: where it comes from (compact.py)."""
 
 
 Check = Callable[[str, pa.Schema], str | None]
@@ -232,12 +230,6 @@ class Store(HiddenFiles):
         with explained(f"write to store {self.location}"):
             self._medium.check()
 
-    def check_no_export(self) -> None:
-        """Raise `StoreError` if this is an export (compact.py), which has the rows but not the files of its store."""
-        with explained(f"read {self.location}"), suppress(FileNotFoundError):
-            self._medium.size(EXPORT)
-            raise StoreError(f"{self.location} is an export, for query and verify only; name the store it was made of")
-
     def check_whole(self, kind: str, names: Iterable[str], listed: Mapping[str, Listed] | None = None) -> None:
         """Raise `StoreError` for the first of `names` that is missing or cut off; see `memexp.store.whole`.
 
@@ -252,6 +244,11 @@ class Store(HiddenFiles):
             found = self._whole.broken([listed[name] for name in wanted])
         for key, detail in found.items():
             raise StoreError(f"cannot read {self.location}/{key}: {broken(detail)}")
+
+    def remove(self, kind: str, name: str) -> None:
+        """Remove a result that somebody has asked to be removed; it may be gone already. Nothing else removes any."""
+        with explained(f"delete {self.path(kind, name)}"), suppress(FileNotFoundError):
+            self._medium.delete(_key(kind, name))
 
     @functools.cached_property
     def _whole(self) -> Whole:

@@ -144,7 +144,9 @@ def test_plan_as_json_counts(memexp: Command, script: str, model: str, pair: Pai
     names = ("device_hours", "device_hours_range", "device_hours_unshared", "device_hours_unshared_range")
     hours = dict.fromkeys(names, 0)  # measured less
     first["models"], second["models"] = ([one | hours for one in made["models"]] for made in (first, second))
-    assert first | {"stored": 3, "steps_missing": 12} == second  # two exposures pass through the stored one
+    (again,) = second["remarks"]
+    assert again.startswith("3 of the steps to do were made before: ") and "Snapshots(keep=True)" in again
+    assert first | {"stored": 3, "steps_missing": 12, "remarks": second["remarks"]} == second  # two pass through one
 
 
 def test_a_plan_tells_what_to_buy(memexp: Command, script: str) -> None:
@@ -273,7 +275,7 @@ def test_a_truncated_result_is_one_line(memexp: Command, script: str, model: str
         assert status == 2 and err.count("\n") == 1 and str(file) in err
 
 
-@pytest.mark.parametrize("arguments", [(), ("plan",), ("paln", "a.py"), ("query",), ("plan", "a.py", "--jsn")])
+@pytest.mark.parametrize("arguments", [(), ("plan",), ("paln", "a.py"), ("query", "a", "b"), ("plan", "a.py", "--jsn")])
 def test_a_wrong_command_line_exits_with_2(memexp: Command, arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as end:
         memexp(*arguments)
@@ -448,7 +450,7 @@ def test_query_prints_csv(memexp: Command, filled: Store) -> None:
 
 
 def test_a_wide_answer_is_whole_in_a_pipe(memexp: Command, filled: Store) -> None:
-    _, out, _ = memexp("query", "FROM recognition")
+    _, out, _ = memexp("query", "--all-columns", "FROM recognition")
     assert all(name in out for name in ("condition_id", "interference_batch_size", "foil_tokens")) and "…" not in out
 
 
@@ -473,11 +475,11 @@ def test_a_terminal_is_told_once_what_is_the_same_in_all_rows(
     memexp: Command, filled: Store, terminal: Callable[[int], None]
 ) -> None:
     terminal(80)
-    lines = memexp("query", "FROM recognition ORDER BY exposures, item")[1].splitlines()
+    lines = memexp("query", "--all-columns", "FROM recognition ORDER BY exposures, item")[1].splitlines()
     columns = len([*SETTINGS, "experiment", *MADE_WITH, *RECOGNITION])
     assert {"model = small", "lr = 0.001", "target_tokens = 3", f"rows: 4, columns: {columns}"} <= set(lines)
-    (nothing,) = (line for line in lines if line.startswith("NULL or empty: "))
-    assert {"method", "interference_lr"} <= set(nothing.removeprefix("NULL or empty: ").split(", "))
+    (nothing,) = (line for line in lines if line.startswith("NULL: "))
+    assert {"method", "interference_lr"} <= set(nothing.removeprefix("NULL: ").split(", "))
     assert cells(lines) == [
         ["exposures", "experiment", "item", "target", "foil", "target_nll", "foil_nll"],
         ["1", "1", "0", "a", "c", "1", "2"],
@@ -634,7 +636,11 @@ def test_a_store_may_have_a_quote_in_its_name(memexp: Command) -> None:
 def test_verify_of_a_whole_store(memexp: Command, filled: Store) -> None:
     wanted(filled, "done", "ab")
     filled.commit("mine", "s-p-c", results())  # a probe of the user's own
-    assert memexp("verify") == (0, "4 files, 8 rows, 0 broken\n", "")
+    lacking = "sweep done lists 2 results, of which 1 are not in the store: recognition/b-probe-done"
+    filled.commit("recognition", "a-probe-done", results())
+    assert memexp("verify") == (0, f"5 files, 10 rows, 0 broken\n{lacking}; running it again makes them\n", "")
+    filled.commit("recognition", "b-probe-done", results())
+    assert memexp("verify") == (0, "6 files, 12 rows, 0 broken\n", "")
 
 
 def test_verify_names_what_is_broken(memexp: Command, filled: Store) -> None:

@@ -46,6 +46,7 @@ LAYERS = [
     "report",
     "exchange",
     "results",
+    "options",
     "script",
     "driver",
     "local",

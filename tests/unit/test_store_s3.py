@@ -24,8 +24,10 @@ import boto3
 import polars
 import pyarrow as pa
 import pytest
+from made_results import Made
 from moto.server import ThreadedMotoServer
 
+from memexp.driver.pruning import prune
 from memexp.errors import StoreError
 from memexp.exchange.compact import compact
 from memexp.records import SWEEPS, measured_by, with_source
@@ -197,13 +199,13 @@ def test_a_query_reads_a_bucket_and_of_one_sweep_only_its_rows(
         store.commit("mine", f"s-p-{sweep}", pa.Table.from_pylist([ids | {"item": n} for n in range(3)]))
 
     def rows(sweep: str | None) -> list[str]:
-        assert print_query(store, "SELECT condition_id, count(*) FROM mine GROUP BY ALL ORDER BY 1", True, sweep) == 0
+        assert print_query(store, "SELECT condition_id, count(*) FROM mine GROUP BY ALL ORDER BY 1", "csv", sweep) == 0
         return capsys.readouterr().out.split()[1:]
 
     assert rows(None) == ["mine,3", "other,3"]
     assert rows("other") == ["other,3"]
     with pytest.raises(StoreError, match="disabled by configuration"):
-        print_query(store, "SELECT * FROM read_csv('/etc/passwd')", True)
+        print_query(store, "SELECT * FROM read_csv('/etc/passwd')", "csv")
 
 
 def test_what_a_final_table_needs_is_read_from_a_bucket(store: Store) -> None:
@@ -475,3 +477,26 @@ def test_google_cloud_storage(fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.raises(StoreError, match=r"gs://bucket/results/recall/two.parquet: broken"):
         store.check_whole("recall", ["one", "two"])
     assert [problem.name for problem in store.verify().problems] == ["two"]
+
+
+def test_what_no_sweep_lists_is_removed_from_a_bucket_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(store, items=2)
+    kept, gone, other = (made.result("recall", made.recall(1.0), {}, model="tiny-s", lr=lr) for lr in (0.1, 0.2, 0.3))
+    made.rows = made.rows[:1]
+    made.sweep("mine")
+    removed: list[str] = []
+    remove = Store.remove
+
+    def dying(self: Store, kind: str, name: str) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(name)
+        remove(self, kind, name)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("memexp.driver.pruning.AT_ONCE", 1)
+        patch.setattr(Store, "remove", dying)
+        prune(store, really=True)
+    assert store.names("recall") == {kept, gone, other} - set(removed) and not store.verify().problems
+    assert prune(store, really=True) == 0
+    assert store.names("recall") == {kept} and store.list_text(".running/") == []

@@ -6,11 +6,11 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pytest
 from rich.console import Console
@@ -22,6 +22,7 @@ from memexp.probes.recall import SCHEMA as RECALL
 from memexp.probes.recognition import SCHEMA as RECOGNITION
 from memexp.records import MADE_WITH, SWEEPS, rows_for
 from memexp.report.terminal import print_summary
+from memexp.report.views import views_of
 from memexp.spec import (
     Condition,
     Forget,
@@ -38,6 +39,8 @@ from memexp.spec import (
     counterbalanced,
 )
 from memexp.store import Store
+from memexp.store.manifests import Manifest, write_manifest
+from memexp.store.query import answer
 
 RIGHT = {(1e-3, 0): 2, (1e-3, 3): 4, (3e-3, 0): 2, (3e-3, 3): 1}
 """Pairs told apart of four, by learning rate and exposures."""
@@ -70,6 +73,17 @@ def printed(store: Store, forest: Forest, width: int = 80) -> str:
     page = io.StringIO()
     print_summary(store, "summary", forest, Console(file=page, width=width))
     return page.getvalue()
+
+
+def closing(store: Store, page: str, forest: Forest | None = None) -> list[dict[str, Any]]:
+    """What the last line's command answers; `forest`: of which the sweep was last started, if that is not known yet."""
+    words = shlex.split(next(line for line in page.splitlines() if line.startswith("  memexp query")))
+    assert words[:2] == ["memexp", "query"] and words[-3] == "--sweep"
+    if forest is not None:
+        asks = [Manifest(ask.kind, ask.name, ask.condition_id, ask.stage, ask.probe_id) for ask in forest.asks]
+        write_manifest(store, words[-2], asks)
+    names, rows = answer(store, words[-1], words[-2], views_of(store))
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def test_the_table_holds_the_means(store: Store, forest: Forest) -> None:
@@ -139,7 +153,8 @@ def test_two_fields_of_one_file_are_rows_of_their_own(tiny_model: Model, tmp_pat
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in page.splitlines() if line.startswith("│")]
     assert cells == [[f"{file}:easy", "1.00"], [str(file), "0.25"], [f"{file}:hard", "0.50"]]
     assert "Means are over seed" in page
-    assert all(re.search(r"SELECT corpus, exposures", line) for line in page.splitlines() if "SELECT" in line)
+    rows = closing(Store(tmp_path / "store"), page, forest)
+    assert {row["corpus"]: row["recognition"] for row in rows} == {name: n / 4 for name, n in right.items()}
     told = {json.loads(ask.settings["probe_settings"])["Recognition"]["pair"]["Pair"]["foils"] for ask in forest.asks}
     assert told == {f"{file}:easy", f"{file}:hard"}
 
@@ -184,8 +199,9 @@ def test_labels_are_rows_of_their_own_and_seeds_are_not(tiny_model: Model, pair:
     cells = [re.findall(r"[\d.]+", line) for line in page.splitlines() if line.startswith("│")]
     assert cells == [["6", "0.25"], ["1", "1.00"]]
     assert "Means are over seed, counterbalanced." in page
-    query = next(line for line in page.splitlines() if line.startswith("  SELECT"))
-    assert duckdb.sql(query).fetchall() == [(1, 1, 1.0), (6, 1, 0.25)]
+    rows = closing(Store(tmp_path / "it's"), page, forest)
+    told = [tuple(row[name] for name in ("experiment", "exposures", "recognition", "n", "seeds")) for row in rows]
+    assert told == [(1, 1, 1.0, 8, 2), (6, 1, 0.25, 8, 2)]
 
 
 def test_what_a_method_or_no_forgetting_leaves_empty_is_no_difference(
@@ -247,8 +263,9 @@ def test_what_differs_in_a_setting_of_any_kind_is_in_rows_of_its_own(name: str, 
     cells = [line.split("│")[1:-1] for line in page.splitlines() if line.startswith("│")]
     assert [float(row[-1]) for row in cells] == [1.0, 0.25]
     assert re.search(rf"┃ {name} +┃", page) and "Means are over seed." in page
-    query = next(line for line in page.splitlines() if line.startswith("  SELECT"))
-    assert sorted(row[-1] for row in duckdb.sql(query).fetchall()) == [0.25, 1.0]
+    rows = closing(Store(tmp_path), page, forest)
+    assert sorted(row["recognition"] for row in rows) == [0.25, 1.0]
+    assert len({row[name] for row in rows}) == 2
 
 
 def test_two_probes_of_a_condition_are_rows_of_their_own(tiny_model: Model, tmp_path: Path) -> None:
@@ -268,8 +285,9 @@ def test_two_probes_of_a_condition_are_rows_of_their_own(tiny_model: Model, tmp_
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in page.splitlines() if line.startswith("│")]
     assert cells == [["pair.foils=foils", "0.25"], ["pair.foils=synonyms", "1.00"]]
     assert "Means are over corpus." in page
-    query = next(line for line in page.splitlines() if line.startswith("  SELECT"))
-    assert sorted(row[-1] for row in duckdb.sql(query).fetchall()) == [0.25, 0.25, 1.0, 1.0]
+    rows = closing(Store(tmp_path), page, forest)
+    assert sorted(row["recognition"] for row in rows) == [0.25, 0.25, 1.0, 1.0]
+    assert len({row["probe_settings"] for row in rows}) == 4
 
 
 def test_a_label_may_be_called_task(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
@@ -322,11 +340,12 @@ def test_the_query_is_of_the_sweep_as_it_was_last_started(
             for ask in asks
         ]
         store.commit("sweeps", f"{sweep}-{started}", pa.Table.from_pylist(rows, schema=SWEEPS))
-        if started == 1:  # what a search of this sweep has measured is in the store as well, but no part of the table
-            assert "WHERE" in printed(store, forest)
     edited = dataclasses.replace(forest, asks=later)
-    query = next(line for line in printed(store, edited).splitlines() if line.startswith("  SELECT"))
-    assert duckdb.sql(query).fetchall() == [("tiny", 0, 0.5), ("tiny", 3, 0.25)]
+    rows = closing(store, printed(store, edited))
+    assert [(row["model"], row["exposures"], row["recognition"]) for row in rows] == [
+        ("tiny", 0, 0.5),
+        ("tiny", 3, 0.25),
+    ]
 
 
 def questions(tiny_model: Model, pair: Pair, exposures: tuple[int, ...]) -> Forest:
@@ -358,8 +377,9 @@ def test_tests_are_rows_of_their_own_and_what_was_not_asked_is_counted(
     assert [[cell.strip() for cell in row] for row in cells] == [["a", "0.50", "0.50"], ["b", "1.00", "1.00"]]
     assert "2 of 16 items are NULL: prompts that do not fit the model's context are not asked." in page
     assert "rises" not in page  # a mean over tests would be a number without a meaning
-    query = next(line for line in page.splitlines() if line.startswith("  SELECT"))
-    assert duckdb.sql(query).fetchall() == [("a", 0, 0.5), ("a", 1, 0.5), ("b", 0, 1.0), ("b", 1, 1.0)]
+    rows = closing(Store(tmp_path), page, forest)
+    told = sorted((row["task"], row["exposures"], row["exact"], row["n"]) for row in rows)
+    assert told == [("a", 0, 0.5, 4), ("a", 1, 0.5, 4), ("b", 0, 1.0, 3), ("b", 1, 1.0, 3)]
 
 
 def test_where_exposures_do_not_vary_tests_are_columns(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
@@ -401,6 +421,15 @@ def test_other_kinds_are_named_with_the_command_that_reads_them(
     assert printed(store, forest) == said
     monkeypatch.setenv("MEMEXP_STORE", store.location)
     assert printed(store, forest) == said.replace(f"--store '{store.location}' ", "")
+
+
+def test_the_command_for_more_is_short(
+    store: Store, forest: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMEXP_STORE", store.location)
+    (line,) = (line for line in printed(store, forest).splitlines() if "memexp query" in line)
+    assert line == "  memexp query --sweep summary recognition_by_condition" and len(line) < 100
+    assert len(closing(store, line, forest)) == 4
 
 
 def test_an_empty_store_has_no_table(forest: Forest, tmp_path: Path) -> None:

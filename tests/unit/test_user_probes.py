@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,9 +25,10 @@ from memexp.probes import BY_KIND, Recall
 from memexp.records import MADE_WITH, measured_by, rows_for, with_source
 from memexp.report.progress import Display, SearchDisplay
 from memexp.report.terminal import print_summary
+from memexp.report.views import views_of
 from memexp.spec import Condition, Headline, Model, Pair, Probe, Study, located, spec
 from memexp.store import Store
-from memexp.store.query import Metric, totals
+from memexp.store.query import Metric, answer, totals
 
 
 @spec
@@ -82,8 +82,11 @@ def test_it_gets_a_final_table_from_what_its_files_say(
     assert [re.findall(r"[\d.]+", line) for line in lines if line.startswith("│")] == [["0.25", "0.50"]]
     assert "Chance is 0.33." in lines
     assert "2 of 6 items are NULL: it is too hard." in lines
-    query = next(line for line in lines if line.startswith("  SELECT"))
-    assert duckdb.sql(query).fetchall() == [("tiny", 0, 0.25), ("tiny", 1, 0.5)]
+    assert lines[-2].endswith("--sweep mine ease-of-use_by_condition")
+    names, rows = answer(store, "ease-of-use_by_condition", views=views_of(store))
+    told = [dict(zip(names, row, strict=True)) for row in rows]
+    means = [(row["model"], row["exposures"], row["ease-of-use"], row["n"]) for row in told]
+    assert means == [("tiny", 0, 0.25, 2), ("tiny", 1, 0.5, 2)]
 
 
 def test_what_a_file_declares_reaches_nothing_beyond_the_store(store: Store, forest: Forest) -> None:
@@ -93,6 +96,11 @@ def test_what_a_file_declares_reaches_nothing_beyond_the_store(store: Store, for
     for sql in ("(SELECT size FROM read_text('/etc/passwd'))", "1) FROM files; COPY (SELECT 1) TO '/tmp/x'; SELECT (1"):
         with pytest.raises(StoreError):
             totals(store, "ease-of-use", names, [sql])
+        for ask in forest.asks:
+            (Path(store.location) / ask.kind / f"{ask.name}.parquet").unlink()
+            store.commit(ask.kind, ask.name, with_source(measured(ask), ask.kind, Headline("ease", sql)))
+        with pytest.raises(StoreError):
+            answer(store, "ease-of-use_by_condition", views=views_of(store))
 
 
 def test_without_a_headline_its_rows_are_named(tiny_model: Model, pair: Pair, store: Store, forest: Forest) -> None:
