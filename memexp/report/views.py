@@ -103,6 +103,13 @@ def by_condition(kind: str) -> str:
 
 
 COUNTS = ("n", "seeds", "lists")
+TAKEN = {
+    *COUNTS,
+    *(name for means in MEANS.values() for name in means),
+    *("study list", "measure", "mean", "kind", "item", "item_text", "recognized", "completion", "answer", "prediction"),
+    *("best_lr", "best_batch_size", "points", "at_edge"),
+}
+"""Columns that views have beside settings and labels."""
 
 
 def _says(names: Iterable[str]) -> str:
@@ -132,7 +139,8 @@ def _means(kind: str, columns: Columns, means: Mapping[str, str]) -> str | None:
     have = _names(columns[kind])
     if not have.keys() >= {"condition_id", "probe_id", "corpus", "seed", "model_id"}:
         return None
-    by = _listed([*_conditions(kind, columns[kind]), *(name for name in PARTS.get(kind, ()) if name in have)])
+    chosen = [*_conditions(kind, columns[kind]), *(name for name in PARTS.get(kind, ()) if name in have)]
+    by = _listed(_called(chosen))
     averaged = [name for name in AVERAGED if name in have]
     over = f"PARTITION BY {', '.join([by, *(identifier(name) for name in averaged if name != 'corpus')])}"
     several = {
@@ -144,7 +152,7 @@ def _means(kind: str, columns: Columns, means: Mapping[str, str]) -> str | None:
     kept = _listed(dict.fromkeys([*averaged, "condition_id", "probe_id", *several]))
     only = ", ".join(f'CASE WHEN max("several {name}") OVER () > 1 THEN {name} END AS {name}' for name in several)
     return f"""
-        WITH results AS (SELECT {by}, {kept}, {_sums(means)} FROM {identifier(kind)} GROUP BY ALL),
+        WITH results AS (SELECT {_as_called(chosen)}, {kept}, {_sums(means)} FROM {identifier(kind)} GROUP BY ALL),
         counted AS (
             SELECT *, corpus AS "study list", {", ".join(f'{sql} AS "several {name}"' for name, sql in several.items())}
             FROM results
@@ -162,6 +170,16 @@ _FILE = r"regexp_replace(corpus, '([^/.:]+):[^:@\s][^:@]*($|@[0-9a-f]{40}$)', '\
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(identifier, names))
+
+
+def _called(names: Iterable[str]) -> list[str]:
+    """What views call settings and labels: a label of a name that they have a use for gives way."""
+    return [f"{name}_label" if name.lower() in TAKEN else name for name in names]
+
+
+def _as_called(names: Sequence[str]) -> str:
+    named = zip(names, _called(names), strict=True)
+    return ", ".join(f"{identifier(name)} AS {identifier(called)}" for name, called in named)
 
 
 def _sums(means: Mapping[str, str]) -> str:
@@ -203,7 +221,7 @@ def _of_means(columns: Columns, kinds: Sequence[str], select: Callable[[str, str
     parts = []
     for kind in kinds:
         if kind in columns and _means(kind, columns, MEANS[kind]) is not None:
-            by = [*_conditions(kind, columns[kind]), *PARTS.get(kind, ())]
+            by = _called([*_conditions(kind, columns[kind]), *PARTS.get(kind, ())])
             by += [name for name in APART if name in _names(columns[kind])]
             rows = f"({_means(kind, columns, MEANS[kind])})"
             parts.append(select(_listed(by), next(iter(MEANS[kind])), rows))
@@ -242,7 +260,7 @@ def _fact_scores(columns: Columns) -> str | None:
 
 def _item_history(columns: Columns) -> str | None:
     parts = [
-        f"(SELECT {quoted(kind)} AS kind, item, {items}, {_listed(_conditions(kind, columns[kind]))}, corpus, seed"
+        f"(SELECT {quoted(kind)} AS kind, item, {items}, {_as_called(_conditions(kind, columns[kind]))}, corpus, seed"
         f" FROM {identifier(kind)})"
         for kind, items in ITEMS.items()
         if kind in columns

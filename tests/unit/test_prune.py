@@ -14,14 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from made_results import WHEN, Made, identity
+from rich.console import Console
 
 from memexp.cli import main
 from memexp.driver.pruning import HALF, PRUNING, check_not_pruned, find, prune
+from memexp.driver.run import Run
 from memexp.errors import StoreError
 from memexp.exchange.compact import compact
 from memexp.exchange.llm_memory import import_results
 from memexp.identity import NUMERICS
+from memexp.plan import Forest
 from memexp.records import STAGES
+from memexp.spec import Snapshots
 from memexp.store import Store
 from memexp.store.folder import Folder
 from memexp.store.query import answer
@@ -128,7 +132,7 @@ def test_nothing_is_removed_while_a_sweep_is_executed_nor_is_one_begun_while_som
     beat(store, "other", pid=NOBODY)  # killed: its sign of life is removed with the rest
     beat(store, PRUNING)
     with pytest.raises(StoreError, match="memexp prune is removing files"):
-        check_not_pruned(store)
+        Run("late", Forest(), [], store, Snapshots(), False, Console()).begin()
     beat(store, PRUNING, pid=NOBODY)
     check_not_pruned(store)
     assert prune(store, really=True) == 0

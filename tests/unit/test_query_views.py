@@ -118,6 +118,22 @@ def test_others_hold_what_their_tables_hold(store: Store) -> None:
     assert {row["status"]: row["hours"] for row in asked(store, "effort")} == {"complete": 1.0, "failed": None}
 
 
+@pytest.mark.parametrize("label", ["n", "recognition", "mean", "kind", "study list", 'a "b'])
+def test_a_label_may_be_called_anything(tmp_path: Path, label: str) -> None:
+    store = Store(tmp_path)
+    made = Made(store, items=2)
+    common: dict[str, Any] = {"model": "tiny-s", "exposures": 1, "retention_steps": 3, "model_id": "m"}
+    for lr in (0.1, 0.2):
+        made.result("recognition", made.recognition(3, 0), {label: "own"}, lr=lr, **common)
+    (row, _), (mean, _), (best,) = (asked(store, f"{name}") for name in ("recognition_by_condition", *OF_MEANS))
+    assert (row["n"], row["recognition"], mean["mean"], best["mean"]) == (2, 1.0, 1.0, 1.0)
+    for found in (row, mean, best, asked(store, "item_history")[0]):
+        assert "own" in (found.get(label), found.get(f"{label}_label"))
+
+
+OF_MEANS = ("retention_curve", "best_lr")
+
+
 def test_they_are_listed_and_a_table_goes_before_a_view(query: Said, store: Store, tmp_path: Path) -> None:
     status, out, _ = query("--views")
     assert status == 0 and [line.split()[0] for line in out.splitlines()] == list(views_of(store))
