@@ -29,7 +29,7 @@ DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 LANGUAGES = {"sh", "python", "sql", "csv", "text"}
 """What a fence may say it holds; shell, Python, SQL and CSV are tried by tests, text is what a program printed."""
-UNTRIED = {"git", "pip", ".", "cd", "chmod"}
+UNTRIED = {"git", "pip", ".", "cd", "chmod", "tensorboard"}
 """Programs whose command lines nobody here reads."""
 
 
@@ -171,6 +171,7 @@ def _script(path: str, words: list[str], page: Path) -> str | None:
     file = ROOT / path
     if not file.exists():
         made = any(re.search(r"^sweep = ", block.text, re.M) for block in blocks(page) if block.language == "python")
+        made |= f"memexp new {Path(path).stem}\n" in page.read_text(encoding="utf-8")
         return None if made and not words else f"there is no {path}"
     if not re.search(r"parse_args\(|parsed\(", file.read_text(encoding="utf-8")):
         return f"{path} takes no arguments" if words else None
