@@ -1,4 +1,4 @@
-"""Bytes of a rank of models of real size, counted as memexp's own code runs; a planted bug shows."""
+"""Bytes of a rank of models of real size, counted as memexp's own code runs, and planned; a planted bug shows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from unittest import mock
 import pytest
 import torch
 from core import fake_ranks
-from core.fake_ranks import BY_CHOICE, counted
+from core.fake_ranks import BY_CHOICE, counted, most
 from core.meter import Meter, Phase
+from core.planned import TOKENS, inspection, planned
 
 from memexp.core.batch_sizes import GPU_RESERVE
 from memexp.core.fork import Fork, Moments
 from memexp.core.model import LanguageModel, local
-from memexp.spec import Full, LoRA
+from memexp.plan.memory import Load, needed
+from memexp.spec import Full, LoRA, Resources
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on ranks that are not there
 GB = 1e9
@@ -24,9 +26,16 @@ GATHERED = 2 * (4 * 218_112_000 + 525_336_576) + 4 * (525_336_576 + 4_096)
 """Bytes of the weights of four blocks of Llama-3 8B as they are gathered: its head travels in float32."""
 
 
-@functools.cache
 def of(shape: str, ranks: int, adapter: bool = False, dtype: str = "bfloat16", **changes: Any) -> dict[str, Phase]:
-    return counted(shape, ranks, LoRA(r=8) if adapter else Full(), dtype, **changes)
+    """What is counted, once for all tests."""
+    return _counted(shape, ranks, adapter, dtype, tuple(sorted(changes.items())))
+
+
+@functools.cache
+def _counted(
+    shape: str, ranks: int, adapter: bool, dtype: str, changes: tuple[tuple[str, Any], ...]
+) -> dict[str, Phase]:
+    return counted(shape, ranks, LoRA(r=8) if adapter else Full(), dtype, **dict(changes))
 
 
 def deep(shape: str, ranks: int, adapter: bool, depth: int) -> dict[str, float]:
@@ -61,7 +70,7 @@ def test_a_depth_is_as_good_as_measured() -> None:
 def test_gathered_weights_are_known_to_the_byte_and_leave_room() -> None:
     """On a card where they just fit."""
     memory = 18.7 * GB
-    found = of("llama3-8b", 4, num_hidden_layers=4, memory=memory)
+    found = of("llama3-8b", 4, memory=memory, num_hidden_layers=4)
     assert found["gathered"].now - found["restore"].now == pytest.approx(GATHERED, rel=1e-4)
     assert memory / 2 < found["full recall"].peak <= memory - GPU_RESERVE
     assert not of("llama3-8b", 4, num_hidden_layers=4, memory=0.97 * memory).keys() & set(BY_CHOICE)
@@ -80,6 +89,37 @@ def test_ranks_share_what_they_hold() -> None:
     one, two = (of("llama3-8b", ranks, **SHORT) for ranks in (1, 2))
     for name in ("load", "restore"):
         assert two[name].peak == pytest.approx(one[name].peak / 2, rel=0.02)
+
+
+# Plans
+
+CASES = [  # most of them have been counted above
+    ("gpt2", 1, False, "float32", {}),
+    ("gpt2", 2, False, "bfloat16", {"num_hidden_layers": 4}),
+    ("llama3-8b", 1, False, "bfloat16", SHORT),
+    ("llama3-8b", 2, False, "bfloat16", SHORT),
+    ("llama3-8b", 2, False, "float32", SHORT),
+    ("llama3-8b", 8, False, "bfloat16", {"num_hidden_layers": 4}),
+    ("llama3-8b", 4, True, "bfloat16", SHORT),
+    ("llama3-70b", 8, True, "bfloat16", {"num_hidden_layers": 4}),
+    ("opt-13b", 4, False, "bfloat16", {"num_hidden_layers": 8}),
+]
+
+
+@pytest.mark.parametrize(("shape", "ranks", "adapter", "dtype", "changes"), CASES)
+def test_a_plan_is_near_the_meter(shape: str, ranks: int, adapter: bool, dtype: str, changes: dict[str, int]) -> None:
+    found = of(shape, ranks, adapter, dtype, **changes)
+    need = planned(shape, ranks, adapter, dtype, **changes)
+    assert need.worker - need.process == pytest.approx(most(found), rel=0.1)
+
+
+def test_a_plan_tells_what_recall_takes_where_there_is_room() -> None:
+    shape, depth = "llama3-8b", {"num_hidden_layers": 4}
+    found = of(shape, 4, memory=18.7 * GB, **depth)
+    resources = Resources(workers=4, gpus=1)
+    need = needed(inspection(shape, **depth), Full(), "bfloat16", resources, Load(TOKENS, cue_tokens=8))
+    assert need.together - need.process == pytest.approx(found["gathered"].peak, rel=0.05)
+    assert planned(shape, 4, False, **depth).together == 0, "nothing is recalled"
 
 
 # Planted bugs

@@ -120,12 +120,12 @@ def test_a_bos_that_the_tokenizer_puts_is_scored_from(lm: LanguageModel) -> None
 
 
 def test_completions_are_those_of_generate(lm: LanguageModel) -> None:
-    rows = [row for row in encode(lm.tokenizer, varied(44), 64) if len(row) > 1][:40]
+    rows = [row for row in encode(lm.tokenizer, varied(44), 64) if len(row) > 1][:24]
     cues = [row[: len(row) // 2] for row in rows]
     counts = [len(row) - len(cue) for row, cue in zip(rows, cues, strict=True)]
     found = complete_greedily(lm, cues, counts)
     assert found == [plain_completion(lm, cue, count) for cue, count in zip(cues, counts, strict=True)]
-    assert len(set(map(tuple, found))) > 30, "the models' opinions differ from text to text"
+    assert len(set(map(tuple, found))) > 18, "the models' opinions differ from text to text"
 
 
 def test_short_cues_with_long_completions_stay_within_the_context(lm: LanguageModel) -> None:

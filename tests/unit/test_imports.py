@@ -227,23 +227,16 @@ def test_help_imports_next_to_nothing(tmp_path: Path) -> None:
 
 
 def test_a_plan_for_weights_with_a_header_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+    """Nor where tokens have to be counted."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2"}')
     header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     (tmp_path / "model" / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    (tmp_path / "sweep.py").write_text(SWEEP)
+    other = "Condition(Model('tiny-s'), Study(pair.targets, 1, 1e-3, block_size=16), probes=[Recognition(pair)])"
+    (tmp_path / "sweep.py").write_text(SWEEP.replace("conditions=[", f"conditions=[{other}, "))
     found = imported(tmp_path, "plan", "--json", "sweep.py")
-    assert found["status"] == 0 and found["children"] <= 2  # which are asked what a token costs, and remembered
-    assert "memexp" in found["modules"]
-    assert not {"torch", "transformers", "peft", "ray", "datasets"} & set(found["modules"])
-
-
-def test_counting_tokens_imports_no_torch_either(tmp_path: Path) -> None:
-    cut = SWEEP.replace('Model("model")', 'Model("tiny-s")').replace("lr=1e-3", "lr=1e-3, block_size=16")
-    (tmp_path / "sweep.py").write_text(cut)
-    found = imported(tmp_path, "plan", "sweep.py")
-    assert found["status"] == 0 and found["children"] <= 2  # which are asked what a token costs, and remembered
-    assert "tokenizers" in found["modules"]
+    assert found["status"] == 0 and found["children"] <= 1  # which is asked what a token costs
+    assert {"memexp", "tokenizers"} <= set(found["modules"])
     assert not {"torch", "transformers", "peft", "ray", "datasets"} & set(found["modules"])
 
 

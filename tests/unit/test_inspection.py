@@ -73,7 +73,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory, pair: Pair) -> Path:
     """Folders ``gpt2`` and ``llama`` as `save_pretrained` leaves them; copy them to spoil them."""
     from memexp.core.load import load
     from memexp.core.processes import World
-    from memexp.sources import Sources
 
     folder = tmp_path_factory.mktemp("models")
     for name, config in (("gpt2", GPT2), ("llama", LLAMA)):
@@ -145,6 +144,9 @@ def test_a_child_process_answers_for_all_models_at_once(
     pair: Pair, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("six", "queue", "safetensors"):  # somebody's own beside a sweep are not imported
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported by mistake')")
+    monkeypatch.chdir(tmp_path)
     models = [Model(str(saved / "gpt2")), Model(str(saved / "llama")), random(pair, BLOOM, "bloom")]
     grown = forest(pair, *models)
     found = inspect(pair, *models)
@@ -368,19 +370,6 @@ def test_a_plan_refuses_what_a_configuration_says_does_not_fit(
         assert not in_process, "known without torch"
     plan(Model("tiny-s"), 256)
     plan(random(pair, BLOOM), 4096)  # knows no limit
-
-
-@pytest.mark.child
-def test_files_of_the_current_folder_are_not_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Model
-) -> None:
-    """Somebody's six.py or queue.py beside a sweep."""
-    for name in ("six", "queue", "safetensors"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported by mistake')")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing is remembered
-    resolved = Sources().model(tiny_model)
-    assert sizes([resolved])[resolved.id].parameters > 0
 
 
 # Forgetting layers

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from core.conftest import one_thread
 from core.small import resolved
 from core.test_durable import EVERY, attempt, line
 from core.test_trial import Grid, grid
@@ -41,9 +42,9 @@ from memexp.store import Store
 from memexp.store.snapshots import find
 from memexp.sweep import Sweep
 
-__all__ = ["grid"]  # a fixture
+__all__ = ["grid", "one_thread"]  # fixtures
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of readers about what they refuse
+pytestmark = [pytest.mark.drill, pytest.mark.filterwarnings("ignore")]  # of readers about what they refuse
 
 HERE = Path(__file__).parent
 

@@ -1,4 +1,4 @@
-"""The sweeps over facts through Ray Tune, on a small world: every test is asked, every forgetting layer answered."""
+"""The sweeps over facts on a small world, without Ray: every test is asked, every forgetting layer answered."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from rich.console import Console
 from memexp import Store, Sweep
 from memexp.cli import _load
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_cluster")]
-
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 SMALL = ("--models", "tiny-s", "--entities", "4", "--exposures", "1", "--seeds", "0", "--methods", "lora")
 
@@ -22,7 +20,7 @@ def executed(name: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[S
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
     sweep, page = _load(str(SWEEPS / f"{name}.py"), SMALL), io.StringIO()
-    assert sweep.run(store, console=Console(file=page, width=120)), page.getvalue()
+    assert sweep.run(store, local=True, console=Console(file=page, width=120)), page.getvalue()
     return sweep, page.getvalue()
 
 

@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn
 
 import pytest
 import torch
+from core.conftest import one_thread
 from core.test_durable import EVERY, NONE, attempt, data, files, learn, line
 from core.test_snapshot import Subject, assert_same
 from core.test_trial import Grid, grid, rows, statuses, store
@@ -37,11 +38,14 @@ from memexp.spec import LoRA
 from memexp.store import Store
 from memexp.store.snapshots import FOLDER, Mark, Snapshot, Unfit, find, is_whole, mark_text, read_mark
 
-__all__ = ["grid", "store"]  # fixtures
+__all__ = ["grid", "one_thread", "store"]  # fixtures
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing", "ignore:torch.distributed is disabled"
-)
+pytestmark = [
+    pytest.mark.drill,
+    pytest.mark.filterwarnings(
+        "ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing", "ignore:torch.distributed is disabled"
+    ),
+]
 
 MARK = Mark("line", 2)
 
