@@ -71,7 +71,9 @@ docs: $(PAGES)  ## The pages of docs/ as HTML, in build/docs
 pictures: $(STAMP)  ## Draw the pictures of README.md and docs/ again
 	@$(BIN)/python docs/draw.py $(if $(filter command line,$(origin MEMEXP_STORE)),--store "$(MEMEXP_STORE)")
 
+# Before hours of measuring: are equal numbers found equal, and others not?
 bench: $(STAMP)  ## Speed beside other ways, hours, into benchmarks/RESULTS.md (BENCH_ARGS="--parts recall")
+	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile tests/bench $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	@$(OFFLINE) $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(STAMP)  ## Style, formatting and types

@@ -1,4 +1,4 @@
-"""The script for one GPU, tried without one: what does not hold is seen (that it runs: drills/test_gpu_drills.py)."""
+"""The script for one GPU, tried without one: what does not hold is seen (that it runs: bench/test_gpu_parts.py)."""
 
 from __future__ import annotations
 

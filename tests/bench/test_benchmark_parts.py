@@ -27,7 +27,6 @@ from memexp.plan import bundle, grow
 from memexp.stimuli.tiny import model_folder
 from memexp.store import Store
 
-pytestmark = pytest.mark.drill
 SMALL = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128}
 
 

@@ -6,14 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ lies beside the package and is not installed
 
 from benchmarks import gpu
-
-pytestmark = pytest.mark.drill
-
 
 PARTS = "card,numbers,waits,memory,nccl"
 
