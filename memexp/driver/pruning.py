@@ -32,6 +32,7 @@ from memexp.report.status import incomplete
 from memexp.store import Store, snapshots
 from memexp.store.references import References, references
 from memexp.store.threads import threaded
+from memexp.wording import amount
 
 __all__ = ["PRUNING", "Candidate", "Found", "check_not_pruned", "find", "prune", "remove"]
 
@@ -39,6 +40,8 @@ PRUNING = "memexp-prune"
 """What signs of life call it, where others have the name of a sweep."""
 AT_ONCE = 100
 """Files that are removed before it is asked again whether a sweep has been started."""
+SEEN_WITHIN = 30.0
+"""Seconds in which its own sign of life has to be there."""
 _LOG = re.compile(r"\.logs/[^/]+/(.+)-([0-9a-f]{16})-([0-9a-f]{16})-[^/]*")
 
 
@@ -86,8 +89,7 @@ def prune(store: Store, really: bool) -> int:
         return 0
     attempt = Attempt(PRUNING, uuid.uuid4().hex[:12])
     with heartbeat(store, attempt, 0):
-        while PRUNING not in running(store):  # before it is seen, no sweep would know
-            time.sleep(0.05)
+        _wait_until_seen(store)
         _check_alone(store, 0)
         found = find(store)
         _show(found, console)
@@ -95,6 +97,15 @@ def prune(store: Store, really: bool) -> int:
     if found.candidates:
         console.print(f"{_sum(found.candidates)} removed")
     return 0
+
+
+def _wait_until_seen(store: Store) -> None:
+    """Before its sign of life is there, no sweep would know. Raises StoreError where it cannot be written."""
+    until = time.monotonic() + SEEN_WITHIN
+    while PRUNING not in running(store):
+        if time.monotonic() > until:
+            raise StoreError(f"cannot write to {store.location}, so that no sweep would know: nothing is removed")
+        time.sleep(0.05)
 
 
 def check_not_pruned(store: Store) -> None:
@@ -249,7 +260,7 @@ def _show(found: Found, console: Console) -> None:
 
 
 def _sum(candidates: Sequence[Candidate]) -> str:
-    return f"{len(candidates)} files, {_size(sum(one.size for one in candidates))}"
+    return f"{amount(len(candidates), 'file')}, {_size(sum(one.size for one in candidates))}"
 
 
 def _size(count: int) -> str:

@@ -17,6 +17,7 @@ from made_results import WHEN, Made, identity
 from rich.console import Console
 
 from memexp.cli import main
+from memexp.driver import pruning
 from memexp.driver.pruning import HALF, PRUNING, check_not_pruned, find, prune
 from memexp.driver.run import Run
 from memexp.errors import StoreError
@@ -137,6 +138,20 @@ def test_nothing_is_removed_while_a_sweep_is_executed_nor_is_one_begun_while_som
     check_not_pruned(store)
     assert prune(store, really=True) == 0
     assert not any(name.startswith(".running") for name in everything(store))
+
+
+def test_where_its_sign_of_life_cannot_be_written_it_removes_nothing_and_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise StoreError("read-only")
+
+    before = everything(store)
+    monkeypatch.setattr(Store, "put_text", refused)
+    monkeypatch.setattr(pruning, "SEEN_WITHIN", 0.2)
+    with pytest.raises(StoreError, match=r"cannot write to .*: nothing is removed"):
+        prune(store, really=True)
+    assert everything(store) == before
 
 
 def test_a_sweep_that_is_started_meanwhile_ends_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
