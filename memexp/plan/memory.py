@@ -154,28 +154,66 @@ class _Model:
     def depth(self) -> int:
         return self.sight.blocks or 1
 
+    @property
+    def head(self) -> int:
+        """Numbers of the head."""
+        return self.outside if self.sight.tied else self.outside // 2
+
+    @property
+    def together(self) -> bool:
+        """Whether all that is outside of the blocks is gathered at once, in float32."""
+        return self.sight.tied or self.width == 4
+
 
 def _training(model: _Model, resources: Resources, load: Load, on_gpu: bool) -> tuple[dict[str, int], ...]:
-    """What is there beside weights and moments when backward begins, and when it ends."""
+    """What is there beside weights and moments, at the moments of a step that may be the fullest."""
     block, outside = model.per_token
     kept = outside + (4 * model.sight.width if resources.checkpointing else block) * model.depth
     tokens = math.ceil(load.tokens / model.workers)
     group = max(1, min(tokens, _group(model, kept, on_gpu)))
-    vocabulary = 4 * model.sight.vocabulary
-    logits = 3 * min(vocabulary * group, LOGITS)
-    gradients = 4 * model.learning // model.workers
-    activations = int(kept * group + (block * group if resources.checkpointing else 0))
     casts = 2 * model.block * model.depth if model.workers == 1 and model.full and model.width == 2 else 0
-    begin, end = _gathers(model)
+    held = {
+        "activations": int(kept * group + (block * group if resources.checkpointing else 0)),
+        "gathers": casts + _gathered(model),
+        "gradients": 4 * model.learning // model.workers if group < tokens else 0,
+    }
+    rows = max(1, LOGITS // (4 * model.sight.vocabulary))
+    of_head = 4 * model.head if model.full else 0
     return (
-        {
-            "activations": activations,
-            "logits": logits,
-            "gathers": begin + casts,
-            "gradients": gradients if group < tokens else 0,
-        },
-        {"gradients": gradients, "gathers": end, "activations": int((outside + block) * group)},
+        *_at_the_head(held, 4 * model.sight.vocabulary * min(group, rows), of_head, pieces=math.ceil(group / rows)),
+        *_in_blocks(model, held, of_head, int((outside + block) * group)),
     )
+
+
+def _at_the_head(held: dict[str, int], logits: int, of_head: int, pieces: int) -> tuple[dict[str, int], ...]:
+    """As a piece of the logits has its gradient, and as the head has its own: of pieces that of one, of another, and
+    their sum."""
+    earlier = of_head if pieces > 1 else 0
+    with_logits = held | {"logits": 3 * logits, "gradients": held["gradients"] + earlier}
+    if pieces > 1:
+        return with_logits, held | {"gradients": held["gradients"] + 3 * of_head}
+    return with_logits, held | {"logits": 2 * logits, "gradients": held["gradients"] + of_head}
+
+
+def _in_blocks(model: _Model, held: dict[str, int], of_head: int, of_one: int) -> tuple[dict[str, int], ...]:
+    """As the last block has its gradient, and as the embedding has; `of_one`: activations of the first block."""
+    gradients = 4 * model.learning // model.workers
+    alone = {"gradients": gradients, "gathers": 0, "activations": of_one}
+    if not model.full:
+        return (alone | {"gathers": _gathered(model)},)
+    if model.workers == 1:  # a tied embedding's is added to the head's
+        return (alone, {"gradients": gradients + 2 * of_head}) if model.sight.tied else (alone,)
+    if not model.together:  # the embedding's in what is gathered, and in float32 on its way
+        return (alone | {"gathers": (4 + model.width) * model.head},)
+    last = held | {
+        "gathers": held["gathers"] + 2 * model.width * model.block,
+        "gradients": held["gradients"] + of_head,
+    }
+    reduced = (
+        held["gradients"] or 4 * model.block * (model.depth if model.sight.tied else model.depth - 2) // model.workers
+    )
+    whole = 4 * of_head + 4 * model.block if model.sight.tied else 2 * 4 * (model.outside + model.block)
+    return last, {"gradients": reduced, "gathers": whole}
 
 
 def _group(model: _Model, kept: float, on_gpu: bool) -> int:
@@ -187,20 +225,13 @@ def _group(model: _Model, kept: float, on_gpu: bool) -> int:
     return int(CPU_BATCH / (1.15 * kept))
 
 
-def _gathers(model: _Model) -> tuple[int, int]:
-    """Bytes of weights, and of gradients on their way, that are whole on a worker: as backward begins, and ends."""
-    if model.workers == 1:  # the head's gradient comes first; a tied embedding adds another one to it at last
-        if not model.full:
-            return 0, 0
-        return (4 * model.outside, 4 * model.outside) if model.sight.tied else (2 * model.outside, 0)
-    blocks = 2 * model.width * model.block
-    head = model.outside if model.sight.tied else model.outside // 2
+def _gathered(model: _Model) -> int:
+    """Bytes of others' weights that are whole on a worker as backward begins."""
+    if model.workers == 1:
+        return 0
     if not model.full:
-        return _passing(model), _passing(model)
-    if model.sight.tied or model.width == 4:  # one group of all that is outside, in float32
-        copies = 5 if model.sight.tied else 2
-        return blocks + 2 * 4 * model.outside, blocks + copies * 4 * model.outside
-    return 2 * 4 * head, (4 + model.width) * head  # the head in float32, the embedding in what is gathered
+        return _passing(model)
+    return model.width * model.block + 4 * (model.outside if model.together else model.head)
 
 
 def _recall(model: _Model, load: Load) -> dict[str, int]:
@@ -211,15 +242,13 @@ def _recall(model: _Model, load: Load) -> dict[str, int]:
 
 def _passing(model: _Model) -> int:
     """Bytes of weights that are whole on a worker during a pass: two blocks, and the head as it is held."""
-    head = model.outside if model.sight.tied else model.outside // 2
-    return 2 * model.width * model.block + (2 if model.sight.coarse and not model.full else 4) * head
+    return 2 * model.width * model.block + (2 if model.sight.coarse and not model.full else 4) * model.head
 
 
 def _whole(model: _Model) -> int:
     """Bytes of all weights, gathered, and of the head's and a block's that are on their way."""
-    numbers = model.outside if model.sight.tied else model.outside // 2
     held = 2 if model.width == 2 and model.sight.coarse and not model.full else 4
-    return model.width * (model.block * (model.depth + 1) + model.outside - numbers) + 2 * held * numbers
+    return model.width * (model.block * (model.depth + 1) + model.outside - model.head) + 2 * held * model.head
 
 
 def fewest(need: Callable[[int], Need], memory: float) -> int | None:
