@@ -177,7 +177,7 @@ def _training(model: _Model, resources: Resources, load: Load, on_gpu: bool) -> 
         "gathers": casts + _gathered(model),
         "gradients": 4 * model.learning // model.workers if group < tokens else 0,
     }
-    rows = max(1, LOGITS // (4 * model.sight.vocabulary))
+    rows = max(1, LOGITS // max(1, 4 * model.sight.vocabulary))
     of_head = 4 * model.head if model.full else 0
     return (
         *_at_the_head(held, 4 * model.sight.vocabulary * min(group, rows), of_head, pieces=math.ceil(group / rows)),

@@ -2,7 +2,7 @@
 
 Orhan 2023 (arXiv 2303.17557), section 2: the cue is the first ``tokens // 2`` tokens, completed greedily to exactly the
 text's length with the end-of-text token banned. ROUGE over the whole text, as published, includes the cue and so has a
-floor near one half; over the completion alone it has not. Its words are rouge_score's (of a to z and 0 to 9) for texts
+floor near one half; over the completion alone it has not. Its words are rouge-score's (of a to z and 0 to 9) for texts
 in Latin letters, and those of any script (`memexp.probes.words`) for others.
 """
 
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from memexp.probes.mended import completions
-from memexp.probes.words import Words, in_other_letters
+from memexp.probes.rouge import ROUGES, rouge
+from memexp.probes.words import in_other_letters, latin_words, words_of_any_script
 from memexp.spec import Condition, Corpus, Headline, Positive, Probe, spec
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Recall"]
 
-ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 SCHEMA = pa.schema(
     [
@@ -119,7 +119,7 @@ class Recall(Probe):
 
 
 def _is_other(text: str) -> bool:
-    """Whether `rouge_score`'s own tokenizer fails a text: it has letters that are not Latin, or no a to z or 0 to 9.
+    """Whether `latin_words` fail a text: it has letters that are not Latin, or no a to z or 0 to 9.
 
     The text that is to be recalled decides. Of a Latin one a completion is compared as it always was, whatever letters
     it has, so that the numbers of old stores stay what they are.
@@ -138,20 +138,11 @@ def _rouge(
 ) -> dict[str, list[float | None]]:
     """ROUGE F-measures without stemming, one column each; None where nothing was predicted, or of `others` (see
     `_is_other`) where the target has no word."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    words, fewer = Words(), [name for name in ROUGES if name != "rougeLsum"]
-    # Between two texts of one line each ROUGE-Lsum is ROUGE-L, and half of the work.
-    scorers = {
-        (lines, other): RougeScorer(list(ROUGES) if lines else fewer, tokenizer=words if other else None)
-        for lines in (False, True)
-        for other in (False, True)
-    }
     columns: dict[str, list[float | None]] = {f"{prefix}_{name}": [] for name in ROUGES}
     for target, prediction, k, other in zip(targets, predictions, known, others, strict=True):
-        able = k and not (other and not words.tokenize(target))
-        scores = scorers["\n" in target + prediction, other].score(target, prediction) if able else {}
+        words = words_of_any_script if other else latin_words
+        able = k and not (other and not words(target))
+        scores = rouge(target, prediction, words) if able else {}
         for name in ROUGES:
-            found = scores.get(name, scores.get("rougeL"))
-            columns[f"{prefix}_{name}"].append(found.fmeasure if found else None)
+            columns[f"{prefix}_{name}"].append(scores.get(name))
     return columns

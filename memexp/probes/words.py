@@ -1,6 +1,6 @@
-"""Words of texts in any script, for ROUGE: rouge_score's own tokenizer keeps a to z and 0 to 9 and nothing else.
+"""Words of texts, for ROUGE: those of the package rouge-score, of a to z and 0 to 9, and those of any script.
 
-RougeScorer(["rouge2"], tokenizer=Words())
+rouge(target, prediction, words_of_any_script)
 """
 
 from __future__ import annotations
@@ -9,33 +9,35 @@ import functools
 import re
 import unicodedata
 
-__all__ = ["Words", "in_other_letters"]
+__all__ = ["in_other_letters", "latin_words", "words_of_any_script"]
 
 _UNSPACED = re.compile(r"CJK |IDEOGRAPHIC |HIRAGANA |(HALFWIDTH )?KATAKANA[ -]|THAI |LAO |KHMER |MYANMAR ")
 """Beginnings of the names of characters of scripts that put no space between words."""
 
 
-class Words:
-    """A tokenizer of `rouge_score`: lower-cased runs of letters and digits, in scripts without spaces each by itself.
+def latin_words(text: str) -> list[str]:
+    """Lower-cased runs of a to z and 0 to 9, and nothing else, as rouge-score has them without stemming."""
+    return re.findall("[a-z0-9]+", text.lower())
 
-    A text in ASCII has the tokens that `rouge_score` gives it by default, without stemming.
+
+def words_of_any_script(text: str) -> list[str]:
+    """Lower-cased runs of letters and digits, in scripts without spaces each by itself, in order.
+
+    A mark (an accent, a vowel sign) belongs to the letter before it. A text in ASCII has its `latin_words`.
     """
-
-    def tokenize(self, text: str) -> list[str]:
-        """The words of `text`, in order; a mark (an accent, a vowel sign) belongs to the letter before it."""
-        words: list[str] = []
-        before = "space"
-        for character in text.lower():
-            kind = _kind(character)
-            if kind == "mark" and before != "space":
-                words[-1] += character
-                continue
-            if kind == "letter" and before == "letter":
-                words[-1] += character
-            elif kind in ("letter", "word"):
-                words.append(character)
-            before = "space" if kind == "mark" else kind
-        return words
+    words: list[str] = []
+    before = "space"
+    for character in text.lower():
+        kind = _kind(character)
+        if kind == "mark" and before != "space":
+            words[-1] += character
+            continue
+        if kind == "letter" and before == "letter":
+            words[-1] += character
+        elif kind in ("letter", "word"):
+            words.append(character)
+        before = "space" if kind == "mark" else kind
+    return words
 
 
 @functools.lru_cache(maxsize=1 << 16)
