@@ -210,7 +210,8 @@ def _in_blocks(model: _Model, held: dict[str, int], of_head: int, of_one: int) -
         "gradients": held["gradients"] + of_head,
     }
     reduced = (
-        held["gradients"] or 4 * model.block * (model.depth if model.sight.tied else model.depth - 2) // model.workers
+        held["gradients"]
+        or 4 * model.block * (model.depth if model.sight.tied else max(0, model.depth - 2)) // model.workers
     )
     whole = 4 * of_head + 4 * model.block if model.sight.tied else 2 * 4 * (model.outside + model.block)
     return last, {"gradients": reduced, "gathers": whole}
