@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from memexp.figures import Chapter, Figure, chapters
 from memexp.figures.style import config
 from memexp.report.account import account
 from memexp.report.samples import sample
+from memexp.sources.cache import recall_answer, remember_answer
 from memexp.store import Store
 from memexp.wording import noun
 
@@ -35,6 +37,7 @@ POLICY = (
 )
 """What the browser may load: nothing but what is in the page. Without `eval`: Vega interprets its expressions."""
 FILTERS = ("model", "lr", "seed")
+VEGA = "window.vegaEmbed = vegaEmbed;"
 
 
 def write_page(store: Store, sweep: str | None = None, out: str | os.PathLike[str] | None = None) -> Path:
@@ -111,10 +114,14 @@ def in_script(value: Any) -> str:
 
 @functools.cache
 def javascript() -> str:
-    """Vega, Vega-Lite and Vega-Embed, as ``vegaEmbed``. Seconds of work, for which Python need not wait."""
+    """Vega, Vega-Lite and Vega-Embed, as ``vegaEmbed``: seconds of work in which Python stands still, so it is kept."""
     import vl_convert
 
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    question = ["vega", version("vl-convert-python"), VEGA]
+    bundle = recall_answer(question)
+    if not isinstance(bundle, str):
+        bundle = str(vl_convert.javascript_bundle(VEGA))
+        remember_answer(question, bundle)
     if "</script" in bundle.lower() or "<!--" in bundle:
         raise StoreError("the JavaScript of vl-convert would end the script it is in: install the pinned version")
     return bundle
@@ -151,7 +158,8 @@ def _template() -> str:
 
 
 def _spec(chart: Any, height: int) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
+    # Checked against Vega's schema where they are tested: a hundred charts take a second.
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(validate=False)
     return {name: value for name, value in spec.items() if name not in ("config", "$schema")}
 
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memexp.errors import SpecError
+from memexp.stats.clusters import Group
 from memexp.stats.means import beside, groups_of, means
-from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, rows_of_each, units_of, values_of
+from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, dense, rows_of_each, units_of, values_of
 
 __all__ = ["best"]
 
@@ -62,11 +63,12 @@ def best(
     values, units = values_of(rows, value), units_of(rows, items, seeds, lists, [*by, *grid])
     there = ~np.isnan(values)
     points, keys = groups_of(rows, [*by, *grid])
-    found = means(values, points, units, over, level)
     groups = codes([keys[name] for name in by], keys.num_rows)
     order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in grid]).to_numpy() if grid else [0]
     sign = -1 if smallest else 1
-    mean = np.nan_to_num(found["mean"].to_numpy() * sign, nan=-np.inf)
+    sums, counts = (np.bincount(points.codes[there], of, points.count) for of in (values[there], None))
+    with np.errstate(invalid="ignore"):
+        mean = np.nan_to_num(sums / counts * sign, nan=-np.inf)
     where = rows_of_each(np.where(there, points.codes, -1), points.count)
     chosen = []
     for group in dict.fromkeys(groups.tolist()):
@@ -79,7 +81,19 @@ def best(
         edge = _edge(keys.take(of_group), keys.slice(at, 1), grid)
         chosen.append(_Chosen(at, measured, tied, edge, left_out, replications))
     at_best = [one.at for one in chosen]
-    return beside(keys.take(at_best), beside(found.drop_columns(["error", "df"]).take(at_best), _table(chosen)))
+    found = _of_best(at_best, values, points, units, over, level)
+    return beside(keys.take(at_best), beside(found.drop_columns(["error", "df"]), _table(chosen)))
+
+
+def _of_best(
+    at_best: Sequence[int], values: Floats, points: Group, units: Units, over: str | None, level: float
+) -> pa.Table:
+    """The means of the chosen points: intervals of all others would be made for nothing."""
+    place = np.full(points.count, -1)
+    place[at_best] = np.arange(len(at_best))
+    of = place[points.codes]
+    here = np.flatnonzero(of >= 0)
+    return means(values[here], Group(of[here], len(at_best)), units.take(here), over, level)
 
 
 @dataclass(frozen=True)
@@ -105,11 +119,10 @@ def _table(chosen: Sequence[_Chosen]) -> pa.Table:
 
 def _left_out(values: Floats, points: Codes, units: Units) -> tuple[float | None, int]:
     """The mean of what is best (largest) on all replications but one on that one, over all, and how many there are."""
-    replication = next((of for of in (units.lists, units.seeds) if of is not None and len(np.unique(of)) > 1), None)
+    replication = next((of for of in (units.lists, units.seeds) if of is not None and len(of) and np.ptp(of) > 0), None)
     if replication is None:
         return None, min(len(values), 1)
-    _, point = np.unique(points, return_inverse=True)
-    _, part = np.unique(replication, return_inverse=True)
+    (point, _), (part, _) = dense(points), dense(replication)
     shape = point.max() + 1, part.max() + 1
     cell = point * shape[1] + part
     sums = np.bincount(cell, values, minlength=shape[0] * shape[1]).reshape(shape)

@@ -128,8 +128,19 @@ def codes(columns: Iterable[Any], rows: int) -> Codes:
         array = as_array(data)
         if len(array) != rows:
             raise SpecError(f"columns differ in length: {len(array)} and {rows}")
-        indices = whole(array).dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        indices = _indices(whole(array))
         found, _ = dense(found * (indices.max(initial=-1) + 2) + indices + 1)
+    return found
+
+
+def _indices(array: pa.Array) -> Codes:
+    """Numbers that are equal where values are, from 0; -1 for NULL."""
+    if pa.types.is_signed_integer(array.type) and array.null_count == 0 and len(array):
+        numbers: Codes = array.to_numpy().astype(np.int64)
+        least, most = int(numbers.min()), int(numbers.max())
+        if most - least < SPARSE * len(numbers):  # as they are: no table of those there are
+            return numbers - least
+    found: Codes = array.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return found
 
 

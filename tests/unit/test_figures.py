@@ -52,6 +52,23 @@ def drawn(found: Gathered, kind: str = "recognition") -> Figure | None:
     return exposure_figure(found, kind, found.measures(kind)[kind], Effort({}))
 
 
+def test_every_chart_is_of_vega_lites_schema(store: Store) -> None:
+    """Where a page is written nobody looks."""
+    charts = [
+        chart.properties(width="container", height=panel.height)
+        for chapter in chapters(store)
+        for figure in chapter.figures
+        for panel in figure.panels
+        for chart in panel.charts.values()
+    ]
+    assert len(charts) > 10
+    for chart in charts:
+        chart.to_dict()
+    charts[0].height = "very"
+    with pytest.raises(Exception, match="height"):
+        charts[0].to_dict()
+
+
 def test_points_are_the_means_of_the_rows(store: Store, found: Gathered) -> None:
     sql = """SELECT model, lr, exposures, avg((target_nll < foil_nll)::int), count(*) FROM recognition
              WHERE retention_steps IS NULL GROUP BY ALL"""
