@@ -25,6 +25,8 @@ __all__ = ["best_figure"]
 
 GRID = ("lr", "batch_size")
 IN_SAMPLE, LEFT_OUT = "chosen in-sample", "replication left out"
+AT_EDGE = "chosen in-sample, at the grid's edge"
+"""The best has no neighbour on one side: a wider grid may have a better one."""
 
 
 def best_figure(found: Gathered, kind: str, measure: Measure) -> Figure | None:
@@ -64,7 +66,9 @@ def _best(
 def _figure(
     kind: str, measure: Measure, names: Sequence[str], grid: Sequence[str], found: Sequence[dict[str, Any]]
 ) -> Figure | None:
-    layout = Layout("what", (IN_SAMPLE, LEFT_OUT), tuple(name for name in names if name != "model")[:2], "", ())
+    there = {one for row in found for one in (AT_EDGE if row.get("edge") else IN_SAMPLE, LEFT_OUT)}
+    whats = tuple(what for what in (IN_SAMPLE, AT_EDGE, LEFT_OUT) if what in there)
+    layout = Layout("what", whats, tuple(name for name in names if name != "model")[:2], "", ())
     rows = [drawn for row in found for drawn in _rows(row, names, grid, layout)]
     value = Axis("_y", measure.title)
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -86,6 +90,8 @@ def _figure(
     left = any(row["what"] == LEFT_OUT for row in rows)
     said = "The best of the grid is chosen in-sample, as papers report it, which flatters it. "
     said += "Left out: chosen on the other replications." if left else "With one replication nothing can be left out."
+    if AT_EDGE in whats:
+        said += " At the grid's edge: nothing smaller, or nothing larger, was tried that may be better."
     return Figure(
         f"best-{kind}-{measure.name}", title, said, panels, layout.legend, "", (), [*names, "what", "point"], rows
     )
@@ -97,7 +103,7 @@ def _rows(row: dict[str, Any], names: Sequence[str], grid: Sequence[str], layout
     edge = f" (at the grid's edge: {row['edge']})" if row.get("edge") else ""
     common = {name: text(row[name]) for name in names} | {"point": said + edge, "seed": ALL, "_rule": False}
     common |= {"_n": f"{row['n']:,}", "_panel": layout.panel(row), "_chance": None, "lr": text(row.get("lr"))}
-    own = [(IN_SAMPLE, row["mean"], row.get("low"), row.get("high"))]
+    own = [(AT_EDGE if row.get("edge") else IN_SAMPLE, row["mean"], row.get("low"), row.get("high"))]
     if row.get("left_out") is not None:
         own.append((LEFT_OUT, row["left_out"], None, None))
     rows: list[Row] = []

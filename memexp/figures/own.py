@@ -99,12 +99,14 @@ def plotted(
     """
     if family not in FAMILIES:
         raise SpecError(f"{family!r} is no kind of figure; there are {', '.join(FAMILIES)}")
-    kind, measure = _measure(found, y, family)
-    _check(found, kind, x, by)
-    figure = _made(found, family, kind, measure, x or FAMILIES[family], by, effort or Effort({}))
-    if figure is None:
-        raise SpecError(f"nothing to draw: in the rows of {kind} {x or FAMILIES[family]} does not vary")
-    return figure
+    first, *others = _measures(found, y, family)
+    _check(found, first[0], x, by)
+    column = x or FAMILIES[family]
+    for kind, measure in [first, *others]:
+        figure = _made(found, family, kind, measure, column, by, effort or Effort({}))
+        if figure is not None:
+            return figure
+    raise SpecError(f"nothing to draw: in the rows of {first[0]} {column} does not vary")
 
 
 def _made(
@@ -148,8 +150,8 @@ def _against(found: Gathered, kind: str, measure: Measure, x: str, by: str | Non
     return sheet.figure(f"own-{kind}-{measure.name}", title, caption(points), rows, draw, [x])
 
 
-def _measure(found: Gathered, y: str | None, family: str) -> tuple[str, Measure]:
-    """The kind and measure that `y` is; the first there is where it is None."""
+def _measures(found: Gathered, y: str | None, family: str) -> list[tuple[str, Measure]]:
+    """The kind and measure that `y` is; where it is None all there are, those that the family is about first."""
     named: dict[str, tuple[str, Measure]] = {}
     for kind in by_importance(found.kinds):
         for name, one in found.measures(kind).items():
@@ -158,12 +160,12 @@ def _measure(found: Gathered, y: str | None, family: str) -> tuple[str, Measure]
         raise SpecError("there are no results to draw")
     if y is None:
         wanted = {"ablation": ["ablation"], "facts": ["qa", "choice"]}.get(family, ["recognition", "recall"])
-        y = next((name for name in wanted if name in named), next(iter(named)))
+        return [named[name] for name in dict.fromkeys([*wanted, *named]) if name in named]
     if y in named:
-        return named[y]
+        return [named[y]]
     for kind in found.kinds:
         if y in found.columns(kind) and (measure := found.add(kind, y)) is not None:
-            return kind, measure
+            return [(kind, measure)]
     raise SpecError(f"--y {y}: there is no such measure; there are {', '.join(named)}, and columns of numbers")
 
 

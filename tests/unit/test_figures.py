@@ -14,6 +14,7 @@ from made_results import Made, fill
 
 from memexp.errors import SpecError
 from memexp.figures import chapters, plot
+from memexp.figures.best_cells import best_figure
 from memexp.figures.cells import ALL, cells
 from memexp.figures.effort import Effort
 from memexp.figures.exposure_curves import exposure_figure
@@ -167,6 +168,30 @@ def test_profiles_have_their_controls(store: Store) -> None:
     assert {"before study", "first study"} <= {row["what"] for row in rows}
     sides = {row["what"] for row in rows_of(chapter.figures[0])}
     assert sides == {"blocks ≥ k reset", "blocks < k reset (control)"}
+
+
+def test_a_best_at_the_edge_of_the_grid_has_a_colour_of_its_own(tmp_path: Path) -> None:
+    """Of one model the middle of three rates is best, of the other the largest."""
+    made = Made(Store(tmp_path / "results"))
+    for model, strengths in (("tiny-s", (0.1, 3, 0.1)), ("tiny-m", (0.1, 1, 3))):
+        for lr, strength in zip((1e-4, 1e-3, 1e-2), strengths, strict=True):
+            made.result("recognition", made.recognition(strength, 0), {}, model=model, lr=lr, exposures=1, seed=0)
+    made.sweep("grid")
+    with gathered(made.store) as found:
+        figure = best_figure(found, "recognition", found.measures("recognition")["recognition"])
+    said = {row["model"]: row["what"] for row in rows_of(figure)}
+    assert said == {"tiny-s": "chosen in-sample", "tiny-m": "chosen in-sample, at the grid's edge"}
+    assert figure is not None and set(said.values()) <= {name for name, *_ in figure.legend}
+    assert "nothing larger, was tried" in figure.caption
+
+
+def test_a_family_draws_what_it_is_about_wherever_that_is(store: Store) -> None:
+    """In a store of several sweeps, of which some have recognition."""
+    with gathered(store) as found:
+        assert plotted(found, "forgetting").name.startswith("forgetting-qa")
+        assert plotted(found, "retention").name.startswith("retention-recognition")
+        with pytest.raises(SpecError, match="nothing to draw"):
+            plotted(found, "forgetting", y="recognition")
 
 
 def test_best_so_far_never_falls(store: Store) -> None:
