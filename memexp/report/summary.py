@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from memexp.errors import StoreError
 from memexp.plan import Ask, Forest
 from memexp.probes import BY_KIND
 from memexp.records import SETTINGS, measured_by
+from memexp.report.intervals import Interval, intervals
 from memexp.spec import Headline
 from memexp.store import Store
 from memexp.store.query import totals
@@ -45,6 +46,8 @@ AXES = ("exposures", "retention_steps", "pretrain_steps", "task")
 """The first of these that a sweep varies has a column of the table for each of its values."""
 MOST_FILES = 2_000
 MOST_ROWS = 40
+MOST_ITEMS = 1_000_000
+"""Of a kind, for whose means there are intervals: some seconds."""
 
 Group = tuple[Any, ...]
 """The values of a row's columns."""
@@ -65,6 +68,8 @@ class Table:
     rows: list[tuple[Group, list[float | None]]]
     """A group's values of `varied`, and its means; in the order of the sweep."""
     found: Found
+    intervals: dict[Hashable, Interval]
+    """Of the means, by group and value of the axis; none where there are more than `MOST_ITEMS` rows."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,13 @@ def _table(store: Store, kind: str, headline: Headline, asks: Sequence[Ask], nam
     if axis != "task":
         columns.sort(key=lambda at: -1 if at is None else at)
     rows = [(group, [found.means[group].get(at) for at in columns]) for group in groups if group in found.means]
-    return Table(kind, headline, axis, varied, columns, rows, found)
+    cells: dict[Hashable, list[Ask]] = {}
+    for ask in asks if found.items <= MOST_ITEMS else ():
+        if ask.name in names and _value(ask, axis) in found.means.get(group := _group(ask, varied), ()):
+            cells.setdefault((group, _value(ask, axis)), []).append(ask)
+    return Table(
+        kind, headline, axis, varied, columns, rows, found, intervals(store, kind, headline, cells) if cells else {}
+    )
 
 
 def _found(

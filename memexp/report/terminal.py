@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
 from memexp.errors import redacted
 from memexp.plan import Forest
+from memexp.report.intervals import Interval, said_of
 from memexp.report.summary import Table, cell_text, summarized
 from memexp.report.views import by_condition
 from memexp.search.ledger import Ledger
@@ -44,19 +46,16 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
 
 def _print_table(table: Table, console: Console) -> None:
     """A row for each group, in the order of the sweep, a column for each value of the axis; and what it shows."""
-    grid = Grid()
-    for name in table.varied:
-        grid.add_column(Text(name))
-    for at in table.columns:
-        grid.add_column(Text(cell_text(at)), justify="right")
-    for group, row in table.rows:
-        # Text, since a name in brackets would be taken for a style.
-        names = [Text(cell_text(value)) for value in group]
-        grid.add_row(*names, *("" if mean is None else f"{mean:.2f}" for mean in row))
+    grid = _grid(table, with_intervals=True)
+    wide = Measurement.get(console, console.options.update(width=1_000), grid).maximum
+    if wide > console.width:
+        grid = _grid(table, with_intervals=False)
     headline, found = table.headline, table.found
     chance = f" (chance is {headline.chance:.2f})" if isinstance(headline.chance, float) else ""
     say(console, f"\n{table.kind}: {headline.title}{chance}, by {table.axis}")
     console.print(grid)
+    if table.intervals:
+        say(console, said_of(list(table.intervals.values())))
     if found.chance is not None:
         say(console, f"Chance is {found.chance:.2f}.")
     if table.axis == "exposures" and "task" not in table.varied:
@@ -70,6 +69,33 @@ def _print_table(table: Table, console: Console) -> None:
         are = noun(found.partial, "is", "are")
         line = f"{found.partial} of the means {are} over part of their conditions: the others have no result"
         say(console, f"{line} (yet).")
+
+
+def _grid(table: Table, with_intervals: bool) -> Grid:
+    grid = Grid()
+    # Text, since a name in brackets would be taken for a style.
+    for name in table.varied:
+        grid.add_column(Text(name), vertical="bottom")
+    for number, at in enumerate(table.columns):
+        above = table.axis.replace("_", " ") if number == 0 else ""
+        grid.add_column(Text(f"{above}\n{cell_text(at)}"), justify="right")
+    for group, row in table.rows:
+        names = [Text(cell_text(value)) for value in group]
+        cells = [
+            _cell(mean, table.intervals.get((group, at)) if with_intervals else None)
+            for at, mean in zip(table.columns, row, strict=True)
+        ]
+        grid.add_row(*names, *cells)
+    return grid
+
+
+def _cell(mean: float | None, interval: Interval | None) -> Text:
+    if mean is None:
+        return Text("")
+    cell = Text(f"{mean:.2f}")
+    if interval is not None and interval.low is not None and interval.high is not None:
+        cell.append(f" [{interval.low:.2f}, {interval.high:.2f}]", "dim")
+    return cell
 
 
 def _in_a_line(rows: list[list[float | None]], exposures: list[int]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy import stats as distributions
+from scipy.special import stdtr, stdtrit
 
 from memexp.errors import SpecError
 from memexp.stats.clusters import check_level
@@ -200,7 +200,7 @@ def _outside(one: Difference, margin: float) -> float | None:
         return None
     if not one.error:
         return float(abs(one.center) >= margin)
-    return float(distributions.t.sf((margin - abs(one.center)) / one.error, one.df))
+    return float(stdtr(one.df, -(margin - abs(one.center)) / one.error))
 
 
 def _steps(p: Sequence[float | None]) -> list[int]:
@@ -215,4 +215,4 @@ def _detectable(one: Difference, alpha: float, power: float) -> float | None:
     """The smallest difference that would have had p below `alpha` with probability `power`."""
     if one.error is None or one.df is None:
         return None
-    return float((distributions.t.ppf(1 - alpha / 2, one.df) + distributions.t.ppf(power, one.df)) * one.error)
+    return float((stdtrit(one.df, 1 - alpha / 2) + stdtrit(one.df, power)) * one.error)

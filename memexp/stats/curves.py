@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats as distributions
+from scipy.special import stdtrit
 
 from memexp.errors import SpecError
 from memexp.stats.clusters import Group, check_level, spread
@@ -234,6 +234,6 @@ def _bounds(
         logarithmic = np.array([name == "c" for name in names])
         scaled = np.where(logarithmic, np.log(np.abs(others) + 1e-300), others)
         center = np.where(logarithmic, np.log(np.abs(best) + 1e-300), best)
-        half = distributions.t.ppf((1 + level) / 2, fewest - 1) * scaled.std(0) * math.sqrt(fewest / (fewest - 1))
+        half = stdtrit(fewest - 1, (1 + level) / 2) * scaled.std(0) * math.sqrt(fewest / (fewest - 1))
         low, high = (np.where(logarithmic, np.exp(bound), bound) for bound in (center - half, center + half))
     return dict(zip(names, low.tolist(), strict=True)), dict(zip(names, high.tolist(), strict=True))

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy import stats as distributions
+from scipy.special import ndtri
 
 from memexp.errors import SpecError
 from memexp.stats.clusters import Group
@@ -143,7 +143,7 @@ ORDER = """share share_low share_high share_ties_half dprime dprime_low dprime_h
 
 def _dprime(share: Floats, n: Any) -> Floats:
     """From shares with ties half; NaN where there is no share."""
-    found: Floats = math.sqrt(2) * distributions.norm.ppf((share * n + 0.5) / (n + 1))
+    found: Floats = math.sqrt(2) * ndtri((share * n + 0.5) / (n + 1))
     return found
 
 

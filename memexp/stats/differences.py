@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy import stats as distributions
+from scipy.special import ndtr, stdtr, stdtrit
 
 from memexp.errors import SpecError
 from memexp.stats.clusters import SAME, Group, check_level, count, spread
@@ -183,7 +183,7 @@ def _compared(
     center, error, df = mean[0] - mean[1], float(found.error[0]), float(found.df[0])
     if error <= SAME * max(1, *map(abs, mean)):
         return _without_variation(values, units, paired, said[0], center)
-    return _Compared(test, *said, center, error, df, float(2 * distributions.t.sf(abs(center) / error, df)))
+    return _Compared(test, *said, center, error, df, float(2 * stdtr(df, -abs(center) / error)))
 
 
 def _without_variation(values: Floats, units: Units, paired: bool, over: str, center: float) -> _Compared:
@@ -209,13 +209,13 @@ def _choices(values: Floats, side: Codes, units: Units, paired: bool, said: tupl
     share = [(part.sum() + 1) / (len(part) + 2) for part in (a, b)]
     error = math.sqrt(sum(of * (1 - of) / (len(part) + 2) for of, part in zip(share, (a, b), strict=True)))
     center = float(share[0] - share[1])
-    return _Compared(CHOICES, *said, center, error, math.inf, float(2 * distributions.norm.sf(abs(center) / error)))
+    return _Compared(CHOICES, *said, center, error, math.inf, float(2 * ndtr(-abs(center) / error)))
 
 
 def _interval(found: _Compared, level: float, choices: bool) -> tuple[float | None, float | None]:
     if found.center is None or found.error is None:
         return None, None
-    half = distributions.t.ppf((1 + level) / 2, found.df) * found.error
+    half = stdtrit(found.df, (1 + level) / 2) * found.error
     low, high = float(found.center - half), float(found.center + half)
     return (max(low, -1.0), min(high, 1.0)) if choices else (low, high)
 
@@ -231,7 +231,9 @@ def mcnemar(a: Any, b: Any) -> float:
     if not np.isin([*one[~np.isnan(one)], *other[~np.isnan(other)]], (0, 1)).all():
         raise SpecError("mcnemar: takes choices, true or false; of scores take difference()")
     better, worse = int((one > other).sum()), int((one < other).sum())
-    return float(distributions.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    from scipy.stats import binomtest  # a second, for an exact test
+
+    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def holm(p: Sequence[float | None]) -> Floats:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy import stats as distributions
+from scipy.special import ndtri, stdtrit
 
 from memexp.stats.clusters import OVER, SAME, Group, Spread, check_level, spread
 from memexp.stats.tables import Floats, Names, Units, arrow, codes, column, numbers, units_of, values_of
@@ -184,14 +184,14 @@ def _bounds(values: Floats, group: Group, mean: Floats, found: Spread, level: fl
     mean (1 - mean) / error². It never leaves 0 to 1, and covers what it promises near them, where a symmetric one
     does not. Where each item has one row, or equal ones, the number is that of items, also if all or none are right.
     """
-    t = distributions.t.ppf((1 + level) / 2, found.df)
+    t = stdtrit(found.df, (1 + level) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         varies = found.error > SAME * np.maximum(np.abs(mean), 1)
         independent = mean * (1 - mean) / found.error**2
     choices = np.bincount(group.codes[(values != 0) & (values != 1)], minlength=group.count) == 0
     single = choices & found.single & ~np.isnan(found.df)
     independent = np.where(single, found.counts["items"], independent)
-    t = np.where(single, distributions.norm.ppf((1 + level) / 2), t)
+    t = np.where(single, ndtri((1 + level) / 2), t)
     bounds = [np.where(choices, wilson(mean, independent, t, sign), mean + sign * t * found.error) for sign in (-1, 1)]
     low, high = (np.where(varies | single, bound, np.nan) for bound in bounds)
     return low, high

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats as distributions
+from scipy.special import stdtrit
 
 from memexp.stats.clusters import Group, spread
 from memexp.stats.differences import difference_of
@@ -126,5 +126,5 @@ def _bounds(
     about = spread(np.concatenate(influence), Group.one(len(every)), units.take(every), over)
     if np.isnan(about.error[0]):
         return None, None
-    half = float(distributions.t.ppf((1 + level) / 2, about.df[0]) * about.error[0])
+    half = float(stdtrit(about.df[0], (1 + level) / 2) * about.error[0])
     return share - half, share + half

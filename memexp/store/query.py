@@ -30,7 +30,7 @@ from memexp.store.manifests import latest_manifests
 from memexp.store.sql_text import columns_of, complaint, starred, told_apart
 from memexp.store.threads import threaded
 
-__all__ = ["Asked", "Metric", "View", "answer", "asked", "distinct", "quoted", "rows_of", "totals"]
+__all__ = ["Asked", "Metric", "View", "answer", "asked", "distinct", "item_values", "quoted", "rows_of", "totals"]
 
 
 Columns = Mapping[str, Sequence[Sequence[str]]]
@@ -157,14 +157,35 @@ def totals(store: Store, kind: str, names: Iterable[str], expressions: Sequence[
     raise StoreError(f"{kind}: {line}")
 
 
+def item_values(store: Store, kind: str, names: Iterable[str], expression: str) -> pa.Table:
+    """Condition, probe, item (NULL where a kind has none) and the `expression` of each row of the files of these names.
+
+    Raises StoreError with DuckDB's complaint.
+    """
+    names = sorted(names)
+    item = "item" if "item" in store.schema(kind, names[-1]).names else "NULL::bigint"
+    sql = f"SELECT condition_id, probe_id, {item} AS item, ({expression})::double AS value FROM"
+    try:
+        with _over(store, kind, names, sql) as (connection, files):
+            return connection.sql(_select(connection, f"{sql} {files}")).to_arrow_table()
+    except duckdb.Error as error:
+        raise StoreError(f"{kind}: {str(error).splitlines()[0]}") from error
+
+
 def _summed(store: Store, kind: str, names: Sequence[str], sums: str) -> list[tuple[Any, ...]]:
     sql = f"SELECT condition_id, probe_id, count(*){sums} FROM"
+    with _over(store, kind, names, sql) as (connection, files):
+        return connection.execute(_select(connection, f"{sql} {files} GROUP BY ALL")).fetchall()
+
+
+@contextmanager
+def _over(store: Store, kind: str, names: Sequence[str], sql: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+    """A database with the columns that `sql` names, of the files of these names, and what their rows are called."""
     same: dict[pa.Schema, list[pa.Table]] = {}
     for table in threaded(lambda name: store.read(kind, name, lambda column: column.lower() in sql.lower()), names):
         same.setdefault(table.schema.remove_metadata(), []).append(table.replace_schema_metadata())
     with closed() as connection:
-        files = give(connection, kind, [pa.concat_tables(tables) for tables in same.values()])
-        return connection.execute(_select(connection, f"{sql} {files} GROUP BY ALL")).fetchall()
+        yield connection, give(connection, kind, [pa.concat_tables(tables) for tables in same.values()])
 
 
 class Metric:

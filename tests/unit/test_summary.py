@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from rich.console import Console
@@ -38,6 +39,7 @@ from memexp.spec import (
     TextFile,
     counterbalanced,
 )
+from memexp.stats.means import wilson
 from memexp.store import Store
 from memexp.store.manifests import Manifest, write_manifest
 from memexp.store.query import answer
@@ -69,10 +71,11 @@ def store(forest: Forest, tmp_path: Path) -> Store:
     return store
 
 
-def printed(store: Store, forest: Forest, width: int = 80) -> str:
+def printed(store: Store, forest: Forest, width: int = 80, intervals: bool = False) -> str:
+    """With the intervals of its cells, or without."""
     page = io.StringIO()
     print_summary(store, "summary", forest, Console(file=page, width=width))
-    return page.getvalue()
+    return page.getvalue() if intervals else re.sub(r" \[-?[\d.]+, -?[\d.]+\]", "", page.getvalue())
 
 
 def closing(store: Store, page: str, forest: Forest | None = None) -> list[dict[str, Any]]:
@@ -97,6 +100,31 @@ def test_the_table_holds_the_means(store: Store, forest: Forest) -> None:
     ]
     tables = [line for line in page.splitlines() if line[:1] in "┏┃┡│└"]
     assert max(map(len, tables)) < 80
+
+
+def test_means_have_their_intervals_where_there_is_room_and_n_everywhere(store: Store, forest: Forest) -> None:
+    """Of four items, 2 and 4 are right without study."""
+    narrow, wide = (printed(store, forest, width, intervals=True) for width in (40, 100))
+    bounds = [
+        wilson(np.array(share), np.array(4.0), np.array(1.959964), sign) for share in (0.5, 1) for sign in (-1, 1)
+    ]
+    (row,) = (line for line in wide.splitlines() if "1.00" in line and "0.001" in line)
+    assert row.split("│")[2].strip() == f"0.50 [{bounds[0]:.2f}, {bounds[1]:.2f}]"
+    assert row.split("│")[3].strip() == f"1.00 [{bounds[2]:.2f}, {bounds[3]:.2f}]"
+    assert "[" not in narrow and max(len(line) for line in narrow.splitlines() if line[:1] in "┏│") <= 40
+    for page in (narrow, wide):
+        assert page.count("Each mean is of 4 values, 95 % intervals over items") == 1
+        assert page.count("Each mean is of 4 values, no interval: no variation over items") == 1
+
+
+def test_seeds_and_items_are_told(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    forest = grow(
+        Condition(tiny_model, Study(pair.targets, exposures=n, lr=1e-3), seed=seed, probes=[Recognition(pair)])
+        for n in (1, 3)
+        for seed in range(3)
+    )
+    page = printed(committed(forest, Store(tmp_path), {0: 1, 1: 2, 2: 4}, "seed"), forest, 100, intervals=True)
+    assert "Each mean is of 12 values (4 items × 3 seeds), 95 % intervals over items and seeds, at most ±" in page
 
 
 def test_rows_stand_in_the_order_of_the_sweep(store: Store, tiny_model: Model, pair: Pair) -> None:
@@ -385,8 +413,8 @@ def test_tests_are_rows_of_their_own_and_what_was_not_asked_is_counted(
 def test_where_exposures_do_not_vary_tests_are_columns(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
     forest = questions(tiny_model, pair, (1,))
     page = printed(answered(forest, Store(tmp_path)), forest)
-    head, row = (line.split() for line in page.splitlines() if line.startswith(("┃", "│")))
-    assert head[1::2] == ["model", "a", "b"] and row[1::2] == ["tiny", "0.50", "1.00"]
+    above, head, row = (line.split() for line in page.splitlines() if line.startswith(("┃", "│")))
+    assert "task" in above and head[1::2] == ["model", "a", "b"] and row[1::2] == ["tiny", "0.50", "1.00"]
 
 
 def test_where_exposures_do_not_vary_retention_intervals_are_columns(
@@ -401,8 +429,12 @@ def test_where_exposures_do_not_vary_retention_intervals_are_columns(
     )
     page = printed(committed(forest, Store(tmp_path), {None: 4, 30: 1, 4: 3}, "retention_steps"), forest)
     cells = [line.split("│" if "│" in line else "┃")[1:-1] for line in page.splitlines() if line[0:1] in ("┃", "│")]
-    head, row = [[cell.strip() for cell in found] for found in cells]
-    assert head == ["model", "", "4", "30"] and row == ["tiny", "1.00", "0.75", "0.25"]
+    above, head, row = [[cell.strip() for cell in found] for found in cells]
+    assert (
+        above == ["", "retention steps", "", ""]
+        and head == ["model", "", "4", "30"]
+        and row == ["tiny", "1.00", "0.75", "0.25"]
+    )
     assert "by retention_steps" in page and "rises" not in page
 
 
