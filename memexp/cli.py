@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from memexp.first_steps.examples import BEGIN, ending
 from memexp.options import add_comparison_options, add_prune_options, add_purchase_options, add_query_options
 from memexp.script import OWN_OPTIONS, add_run_options, carried_out, guarded, said_if_slow
-from memexp.wording import amount, noun
+from memexp.wording import amount
 
 if TYPE_CHECKING:
     from memexp.sweep import Sweep
@@ -138,23 +138,8 @@ def _plan(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
-    if plan.conditions:
-        table.add_row("conditions", f"{plan.conditions}", f"{plan.stored} of them in the store")
-        table.add_row("stages", f"{plan.stages}", "")
-        saved = f"{plan.steps_unshared} if every condition were trained by itself"
-        table.add_row("optimizer steps", f"{plan.steps}", saved)
-        left = f"{amount(plan.steps_missing, 'step')}, {amount(plan.copies, 'result')} to copy"
-        table.add_row("to do", amount(plan.trials, "trial"), left)
-    for search in plan.searches:
-        left = f"{search['stored']} in the store, others at most {amount(search['steps_at_most'], 'step')}"
-        table.add_row(f"search {search['search']}", amount(search["trials"], "suggestion"), left)
-    if plan.diverged:
-        table.add_row(
-            "diverged", f"{plan.diverged}", noun(plan.diverged, "condition") + "; --retry-diverged trains again"
-        )
-    from memexp.report.purchase import add_models
-
-    add_models(table, plan.models)
+    for row in plan.rows():
+        table.add_row(*row)
     console = Console(markup=False, emoji=False, highlight=False)
     console.print(table)
     for line in plan.remarks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import os
@@ -19,11 +20,13 @@ from memexp.plan.forest import BaseStage
 from memexp.plan.inspection import Inspection, sizes
 from memexp.plan.memory import Need, fewest, memory_per_worker, needed
 from memexp.plan.outlay import hours, load_of, seconds_per_token, work_alone, work_of
+from memexp.report.purchase import model_rows
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger
 from memexp.spec import Resources
 from memexp.store import Store, snapshots
 from memexp.store.snapshots import Marks
+from memexp.wording import amount, noun
 
 __all__ = ["Plan", "Purchase", "forests", "plan_of", "remarks"]
 
@@ -66,6 +69,32 @@ class Plan:
     def json(self) -> str:
         """One JSON object with these fields as keys."""
         return json.dumps(dataclasses.asdict(self), indent=2)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """As people read it: what, how much, and what is to be said of it."""
+        rows = []
+        if self.conditions:
+            saved = f"{self.steps_unshared} if every condition were trained by itself"
+            left = f"{amount(self.steps_missing, 'step')}, {amount(self.copies, 'result')} to copy"
+            rows += [
+                ("conditions", f"{self.conditions}", f"{self.stored} of them in the store"),
+                ("stages", f"{self.stages}", ""),
+                ("optimizer steps", f"{self.steps}", saved),
+                ("to do", amount(self.trials, "trial"), left),
+            ]
+        for search in self.searches:
+            left = f"{search['stored']} in the store, others at most {amount(search['steps_at_most'], 'step')}"
+            rows.append((f"search {search['search']}", amount(search["trials"], "suggestion"), left))
+        if self.diverged:
+            again = noun(self.diverged, "condition") + "; --retry-diverged trains again"
+            rows.append(("diverged", f"{self.diverged}", again))
+        return rows + model_rows(self.models)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        cells = (f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
+        said = "".join(f"<p>{html.escape(line)}</p>" for line in self.remarks)
+        return f"<table><tbody>{''.join(cells)}</tbody></table>{said}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What the models of a plan take: memory, time and money, a few rows each.
 
-add_models(table, plan.models)
+model_rows(plan.models)      # [("tiny-s (full)", "0.6 M", "0.79 GB on one worker at the peak"), ...]
 """
 
 from __future__ import annotations
@@ -8,27 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
-__all__ = ["add_models"]
+__all__ = ["model_rows"]
 
 
-def add_models(table: Table, models: Sequence[Mapping[str, Any]]) -> None:
-    """A row for each figure of each model, in a table of three columns."""
+def model_rows(models: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """A row for each figure of each model: what, how much, and what is to be said of it."""
+    rows: list[tuple[str, str, str]] = []
     for model in models:
         name = f"{model['model']} ({model['method']})"
         workers = f"on each of {model['workers']} workers" if model["workers"] > 1 else "on one worker"
         peak, host = model["peak_bytes_per_worker"], model["peak_bytes_per_host"]
         of_host = f", {_gb(host)} on a host" if host != peak else ""
-        table.add_row(name, f"{model['parameters'] / 1e6:.1f} M", f"{_gb(peak)} {workers} at the peak{of_host}")
+        rows.append((name, f"{model['parameters'] / 1e6:.1f} M", f"{_gb(peak)} {workers} at the peak{of_host}"))
         parts = [f"{what} {_gb(size)}" for what, size in model["peak_parts"].items() if size >= 5e6]
-        table.add_row("", "", ", ".join(parts))
+        rows.append(("", "", ", ".join(parts)))
         if model["recall_bytes_per_worker"] > peak:
             more = _gb(model["recall_bytes_per_worker"])
-            table.add_row("", "", f"{more} where a worker has so much: recall then gathers its weights once")
+            rows.append(("", "", f"{more} where a worker has so much: recall then gathers its weights once"))
         if "workers_that_fit" in model:
-            table.add_row("", *_fitting(model["workers_that_fit"]))
-        table.add_row("", *_time(model))
+            rows.append(("", *_fitting(model["workers_that_fit"])))
+        rows.append(("", *_time(model)))
+    return rows
 
 
 def _fitting(workers: int | None) -> tuple[str, str]:

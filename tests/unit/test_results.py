@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,13 @@ def test_a_notebook_shows_what_varies_and_nothing_else_happens(store: Store, swe
     store.commit("odd", "one", odd)
     page = memexp.open(store.location).odd()._repr_html_()
     assert "<script>" not in page and "&lt;script&gt;" in page and "b" * 201 not in page
+
+
+def test_a_notebook_shows_a_plan_as_the_command_prints_it(sweep: Sweep, store: Store) -> None:
+    plan = sweep.plan(store.location)
+    page = dataclasses.replace(plan, remarks=("a <b> remark",))._repr_html_()
+    assert f"<td>conditions</td><td>{len(GRID)}</td><td>{len(GRID)} of them in the store</td>" in page
+    assert page.count("<tr>") == len(plan.rows()) > 5 and "a &lt;b&gt; remark" in page and "<b>" not in page
 
 
 def test_a_plot_has_every_condition(sweep: Sweep, store: Store) -> None:
