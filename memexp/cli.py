@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
 
     def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
-        about, end = text[0].upper() + text[1:] + ".", ending(name, takes_sweep=work in (_plan, _run))
+        about, end = text[0].upper() + text[1:] + ".", ending(name, takes_sweep=work in (_plan, _run, _weights))
         sub = commands.add_parser(name, help=text, description=about, epilog=end, formatter_class=how)
         sub.set_defaults(command=work)
         sub.add_argument("--store", help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)")
@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="as one JSON object")
     add_purchase_options(plan)
     add_run_options(run)
+    weights = command("weights", _weights, "write the weights of one condition as a folder of transformers or PEFT")
+    weights.usage = "memexp weights [options] SWEEP CONDITION DIR [-- ARGS]"
+    weights.add_argument("sweep", metavar="SWEEP", help="Python file with a module attribute `sweep`")
+    weights.add_argument("condition", metavar="CONDITION", help="its condition_id, or the beginning of it")
+    weights.add_argument("folder", metavar="DIR", help="where to: not there yet, or empty")
     add_comparison_options(command("compare", _compare, "differences of two stores or sweeps, with verdicts"))
     _add_status(command)
     add_query_options(command("query", _query, "ask the store in SQL, read-only; tables are named by kind"))
@@ -151,6 +156,14 @@ def _run(options: argparse.Namespace) -> int:
     with said_if_slow(f"reading {options.sweep} ..."):  # which imports what takes a second or two
         sweep = _load(options.sweep, options.arguments)
     return sweep.main(options)
+
+
+def _weights(options: argparse.Namespace) -> int:
+    with said_if_slow(f"reading {options.sweep} ..."):
+        sweep = _load(options.sweep, options.arguments)
+    with said_if_slow("making the weights ..."):
+        print(sweep.weights(options.condition, options.folder, options.store))
+    return 0
 
 
 class _Arguments(list[str]):

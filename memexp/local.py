@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memexp.errors import DeviceError, SpecError
-from memexp.plan import Trial, whole
+from memexp.plan import Forest, Trial, whole
 from memexp.plan.attempts import Attempt, Progress
 from memexp.plan.retries import Outcome
 from memexp.plan.room import Peak, here, refuse
@@ -26,7 +27,7 @@ from memexp.store import Store
 if TYPE_CHECKING:
     from memexp.trial.base import WarmBase
 
-__all__ = ["LocalExecutor", "in_this_process"]
+__all__ = ["LocalExecutor", "in_this_process", "write_weights"]
 
 
 class LocalExecutor:
@@ -148,6 +149,15 @@ def in_this_process(
         raise SpecError("Resources.gpus: this process finds no GPU; leave gpus out, or run on a cluster that has some")
     refuse(peaks, [here()])
     yield LocalExecutor(WarmBase())
+
+
+def write_weights(forest: Forest, condition: str, store: Store, folder: Path) -> Path:
+    """As `memexp.trial.weight_folder.write_weights`, which see."""
+    resources = forest.resources.values()
+    _set_threads(max((one.threads for one in resources), default=1))
+    from memexp.trial.weight_folder import write_weights
+
+    return write_weights(forest, condition, store, folder)
 
 
 def _set_threads(threads: int) -> None:

@@ -12,6 +12,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -110,6 +111,23 @@ class Sweep:
         """
         used()
         return open_store(store).results(kind, self.name, copies)
+
+    def weights(
+        self, condition: str, folder: str | os.PathLike[str], store: str | os.PathLike[str] | None = None
+    ) -> Path:
+        """Write the weights of one of the conditions, in this process; see `memexp.trial.weight_folder.write_weights`.
+
+        Args:
+            condition: its ``condition_id``, a column of its rows, or the beginning of it.
+            folder: where to, in the format of transformers, or of LoRA in that of PEFT; must not be there, or be empty.
+            store: whose snapshots are begun from, where it has kept some (`Snapshots(keep=True)`).
+
+        Raises what `write_weights` raises.
+        """
+        forest = self.grow()
+        from memexp.local import write_weights
+
+        return write_weights(forest, condition, Store(store or default_store()), Path(folder))
 
     def run(
         self,

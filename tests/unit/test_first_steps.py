@@ -186,7 +186,7 @@ def test_every_help_ends_with_an_example_that_is_one(capsys: pytest.CaptureFixtu
         page = shown(capsys, command)
         *_, example = page.splitlines()
         assert example.startswith(f"  memexp {command}"), command
-        assert ("ARGS, which follow --" in " ".join(page.split())) is (command in ("plan", "run"))
+        assert ("ARGS, which follow --" in " ".join(page.split())) is (command in ("plan", "run", "weights"))
     for line in "\n".join(examples._EXAMPLES.values()).splitlines():
         words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line.partition(" -- ")[0].partition(" && ")[0])]
         assert _parser().parse_args(words[1:]).command is not None
