@@ -120,7 +120,7 @@ def _add_figures(command: Command) -> None:
     report.add_argument("--out", metavar="FILE", help="where to (default: report.html in the store)")
     plot = command("plot", _plot, "draw one figure for a paper, as PNG, SVG or PDF")
     plot.add_argument(
-        "kind", metavar="KIND", help="exposures, retention, forgetting, ablation, facts, best or searches"
+        "kind", metavar="KIND", help="exposures, retention, gained, forgetting, ablation, facts, best or searches"
     )
     plot.add_argument("--x", metavar="COLUMN", help="what is on the horizontal axis (default: that of the kind)")
     plot.add_argument("--y", metavar="MEASURE", help="recognition, recall, qa ... or any column of numbers")

@@ -15,6 +15,7 @@ from memexp.figures.effort import Effort
 from memexp.figures.exposure_curves import exposure_figure
 from memexp.figures.fact_scores import by_name, fact_figure
 from memexp.figures.figure import Figure
+from memexp.figures.gained_curves import gained_figure
 from memexp.figures.gathered import Gathered, Result, gathered, ids_of
 from memexp.figures.loss_curves import loss_figure
 from memexp.figures.measures import CHANCE, PARTS, Measure, by_importance
@@ -106,6 +107,7 @@ def measured_figures(rows: Gathered, kind: str, measure: Measure, effort: Effort
         found.append(exposure_figure(rows, kind, measure, effort))
     found += [
         retention,
+        gained_figure(rows, kind, measure) if retention is not None else None,
         forgetting_figure(rows, kind, measure),
         ablation_figure(rows, kind, measure),
         best_figure(rows, kind, measure),

@@ -20,6 +20,7 @@ from memexp.figures.effort import Effort
 from memexp.figures.exposure_curves import TITLES, exposure_figure
 from memexp.figures.fact_scores import by_name, fact_figure
 from memexp.figures.figure import Figure, Row
+from memexp.figures.gained_curves import gained_figure
 from memexp.figures.gathered import Gathered, gathered_rows
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure, by_importance
@@ -34,6 +35,7 @@ Make = Callable[[Gathered, str, Measure], Figure | None]
 FAMILIES: dict[str, str] = {
     "exposures": "exposures",
     "retention": "retention_steps",
+    "gained": "retention_steps",
     "forgetting": "forget_layer",
     "ablation": "ablated_layer",
     "facts": "task",
@@ -117,6 +119,7 @@ def _made(
     if x == FAMILIES[family]:
         makers: dict[str, Make] = {
             "retention": lambda rows, of, what: retention_figure(rows, of, what, by),
+            "gained": lambda rows, of, what: gained_figure(rows, of, what, by),
             "forgetting": forgetting_figure,
             "ablation": ablation_figure,
             "facts": fact_figure,

@@ -22,7 +22,7 @@ from memexp.figures.panels import Sheet, caption, chance_of, vertical
 from memexp.figures.varied import comparable, dimensions, matching, text
 from memexp.stats import Fit, fit_curve
 
-__all__ = ["retention_figure"]
+__all__ = ["AT_ZERO", "X", "interval_axis", "retention_figure"]
 
 X = "retention_steps"
 TITLE = "retention interval (optimizer steps since study)"
@@ -114,10 +114,15 @@ def _drawn(sheet: Sheet, line: tuple[Any, ...], fit: Fit, rows: Sequence[Row]) -
     ]
 
 
-def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> Drawn:
+def interval_axis(rows: Sequence[Row]) -> Axis:
+    """The horizontal axis, for rows that have their place on it in ``_t``."""
     last = max(row["_t"] for row in rows)
     ticks = (AT_ZERO, *(10.0**power for power in range(math.floor(math.log10(max(last, 1))) + 1)))
-    x = Axis("_t", TITLE, "log", ticks, domain=(AT_ZERO, max(last, 2)), zero_label="0")
+    return Axis("_t", TITLE, "log", ticks, domain=(AT_ZERO, max(last, 2)), zero_label="0")
+
+
+def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> Drawn:
+    x = interval_axis(rows)
     y, ruled = vertical(measure), any(row["_rule"] for row in rows)
     fitted = any(row["_fit"] for row in rows)
     chart = curves(

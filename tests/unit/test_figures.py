@@ -20,6 +20,7 @@ from memexp.figures.effort import Effort
 from memexp.figures.exposure_curves import exposure_figure
 from memexp.figures.figure import Figure
 from memexp.figures.footers import settings_of
+from memexp.figures.gained_curves import gained_figure
 from memexp.figures.gathered import Gathered, gathered
 from memexp.figures.image_files import save
 from memexp.figures.order import in_order
@@ -154,10 +155,39 @@ def test_every_sweep_has_its_figures(store: Store) -> None:
     }
     assert names.keys() == {"exposures", "retention", "forgetting", "ablation", "search"}
     assert {"exposures", "best", "losses"} <= set(names["exposures"])
-    assert names["retention"] == ["retention", "retention"] and names["search"] == ["searches"]
+    assert names["retention"] == ["retention", "retention", "gained"] and names["search"] == ["searches"]
     assert names["forgetting"] == ["forgetting"] and names["ablation"] == ["ablation"]
     # The latest is the first.
     assert list(names)[:4] == ["ablation", "forgetting", "retention", "exposures"]
+
+
+def test_what_is_left_of_a_gain_is_a_share_of_it(store: Store) -> None:
+    sql = "SELECT coalesce(retention_steps, 0), exposures, avg(completion_rouge2) FROM recall GROUP BY ALL"
+    _, means = answer(store, sql, sweep="retention")
+    mean = {(steps, exposures): value for steps, exposures, value in means}
+    before, after = mean[0, 0], mean[0, 10]
+    with gathered(store, "retention") as found:
+        figure = gained_figure(found, "recall", found.measures("recall")["recall"])
+        rows = {int(row["retention_steps"]): row for row in rows_of(figure)}
+    assert sorted(rows) == [0, 1, 3, 10, 30, 100, 300, 1000]
+    for steps, row in rows.items():
+        assert row["_y"] == pytest.approx((mean[steps, 10] - before) / (after - before), abs=1e-6)
+        assert row["_low"] <= row["_y"] <= row["_high"] and "items" in row["_interval"]
+    assert rows[0]["_y"] == 1 and rows[0]["_low"] == pytest.approx(1)
+
+
+def test_without_a_baseline_or_a_gain_nothing_is_a_share(store: Store, tmp_path: Path) -> None:
+    made = Made(Store(tmp_path / "results"))
+    for exposures, steps in ((10, 0), (10, 1), (10, 10)):
+        made.result("recall", made.recall(0.5), {}, model="tiny-s", exposures=exposures, seed=0, retention_steps=steps)
+    made.sweep("no baseline")
+    made.result("recall", made.recall(0.5), {}, model="tiny-s", exposures=0, seed=0)
+    for steps in (0, 1, 10):
+        made.result("recall", made.recall(0.5), {}, model="tiny-s", exposures=9, seed=0, retention_steps=steps)
+    made.sweep("no gain")
+    for sweep in ("no baseline", "no gain"):
+        with gathered(made.store, sweep) as found:
+            assert gained_figure(found, "recall", found.measures("recall")["recall"]) is None
 
 
 def test_profiles_have_their_controls(store: Store) -> None:
