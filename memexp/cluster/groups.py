@@ -13,6 +13,7 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -35,6 +36,8 @@ __all__ = ["drive", "fit_group"]
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # A group may have to wait for nodes that the autoscaler has yet to start: twelve times five minutes, not for ever.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+# A process that looks every five seconds whether a node is about to go: nobody asks for what it finds.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 # Train would copy what a probe prints to a log of its own, past `memexp.trial.printed`, which takes secrets out.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 LISTEN_S = 0.5
@@ -86,6 +89,13 @@ def drive(trial: Trial, held: Resources, store: Store, attempt: Attempt) -> tupl
     return lines, None
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc] # untyped
+    """Without the process that deals out Ray's datasets, which starts with every group and of which there are none."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+
+
 class _Reports(UserCallback):  # type: ignore[misc] # untyped
     """Puts what the first worker reports into a queue.
 
@@ -130,7 +140,7 @@ def _group(trial: Trial, held: Resources, store: Store, attempt: Attempt, report
     resources = {"CPU": held.cpus}
     if held.gpus:
         resources["GPU"] = held.gpus
-    return TorchTrainer(
+    return _Trainer(
         _work,
         train_loop_config={"trial": trial, "store": store, "attempt": attempt, "reports": reports},
         scaling_config=ScalingConfig(

@@ -87,6 +87,19 @@ TABLE = [
         "the place of a group whose controller was killed is not found, and the next one waits for it for ever",
     ),
     Private(
+        "ray.train.v2._internal.callbacks.datasets",
+        "DatasetsCallback",
+        ("cluster/groups.py",),
+        "every group starts a process that deals out Ray's datasets, of which memexp has none: seconds",
+    ),
+    Private(
+        "ray.train.torch",
+        "_create_default_callbacks",
+        ("cluster/groups.py",),
+        "as DatasetsCallback above",
+        lambda module: module.TorchTrainer._create_default_callbacks,
+    ),
+    Private(
         "ray._private.worker",
         "_worker_logs_enabled",
         ("cluster/servers.py",),
