@@ -23,6 +23,9 @@ from memexp.wording import amount, noun
 
 __all__ = ["print_searches", "print_summary", "say"]
 
+LONGEST = 100
+"""Characters of a line that is to be copied; a longer one goes on in the next."""
+
 
 def say(console: Console, line: str, style: str | None = None) -> None:
     """One line, as it is: no markup, no colour by content, no wrapping in the middle of a path."""
@@ -41,7 +44,11 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
         say(console, f"Means are over {', '.join(found.over)}.")
     if found.first is not None:
         say(console, "\nOne row per item is in the store. For more:")
-        say(console, f"  memexp query {option_for(store)}--sweep {shlex.quote(sweep)} {by_condition(found.first)}\n")
+        words = f"--sweep {shlex.quote(sweep)} {by_condition(found.first)}"
+        command = f"  memexp query {option_for(store)}{words}"
+        if len(command) > LONGEST:
+            command = f"  memexp query {option_for(store)}\\\n      {words}"
+        say(console, f"{command}\n")
 
 
 def _print_table(table: Table, console: Console) -> None:

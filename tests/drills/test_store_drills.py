@@ -18,6 +18,8 @@ import duckdb
 import polars
 import pyarrow.dataset as ds
 import pytest
+from made_results import Made, identity
+from support import command, ended
 
 from memexp.store import Store
 
@@ -265,3 +267,29 @@ def test_full_and_read_only_disks(tmp_path: Path) -> None:
     assert out["read-only new kind"] == f"cannot write {results}/choice/n1.parquet: the file system is read-only"
     assert out["read-only rows"] == written - 1
     assert list(tmp_path.iterdir()) == []  # the mounts were private
+
+
+def test_a_prune_that_is_killed_leaves_a_store_that_reads_and_goes_on(tmp_path: Path) -> None:
+    """Of 540 results one sweep has 40; the others go, a hundred at a time."""
+    made = Made(Store(tmp_path / "results"), items=1)
+    for at in range(40):
+        made.result("recognition", made.recognition(1.0, at), {}, model="tiny-s", exposures=1, seed=at, lr=0.1)
+    kept = {row["name"] for row in made.rows}
+    made.sweep("kept")
+    first = made.store.read("recognition", min(kept))
+    for at in range(500):  # of no sweep
+        stage, condition = identity("stage", at), identity("condition", at)
+        made.store.commit("recognition", f"{stage}-{identity('probe')}-{condition}", first)
+    prune = command("prune", "--remove", "--store", made.store.location)
+    while prune.poll() is None and len(made.store.names("recognition")) == 540:
+        time.sleep(0.002)
+    prune.kill()
+    prune.wait()
+    left = made.store.names("recognition")
+    assert kept < left and len(left) < 540, "killed before its end, after its beginning"
+    assert not Store(made.store.location).verify().problems
+    assert "kept" in ended(command("status", "--store", made.store.location), 0)
+    page = ended(command("prune", "--remove", "--store", made.store.location), 0)
+    files = int(page.splitlines()[-1].split()[0])
+    assert files - (len(left) - 40) in (0, 1), "results, and the sign of life of what was killed"
+    assert made.store.names("recognition") == kept

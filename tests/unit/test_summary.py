@@ -464,5 +464,17 @@ def test_the_command_for_more_is_short(
     assert len(closing(store, line, forest)) == 4
 
 
+def test_a_long_command_is_of_several_lines_that_a_shell_takes(forest: Forest, store: Store, tmp_path: Path) -> None:
+    far = Store(tmp_path / ("a folder with a very long name " * 4).strip())
+    for kind in ("recognition", "recall"):
+        for name in store.names(kind):
+            far.commit(kind, name, store.read(kind, name))
+    page = printed(far, forest)
+    lines = page[page.index("  memexp query") :].rstrip().splitlines()
+    assert len(lines) == 2 and lines[0].endswith(" \\") and len(lines[1]) < 100
+    words = shlex.split("\n".join(lines).replace("\\\n", " "))
+    assert words == ["memexp", "query", "--store", far.location, "--sweep", "summary", "recognition_by_condition"]
+
+
 def test_an_empty_store_has_no_table(forest: Forest, tmp_path: Path) -> None:
     assert printed(Store(tmp_path / "nothing"), forest) == ""
