@@ -1,4 +1,4 @@
-"""How far a sweep is: a live bar on a terminal, a plain line now and then elsewhere."""
+"""How far a sweep is: a live bar on a terminal, one line in a notebook, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -30,15 +30,21 @@ T = TypeVar("T")
 
 PLAIN_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
+RENEWED_EVERY = 1.0
+"""Seconds before a notebook's line is another."""
 
 
 class _Shown:
-    """Bars on a terminal; elsewhere, or where they are to be `plain`, a line now and then."""
+    """Bars on a terminal, a line that changes in a notebook; elsewhere, or where bars are to be `plain`, a line now and
+    then."""
 
     def __init__(self, console: Console, plain: bool) -> None:
         self.console = console
         self.here, self.plain = plain, plain or not console.is_terminal
         self.last = time.monotonic()
+        self.line: Any = None
+        """The one of a notebook, once there is something to say."""
+        self.latest = ""
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -57,6 +63,8 @@ class _Shown:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.bars.stop()
+        if self.line is not None:
+            self.line.update({"text/plain": self.latest}, raw=True)
 
     def _pass_on(self, said: Sequence[str]) -> None:
         """What other processes say, above the bars; what is said here is on the terminal already."""
@@ -65,9 +73,24 @@ class _Shown:
                 self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def _say(self, line: str) -> None:
-        if self.plain and time.monotonic() - self.last > PLAIN_EVERY:
+        if self.console.is_jupyter:
+            self._renew(line)
+        elif self.plain and time.monotonic() - self.last > PLAIN_EVERY:
             self.last = time.monotonic()
             self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _renew(self, line: str) -> None:
+        """Show a line in a notebook, in place of the one before."""
+        from IPython.display import display
+
+        self.latest = line
+        if self.line is None:
+            self.line = display({"text/plain": line}, raw=True, display_id=True)
+        elif time.monotonic() - self.last > RENEWED_EVERY:
+            self.line.update({"text/plain": line}, raw=True)
+        else:
+            return
+        self.last = time.monotonic()
 
 
 class Display(_Shown):

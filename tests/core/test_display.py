@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.compute as pc
 import pytest
@@ -51,6 +53,34 @@ def test_what_was_not_planned_does_not_count() -> None:
     shown = Shown({"study": 12})
     shown(Progress(steps=7, reached={"pretrain": 7}))
     assert "0 of 12 steps" in shown.lines[-1]
+
+
+class Notebook:
+    """Stands in for IPython's display: what was shown, and what in its place."""
+
+    def __init__(self) -> None:
+        self.shown: list[list[str]] = []
+
+    def display(self, data: dict[str, str], raw: bool, display_id: bool) -> Notebook:
+        assert raw and display_id
+        self.shown.append([data["text/plain"]])
+        return self
+
+    def update(self, data: dict[str, str], raw: bool) -> None:
+        self.shown[-1].append(data["text/plain"])
+
+
+def test_a_notebook_has_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most once a second, and at last what is true in the end."""
+    notebook, page = Notebook(), io.StringIO()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    with Display([], {"study": 12}, Console(file=page, force_jupyter=True), plain=True) as display:
+        for made in (1, 2, 3, 12):
+            display(Progress(steps=1, reached={"study": made}))
+    (lines,) = notebook.shown
+    assert len(lines) == 2 and "1 of 12 steps" in lines[0] and "12 of 12 steps" in lines[1]
+    assert page.getvalue() == ""
 
 
 @pytest.fixture
