@@ -7,12 +7,13 @@ fitted by `memexp.stats.fit_curve`; where there are too few intervals for them, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+import pyarrow as pa
 
-from memexp.figures.cells import ALL, Cell, cells
+from memexp.figures.cells import ALL, Cell, cells, item_rows
 from memexp.figures.curves_chart import Axis, Drawn, coloured, curves
 from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
@@ -31,6 +32,10 @@ AT_ZERO = 0.5
 FITTED = ("power", "exponential")
 FEWEST = 5
 """Retention intervals that a curve of three parameters is fitted to."""
+RESAMPLES, MOST_RESAMPLED = 200, 500_000
+"""For the intervals of its parameters, of at most so many rows."""
+MOST_TOLD = 4
+"""Lines whose rates a caption has room for."""
 
 
 def retention_figure(found: Gathered, kind: str, measure: Measure, by: str | None = None) -> Figure | None:
@@ -49,12 +54,12 @@ def retention_figure(found: Gathered, kind: str, measure: Measure, by: str | Non
     before = cells(found, kind, measure.name, untrained, names)
     rows += [_row(sheet, point, 0, at) | {"_rule": True} for point, at in _across(before, points, names)]
     rows.sort(key=lambda row: float(row["_t"]))
-    fits = {line: _fits(few) for line, few in _lines(points, names).items()}
+    fits = {line: _fits(found, kind, measure.name, few) for line, few in _lines(points, names).items()}
     fitted = [row for line, few in fits.items() for fit in few for row in _drawn(sheet, line, fit, rows)]
     figure = sheet.figure(
         f"retention-{kind}-{measure.name}",
         f"{measure.title.partition(' (')[0].capitalize()} by retention interval",
-        _said(points, [fit for few in fits.values() for fit in few], bool(before)),
+        _said(points, fits, names, bool(before)),
         rows + fitted,
         lambda inside, data: {X: _chart(sheet, measure, inside, data)},
         [X],
@@ -90,12 +95,17 @@ def _lines(points: Sequence[Cell], names: Sequence[str]) -> dict[tuple[Any, ...]
     return found
 
 
-def _fits(points: Sequence[Cell]) -> list[Fit]:
-    """Both curves through the means of one line."""
+def _fits(found: Gathered, kind: str, measure: str, points: Sequence[Cell]) -> list[Fit]:
+    """Both curves through the means of one line, with intervals from resampled items and seeds."""
     if len({point.at[X] for point in points}) < FEWEST:
         return []
-    steps, means = [point.at[X] for point in points], [point.mean for point in points]
-    return fit_curve(steps, means, curves=FITTED, resamples=0)
+    rows = item_rows(found, kind, measure, [point.results for point in points])
+    steps = pa.array([point.at[X] for point in points]).take(rows.column("cell"))
+    known = [None if one.null_count == rows.num_rows else one for one in map(rows.column, ("item", "seed", "list"))]
+    resamples = RESAMPLES if rows.num_rows <= MOST_RESAMPLED else 0
+    return fit_curve(
+        steps, rows.column("value"), items=known[0], seeds=known[1], lists=known[2], curves=FITTED, resamples=resamples
+    )
 
 
 def _drawn(sheet: Sheet, line: tuple[Any, ...], fit: Fit, rows: Sequence[Row]) -> list[Row]:
@@ -142,14 +152,31 @@ def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> Dr
     return alt.layer(chart, drawn)
 
 
-def _said(points: Sequence[Cell], fits: Sequence[Fit], untrained: bool) -> str:
+def _said(
+    points: Sequence[Cell], fits: Mapping[tuple[Any, ...], Sequence[Fit]], names: Sequence[str], untrained: bool
+) -> str:
     parts = []
-    if fits:
-        chosen = [fit for fit in fits if fit.chosen]
-        power = sum(fit.curve == "power" for fit in chosen)
+    chosen = {line: fit for line, few in fits.items() for fit in few if fit.chosen}
+    if any(fits.values()):
         parts.append("Solid: power law, dashed: exponential, each with a floor.")
-        if chosen:
-            parts.append(f"By error on intervals left out the power law is closer for {power} of {len(chosen)} lines.")
+    if chosen:
+        power = sum(fit.curve == "power" for fit in chosen.values())
+        parts.append(f"By error on intervals left out the power law is closer for {power} of {len(chosen)} lines.")
+    if len(chosen) <= MOST_TOLD:
+        parts += [f"{_called(line, names)}{_rate(fit)}." for line, fit in chosen.items()]
     if untrained:
         parts.append("Short dashes: before study.")
     return caption(points, " ".join(parts))
+
+
+def _called(line: tuple[Any, ...], names: Sequence[str]) -> str:
+    said = ", ".join(f"{name.replace('_', ' ')} {text(value)}" for name, value in zip(names, line, strict=True))
+    return f"For {said} its " if said else "Its "
+
+
+def _rate(fit: Fit) -> str:
+    """How fast it forgets, with its interval."""
+    what, unit = ("exponent", "") if fit.curve == "power" else ("time constant", " steps")
+    low, high = fit.low["c"], fit.high["c"]
+    interval = f" ({low:.3g} to {high:.3g})" if low is not None and high is not None else ""
+    return f"{what} {fit.parameters['c']:.3g}{unit}{interval}"

@@ -25,7 +25,9 @@ from memexp.figures.gathered import Gathered, gathered
 from memexp.figures.image_files import save
 from memexp.figures.order import in_order
 from memexp.figures.own import plotted
+from memexp.figures.retention_curves import retention_figure
 from memexp.figures.varied import dimensions
+from memexp.stats import fit_curve
 from memexp.store import Store
 from memexp.store.closed import closed
 from memexp.store.query import answer
@@ -159,6 +161,23 @@ def test_every_sweep_has_its_figures(store: Store) -> None:
     assert names["forgetting"] == ["forgetting"] and names["ablation"] == ["ablation"]
     # The latest is the first.
     assert list(names)[:4] == ["ablation", "forgetting", "retention", "exposures"]
+
+
+def test_a_caption_says_how_fast_is_forgotten(store: Store) -> None:
+    """As `fit_curve` finds it on the same rows."""
+    with gathered(store, "retention") as found:
+        figure = retention_figure(found, "recall", found.measures("recall")["recall"])
+    assert figure is not None
+    said = re.search(r"Its exponent ([\d.]+) \(([\d.]+) to ([\d.]+)\)\.", figure.caption)
+    assert said is not None, figure.caption
+    sql = "SELECT retention_steps, completion_rouge2, item, seed FROM recall WHERE retention_steps IS NOT NULL"
+    _, rows = answer(store, sql, sweep="retention")
+    steps, values, items, seeds = zip(*rows, strict=True)
+    fit = fit_curve(steps, values, items=items, seeds=seeds, curves=["power", "exponential"])[0]
+    assert fit.curve == "power" and fit.low["c"] is not None
+    low, c, high = float(said[2]), float(said[1]), float(said[3])
+    assert low < c < high and c == pytest.approx(fit.parameters["c"], rel=0.005)
+    assert low == pytest.approx(fit.low["c"], rel=0.3)
 
 
 def test_what_is_left_of_a_gain_is_a_share_of_it(store: Store) -> None:
