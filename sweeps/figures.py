@@ -19,7 +19,7 @@ from memexp.errors import MemexpError
 from memexp.figures.block_profiles import ablation_figure, forgetting_figure
 from memexp.figures.fact_scores import fact_figure
 from memexp.figures.figure import Figure
-from memexp.figures.gathered import Gathered, gathered
+from memexp.figures.gathered import Gathered, Result, gathered
 from memexp.figures.image_files import save
 from memexp.figures.published import experiments_figure, retention_beside
 from memexp.store import Store, default_store
@@ -45,9 +45,13 @@ def zhang(found: Gathered) -> Iterator[tuple[str, Figure | None]]:
     """Section 3, and sections 4 and 5."""
     for kind in (kind for kind in ("qa", "choice", "ablation") if kind in found.kinds):
         measure = found.measures(kind)[kind]
-        yield f"zhang-tests-{kind}", fact_figure(found, kind, measure)
+        yield f"zhang-tests-{kind}", fact_figure(found.only(_nothing_reset), kind, measure)
         yield f"zhang-forgetting-{kind}", forgetting_figure(found, kind, measure)
         yield f"zhang-ablation-{kind}", ablation_figure(found, kind, measure)
+
+
+def _nothing_reset(result: Result) -> bool:
+    return "forget_side" not in result.settings
 
 
 def main() -> int:
