@@ -35,6 +35,7 @@ __all__ = [
     "PEAKED",
     "TARGETS",
     "TOKENIZER",
+    "WIDE",
     "bos_tokenizer",
     "language_model",
     "resolved",
@@ -47,6 +48,17 @@ TARGETS, FOILS = load_list("sentences-targets")[:64], load_list("sentences-foils
 TOKENIZER = TrainedTokenizer(
     (ShippedText("sentences-targets", first=64), ShippedText("sentences-foils", first=64)), vocab_size=600
 )
+
+WIDE: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 8,
+    "vocab_size": 4_000,
+    "tie_word_embeddings": False,
+}
+"""Large enough (38 million numbers) for its memory to be told from that of a process."""
 
 _LLAMA = {
     "hidden_size": 32,

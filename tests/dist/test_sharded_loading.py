@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
-from core.small import CONFIGS, PEAKED, TARGETS, TOKENIZER, language_model
+from core.small import CONFIGS, PEAKED, TARGETS, TOKENIZER, WIDE, language_model
 from dist.ranks import on_ranks
 from safetensors.torch import load_file
 from torch import Tensor
@@ -144,15 +144,6 @@ def test_ranks_load_together_what_one_process_loads(case: str, both: Any) -> Non
 
 # Memory
 
-WIDE = {
-    "model_type": "llama",
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 10,
-    "num_attention_heads": 8,
-    "vocab_size": 4_000,
-    "tie_word_embeddings": False,
-}
 ROOM = 30_000_000
 """Bytes that a process needs beside what a rank holds: modules, buffers of the libraries, what was freed and kept."""
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is asked of Linux")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from core.process_memory import Found
-from core.small import language_model
+from core.small import WIDE, language_model
 from transformers import AutoModelForCausalLM
 
 from memexp.core.load import random_config
@@ -19,15 +19,6 @@ pytestmark = [
     pytest.mark.drill,
     pytest.mark.skipif(sys.platform != "linux", reason="memory is asked of Linux"),
 ]
-WIDE = {
-    "model_type": "llama",
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 10,
-    "num_attention_heads": 8,
-    "vocab_size": 4_000,
-    "tie_word_embeddings": False,
-}
 NEAR = 0.03
 """Share of what a process takes by which the meter may be off: .4 to 2 % was seen."""
 AT_ONCE = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
