@@ -82,10 +82,10 @@ def _grid(table: Table, with_intervals: bool) -> Grid:
     grid = Grid()
     # Text, since a name in brackets would be taken for a style.
     for name in table.varied:
-        grid.add_column(Text(name), vertical="bottom")
+        grid.add_column(Text(name, overflow="fold"), vertical="bottom", overflow="fold")
     for number, at in enumerate(table.columns):
         above = table.axis.replace("_", " ") if number == 0 else ""
-        grid.add_column(Text(f"{above}\n{cell_text(at)}"), justify="right")
+        grid.add_column(Text(f"{above}\n{cell_text(at)}", overflow="fold"), justify="right", overflow="fold")
     for group, row in table.rows:
         names = [Text(cell_text(value)) for value in group]
         cells = [

@@ -80,6 +80,7 @@ def printed(store: Store, forest: Forest, width: int = 80, intervals: bool = Fal
 
 def closing(store: Store, page: str, forest: Forest | None = None) -> list[dict[str, Any]]:
     """What the last line's command answers; `forest`: of which the sweep was last started, if that is not known yet."""
+    page = page.replace("\\\n", " ")  # a line that goes on
     words = shlex.split(next(line for line in page.splitlines() if line.startswith("  memexp query")))
     assert words[:2] == ["memexp", "query"] and words[-3] == "--sweep"
     if forest is not None:
