@@ -19,7 +19,7 @@ from memexp.spec import Full, LoRA, Resources
 
 __all__ = ["HOST_PROCESS", "Load", "Need", "fewest", "memory_per_worker", "needed"]
 
-HOST_PROCESS = 750_000_000
+HOST_PROCESS = 660_000_000
 """Of a process that has imported torch, transformers and what else memexp stands on, beside all tensors."""
 GPU_PROCESS, GPU_HOST_PROCESS = 800_000_000, 1_500_000_000
 """CUDA's context and its libraries' workspaces on a GPU, and on the host the process with them: estimates."""
