@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["amount", "noun"]
+__all__ = ["amount", "made_of", "noun"]
 
 
 def amount(count: int, what: str, many: str | None = None) -> str:
@@ -13,3 +13,19 @@ def amount(count: int, what: str, many: str | None = None) -> str:
 def noun(count: float, what: str, many: str | None = None) -> str:
     """What a number counts, for where the number is written otherwise or there is a word in between."""
     return what if count == 1 else many or what + "s"
+
+
+def made_of(n: int, items: int, seeds: int, lists: int) -> str:
+    """`n` values and what they are of: ``160 (80 items × 2 seeds)``, ``120 (30 items × 2 seeds, each twice)``.
+
+    `items`, `seeds`, `lists`: how many different ones, 0 where that is not known.
+    """
+    named = f"{items:,} items" if 0 < items < n else "items"
+    named += f" of {lists} lists" if lists > 1 else ""
+    crossed = items * max(1, seeds)
+    times, left = divmod(n, crossed) if crossed else (1, 1)
+    if seeds > 1:
+        named += f"{', ' if left else ' × '}{seeds} seeds"
+    if times > 1 and not left:
+        named += ", each twice" if times == 2 else f", each {times} times"
+    return f"{n:,}" if named == "items" else f"{n:,} ({named})"

@@ -17,6 +17,7 @@ import pyarrow as pa
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.varied import lists_of, seed_of, split
 from memexp.stats import summary
+from memexp.wording import made_of
 
 __all__ = ["ALL", "Cell", "cells", "item_rows"]
 
@@ -48,11 +49,8 @@ class Cell:
 
     @property
     def counted(self) -> str:
-        """The n, for people: ``160 (80 items × 2 seeds)``, ``2,400 (items of 4 lists)``."""
-        items = f"{self.items:,} items" if 0 < self.items < self.n else "items"
-        items += f" of {self.lists} lists" if self.lists > 1 else ""
-        items += f" × {self.seeds} seeds" if self.seeds > 1 else ""
-        return f"{self.n:,}" if items == "items" else f"{self.n:,} ({items})"
+        """The n, for people."""
+        return made_of(self.n, self.items, self.seeds, self.lists)
 
 
 def cells(found: Gathered, kind: str, measure: str, results: Sequence[Result], by: Sequence[str]) -> list[Cell]:

@@ -16,12 +16,15 @@ from memexp.plan import Ask
 from memexp.spec import Headline
 from memexp.store import Store
 from memexp.store.query import item_values
+from memexp.wording import made_of, noun
 
 __all__ = ["Interval", "intervals", "said_of"]
 
 SETTINGS = ("seed", "init_seed", "lora_seed", "pretrain_seed", "corpus_id", "corpus")
 LABELS = ("replication", "counterbalanced")
 """What tells seeds and lists apart, see `memexp.stats.summary`."""
+SHARES = frozenset({"recognition", "recall", "qa", "choice", "ablation"})
+"""Kinds whose headline lies between 0 and 1, and so does what its mean may be."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def intervals(
     )
     joined = rows.join(place, ["condition_id", "probe_id"], join_type="inner")
     told = {row["cell"]: row for row in summary(joined, "value", ["cell"]).to_pylist()}
-    return {cell: _interval(told[at]) for at, cell in enumerate(cells) if at in told}
+    return {cell: _interval(told[at], kind in SHARES) for at, cell in enumerate(cells) if at in told}
 
 
 def _setting(ask: Ask, name: str) -> Any:
@@ -76,27 +79,25 @@ def _column(values: Sequence[Any]) -> pa.Array:
     return pa.array([None if v is None else numbers.setdefault(str(v), len(numbers)) for v in values], pa.int64())
 
 
-def _interval(row: Mapping[str, Any]) -> Interval:
+def _interval(row: Mapping[str, Any], share: bool) -> Interval:
     counts = {name: row[name] or 0 for name in ("items", "seeds", "lists")}
-    return Interval(row["low"], row["high"], row["n"], over=row["over"], reason=row["reason"], **counts)
+    ends = [bound if bound is None or not share else min(1.0, max(0.0, bound)) for bound in (row["low"], row["high"])]
+    return Interval(ends[0], ends[1], row["n"], over=row["over"], reason=row["reason"], **counts)
 
 
-def said_of(found: Sequence[Interval]) -> str:
-    """What the means are of and over, in a line; the widest interval where no cell shows its own."""
-    ns = sorted({one.n for one in found})
-    n = f"{ns[0]:,}" if len(ns) == 1 else f"{ns[0]:,} to {ns[-1]:,}"
-    parts = [f"{n} values"]
-    first = found[0]
-    if all((one.items, one.seeds, one.lists) == (first.items, first.seeds, first.lists) for one in found):
-        made = [f"{first.items:,} items"] if 0 < first.items < first.n else []
-        made += [f"{count} {name}" for name, count in (("seeds", first.seeds), ("lists", first.lists)) if count > 1]
-        parts[0] += f" ({' × '.join(made)})" if made else ""
-    known = [one for one in found if one.low is not None and one.high is not None]
-    if known:
-        half = max((one.high - one.low) / 2 for one in known if one.high is not None and one.low is not None)
-        over = " or ".join(dict.fromkeys(one.over for one in known))
-        less = f" ({said[0]})" if len(said := list(dict.fromkeys(one.reason for one in known))) == 1 and said[0] else ""
-        parts.append(f"95 % intervals over {over}{less}, at most ±{half:.2g}")
-    elif first.reason:
-        parts.append(f"no interval: {first.reason}")
-    return f"Each mean is of {', '.join(parts)}."
+def said_of(found: Sequence[Interval], shown: bool) -> str:
+    """What the means are of and over, in a line, and the widest interval; `shown`: whether each is in its cell."""
+    counts = list(dict.fromkeys(made_of(one.n, one.items, one.seeds, one.lists) for one in found))
+    least, most = (end(found, key=lambda one: one.n) for end in (min, max))
+    n = counts[0] if len(counts) == 1 else f"{least.n:,} to {most.n:,}"
+    if not (known := [(one, one.low, one.high) for one in found if one.low is not None and one.high is not None]):
+        return f"Each mean is of {n} values; no interval: {found[0].reason}."
+    half = max((high - low) / 2 for _, low, high in known)
+    over = " or ".join(dict.fromkeys(one.over for one, *_ in known))
+    reasons = list(dict.fromkeys(one.reason for one, *_ in known))
+    less = f" ({reasons[0]})" if len(reasons) == 1 and reasons[0] else ""
+    said = f"Each mean is of {n} values; 95 % intervals over {over}{less}, at most ±{half:.2g}"
+    said += "" if shown else ", which a wider terminal shows"
+    if without := [one for one in found if one.low is None]:
+        said += f"; {len(without)} {noun(len(without), 'has', 'have')} none: {without[0].reason}"
+    return f"{said}."

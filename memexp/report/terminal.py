@@ -55,14 +55,14 @@ def _print_table(table: Table, console: Console) -> None:
     """A row for each group, in the order of the sweep, a column for each value of the axis; and what it shows."""
     grid = _grid(table, with_intervals=True)
     wide = Measurement.get(console, console.options.update(width=1_000), grid).maximum
-    if wide > console.width:
+    if narrow := wide > console.width:
         grid = _grid(table, with_intervals=False)
     headline, found = table.headline, table.found
     chance = f" (chance is {headline.chance:.2f})" if isinstance(headline.chance, float) else ""
     say(console, f"\n{table.kind}: {headline.title}{chance}, by {table.axis}")
     console.print(grid)
     if table.intervals:
-        say(console, said_of(list(table.intervals.values())))
+        say(console, said_of(list(table.intervals.values()), shown=not narrow))
     if found.chance is not None:
         say(console, f"Chance is {found.chance:.2f}.")
     if table.axis == "exposures" and "task" not in table.varied:

@@ -18,6 +18,7 @@ from typing import IO, Any, Literal
 
 import pyarrow as pa
 from safetensors.torch import save_file
+from transformers.utils import logging as hf_logging
 
 from memexp.core.model import LanguageModel
 from memexp.core.processes import World
@@ -85,7 +86,8 @@ def _asked(forest: Forest, condition: str) -> Ask:
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
-        raise SpecError(f"condition {condition}: {len(found)} begin so: {', '.join(sorted(found)[:3])} ...")
+        some = ", ".join(sorted(found)[:3]) + (" ..." if len(found) > 3 else "")
+        raise SpecError(f"condition {condition}: {len(found)} begin so: {some}")
     raise SpecError(
         f"condition {condition}: the sweep has none; its ids are the column condition_id of its rows, such as "
         f"{forest.asks[0].condition_id}"
@@ -163,6 +165,7 @@ def _write(lm: LanguageModel, trial: Trial, folder: Path) -> None:
         _write_adapter(lm, method, trial, folder)
         return
     lm.lm.config.use_cache = True  # off for training only
+    hf_logging.disable_progress_bar()
     lm.lm.save_pretrained(folder)
 
 
@@ -184,5 +187,6 @@ def _write_adapter(lm: LanguageModel, method: LoRA, trial: Trial, folder: Path) 
 
 
 def _settings(ask: Ask) -> dict[str, Any]:
-    """Those that have a value, and the labels."""
-    return {name: value for name, value in {**ask.settings, **ask.labels}.items() if value is not None}
+    """Those of the condition that have a value, and its labels."""
+    both = {**ask.settings, **ask.labels}
+    return {name: value for name, value in both.items() if value is not None and not name.startswith("probe_")}

@@ -43,6 +43,7 @@ from memexp.stats.means import wilson
 from memexp.store import Store
 from memexp.store.manifests import Manifest, write_manifest
 from memexp.store.query import answer
+from memexp.wording import made_of
 
 RIGHT = {(1e-3, 0): 2, (1e-3, 3): 4, (3e-3, 0): 2, (3e-3, 3): 1}
 """Pairs told apart of four, by learning rate and exposures."""
@@ -114,8 +115,9 @@ def test_means_have_their_intervals_where_there_is_room_and_n_everywhere(store: 
     assert row.split("│")[3].strip() == f"1.00 [{bounds[2]:.2f}, {bounds[3]:.2f}]"
     assert "[" not in narrow and max(len(line) for line in narrow.splitlines() if line[:1] in "┏│") <= 40
     for page in (narrow, wide):
-        assert page.count("Each mean is of 4 values, 95 % intervals over items") == 1
-        assert page.count("Each mean is of 4 values, no interval: no variation over items") == 1
+        assert page.count("Each mean is of 4 values; 95 % intervals over items") == 1
+        assert page.count("Each mean is of 4 values; no interval: no variation over items") == 1
+        assert ("which a wider terminal shows" in page) is (page is narrow)
 
 
 def test_seeds_and_items_are_told(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
@@ -125,7 +127,34 @@ def test_seeds_and_items_are_told(tiny_model: Model, pair: Pair, tmp_path: Path)
         for seed in range(3)
     )
     page = printed(committed(forest, Store(tmp_path), {0: 1, 1: 2, 2: 4}, "seed"), forest, 100, intervals=True)
-    assert "Each mean is of 12 values (4 items × 3 seeds), 95 % intervals over items and seeds, at most ±" in page
+    assert "Each mean is of 12 (4 items × 3 seeds) values; 95 % intervals over items and seeds, at most ±" in page
+
+
+def test_no_share_is_said_to_be_outside_of_0_and_1(tiny_model: Model, pair: Pair, tmp_path: Path) -> None:
+    """ROUGE of four items of which one is nearly right: t alone would reach below 0."""
+    forest = grow([Condition(tiny_model, Study(pair.targets, exposures=1, lr=1e-3), probes=[Recall()])])
+    (ask,) = forest.asks
+    rows = [{"item": i, "completion_rouge2": 0.9 if i == 0 else 0.0} for i in range(4)]
+    made_with = {field.name: None for field in MADE_WITH}
+    store = Store(tmp_path)
+    store.commit(ask.kind, ask.name, rows_for(pa.Table.from_pylist(rows, schema=RECALL), ask.settings, {}, made_with))
+    assert "0.23 [0.00, 0.94]" in printed(store, forest, 100, intervals=True)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((160, 80, 2, 0), "160 (80 items × 2 seeds)"),
+        ((120, 30, 2, 0), "120 (30 items × 2 seeds, each twice)"),
+        ((90, 30, 0, 0), "90 (30 items, each 3 times)"),
+        ((2400, 2400, 4, 4), "2,400 (items of 4 lists, 4 seeds)"),
+        ((90, 90, 1, 0), "90"),
+        ((100, 30, 3, 0), "100 (30 items, 3 seeds)"),
+        ((50, 0, 0, 0), "50"),
+    ],
+)
+def test_what_values_are_of_multiplies_out(counts: tuple[int, int, int, int], said: str) -> None:
+    assert made_of(*counts) == said
 
 
 def test_rows_stand_in_the_order_of_the_sweep(store: Store, tiny_model: Model, pair: Pair) -> None:
