@@ -1,6 +1,6 @@
 """Intervals of the means of a table on a terminal: as in the report, each says what it is over, and of how many.
 
-found = intervals(store, "recognition", headline, {("tiny-s", 1): asks, ...})
+found = intervals("recognition", rows, {("tiny-s", 1): asks, ...})
 found["tiny-s", 1].low, found["tiny-s", 1].n
 """
 
@@ -13,9 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from memexp.plan import Ask
-from memexp.spec import Headline
-from memexp.store import Store
-from memexp.store.query import item_values
 from memexp.wording import made_of, noun
 
 __all__ = ["Interval", "intervals", "said_of"]
@@ -42,18 +39,18 @@ class Interval:
     reason: str | None
 
 
-def intervals(
-    store: Store, kind: str, headline: Headline, cells: Mapping[Hashable, Sequence[Ask]]
-) -> dict[Hashable, Interval]:
+def intervals(kind: str, rows: pa.Table, cells: Mapping[Hashable, Sequence[Ask]]) -> dict[Hashable, Interval]:
     """The interval of the mean over each cell's asks, which have results; level 95 %.
 
-    Raises StoreError for a file that cannot be read.
+    Args:
+        kind: of the results.
+        rows: of each item condition_id, probe_id, item and value, as `memexp.store.query.totals` gives them.
+        cells: the asks that each mean is over.
     """
     from memexp.stats import summary  # scipy, which only a finished run waits for
 
     asks = [ask for members in cells.values() for ask in members]
     of_cell = [at for at, members in enumerate(cells.values()) for _ in members]
-    rows = item_values(store, kind, {ask.name for ask in asks}, headline.mean)
     place = pa.table(
         {
             "condition_id": [ask.condition_id for ask in asks],

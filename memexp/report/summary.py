@@ -13,6 +13,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from memexp.errors import StoreError
 from memexp.plan import Ask, Forest
 from memexp.probes import BY_KIND
@@ -102,6 +104,8 @@ class Found:
     """Means of which some conditions have no file."""
     chance: float | None = None
     """Mean over the items of what guessing comes to, where it differs between them."""
+    rows: pa.Table | None = None
+    """Of each item what its mean is of; None where there are more than `MOST_ITEMS`."""
 
 
 def summarized(store: Store, forest: Forest) -> Summary:
@@ -152,12 +156,11 @@ def _table(store: Store, kind: str, headline: Headline, asks: Sequence[Ask], nam
         columns.sort(key=lambda at: -1 if at is None else at)
     rows = [(group, [found.means[group].get(at) for at in columns]) for group in groups if group in found.means]
     cells: dict[Hashable, list[Ask]] = {}
-    for ask in asks if found.items <= MOST_ITEMS else ():
+    for ask in asks:
         if ask.name in names and _value(ask, axis) in found.means.get(group := _group(ask, varied), ()):
             cells.setdefault((group, _value(ask, axis)), []).append(ask)
-    return Table(
-        kind, headline, axis, varied, columns, rows, found, intervals(store, kind, headline, cells) if cells else {}
-    )
+    bounds = intervals(kind, found.rows, cells) if cells and found.rows is not None else {}
+    return Table(kind, headline, axis, varied, columns, rows, found, bounds)
 
 
 def _found(
@@ -175,7 +178,9 @@ def _found(
     sums: dict[tuple[Group, Any], list[float]] = {}
     chance = headline.chance if isinstance(headline.chance, str) else "NULL::double"
     guessed = [0.0, 0]
-    for condition, probe, items, total, count, chances, guesses in totals(store, kind, names, [headline.mean, chance]):
+    told = totals(store, kind, names, [headline.mean, chance], MOST_ITEMS)
+    found.rows = told.items
+    for condition, probe, items, total, count, chances, guesses in told.rows:
         found.items, found.missing = found.items + items, found.missing + items - count
         guessed = [guessed[0] + (chances or 0), guessed[1] + guesses]
         ask = by_id.get((condition, probe))

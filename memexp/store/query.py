@@ -30,7 +30,7 @@ from memexp.store.manifests import latest_manifests
 from memexp.store.sql_text import columns_of, complaint, starred, told_apart
 from memexp.store.threads import threaded
 
-__all__ = ["Asked", "Metric", "View", "answer", "asked", "distinct", "item_values", "quoted", "rows_of", "totals"]
+__all__ = ["Asked", "Metric", "View", "answer", "asked", "distinct", "quoted", "rows_of", "totals"]
 
 
 Columns = Mapping[str, Sequence[Sequence[str]]]
@@ -137,45 +137,46 @@ def _make(connection: duckdb.DuckDBPyConnection, name: str, view: View, columns:
         raise StoreError(f"the view {name} cannot be made of the tables {tables}: {why}")
 
 
-def totals(store: Store, kind: str, names: Iterable[str], expressions: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Condition, probe, number of rows, then sum and count of each of `expressions`, over the files of these names.
+@dataclass(frozen=True)
+class Totals:
+    """What is asked of the rows of some files."""
+
+    rows: list[tuple[Any, ...]]
+    """Condition, probe, number of rows, then sum and count of each expression."""
+    items: pa.Table | None
+    """Of each row condition_id, probe_id, item (NULL where a kind has none) and the first expression as ``value``."""
+
+
+def totals(store: Store, kind: str, names: Iterable[str], expressions: Sequence[str], most_items: int = 0) -> Totals:
+    """Sums over the files of these names, by condition and probe, and their rows where there are at most so many.
 
     Raises StoreError with DuckDB's complaint.
     """
-    sums = "".join(f", sum({expression})::double, count({expression})" for expression in expressions)
     names = sorted(names)
     try:
-        return _summed(store, kind, names, sums)
+        return _summed(store, kind, names, expressions, most_items)
     except duckdb.Error as error:
         line = str(error).splitlines()[0]
     # Which of them it is DuckDB does not say; where it is each, the SQL may be wrong, which the last file said.
     for name in reversed(names):
         try:
-            _summed(store, kind, [name], sums)
+            _summed(store, kind, [name], expressions, 0)
         except duckdb.Error as error:
             raise StoreError(f"{store.path(kind, name)}: {str(error).splitlines()[0]}") from error
     raise StoreError(f"{kind}: {line}")
 
 
-def item_values(store: Store, kind: str, names: Iterable[str], expression: str) -> pa.Table:
-    """Condition, probe, item (NULL where a kind has none) and the `expression` of each row of the files of these names.
-
-    Raises StoreError with DuckDB's complaint.
-    """
-    names = sorted(names)
-    item = "item" if "item" in store.schema(kind, names[-1]).names else "NULL::bigint"
-    sql = f"SELECT condition_id, probe_id, {item} AS item, ({expression})::double AS value FROM"
-    try:
-        with _over(store, kind, names, sql) as (connection, files):
-            return connection.sql(_select(connection, f"{sql} {files}")).to_arrow_table()
-    except duckdb.Error as error:
-        raise StoreError(f"{kind}: {str(error).splitlines()[0]}") from error
-
-
-def _summed(store: Store, kind: str, names: Sequence[str], sums: str) -> list[tuple[Any, ...]]:
+def _summed(store: Store, kind: str, names: Sequence[str], expressions: Sequence[str], most_items: int) -> Totals:
+    sums = "".join(f", sum({expression})::double, count({expression})" for expression in expressions)
     sql = f"SELECT condition_id, probe_id, count(*){sums} FROM"
-    with _over(store, kind, names, sql) as (connection, files):
-        return connection.execute(_select(connection, f"{sql} {files} GROUP BY ALL")).fetchall()
+    with _over(store, kind, names, f"{sql} item") as (connection, files):
+        rows = connection.execute(_select(connection, f"{sql} {files} GROUP BY ALL")).fetchall()
+        if sum(row[2] for row in rows) > most_items:
+            return Totals(rows, None)
+        columns = [name for name, *_ in connection.execute(f"DESCRIBE FROM {files}").fetchall()]
+        item = "item" if "item" in columns else "NULL::bigint"
+        each = f"SELECT condition_id, probe_id, {item} AS item, ({expressions[0]})::double AS value FROM {files}"
+        return Totals(rows, connection.sql(_select(connection, each)).to_arrow_table())
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def test_what_can_never_start_is_refused() -> None:
 
 @pytest.mark.parametrize(("spread", "strategy"), [(False, "STRICT_PACK"), (True, "PACK")])
 def test_a_groups_place(spread: bool, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "TorchTrainer", lambda *_, scaling_config, **__: scaling_config)
+    monkeypatch.setattr(groups, "_Trainer", lambda *_, scaling_config, **__: scaling_config)
     held = Resources(workers=2, spread=spread)
     group: Any = groups._group(Mock(), held, Store(tmp_path), Attempt("test", "first"), Mock())
     assert (group.num_workers, group.placement_strategy) == (2, strategy)

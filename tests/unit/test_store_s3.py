@@ -215,7 +215,7 @@ def test_what_a_final_table_needs_is_read_from_a_bucket(store: Store) -> None:
         store.commit("mine", name, with_source(rows, "mine", headline))
     found = measured_by(store.schema("mine", "b"))
     assert found is not None and (found.kind, found.headline) == ("mine", headline)
-    assert sorted(totals(store, "mine", ["a", "b"], ["x"])) == [("a", "p", 2, 3, 2), ("b", "p", 2, 3, 1)]
+    assert sorted(totals(store, "mine", ["a", "b"], ["x"]).rows) == [("a", "p", 2, 3, 2), ("b", "p", 2, 3, 1)]
     with pytest.raises(StoreError, match="disabled by configuration"):
         totals(store, "mine", ["a"], ["(SELECT size FROM read_text('/etc/passwd'))"])
 
