@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Gathered", "Result", "gathered", "gathered_rows", "ids_of"]
 
 IDS = ("stage_id", "probe_id", "condition_id")
+_NUMBERS = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER|FLOAT|DOUBLE|REAL|DECIMAL\(.*\)|BOOLEAN")
+"""DuckDB's types whose values have a mean."""
 
 
 @dataclass
@@ -87,6 +90,11 @@ class Gathered:
         """Make a measure of a column, before the results of its kind are asked for; None where it holds no numbers."""
         source, measure = self._sources[kind], column_measure(column)
         if kind in self._results or not _possible(self.connection, source.rows, measure):
+            return None
+        [(_, type_, *_)] = self.connection.execute(
+            f"DESCRIBE SELECT {identifier(column)} FROM {source.rows}"
+        ).fetchall()
+        if not _NUMBERS.fullmatch(str(type_)):  # a text may be cast to a number, until one cannot
             return None
         source.measures[column] = measure
         return measure
