@@ -132,7 +132,7 @@ def test_what_cannot_be_written_is_a_line_and_leaves_nothing(tmp_path: Path) -> 
         several.weights(condition, tmp_path / "weights", store)
     bad = Sweep(
         name="bad",
-        conditions=[dataclasses.replace(sweep.conditions[0], study=dataclasses.replace(STUDY, lr=1e30))],  # type: ignore[type-var]
+        conditions=[Condition(Model("tiny-s"), dataclasses.replace(STUDY, lr=1e30), probes=[Recognition(PAIR)])],
     )
     (other,) = {ask.condition_id for ask in bad.grow().asks}
     with pytest.raises(MemexpError, match="diverged"):
