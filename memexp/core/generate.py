@@ -19,7 +19,7 @@ from memexp.core.model import LanguageModel
 from memexp.core.precision import CACHES
 from memexp.core.ranks import deal_to_ranks, idle
 
-__all__ = ["answer_greedily", "complete_greedily"]
+__all__ = ["answer_batch", "answer_greedily", "complete_greedily", "greedy_batch"]
 
 
 def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
@@ -37,7 +37,7 @@ def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[i
 
     def complete(batch: list[int], steps: int) -> list[list[int] | None]:
         needed = longest(batch) if batch else 0
-        new, sound = _greedy_batch(lm, [cues[i] for i in batch], needed) if batch else ([], [])
+        new, sound = greedy_batch(lm, [cues[i] for i in batch], needed) if batch else ([], [])
         for _ in range(steps - needed):  # passes that the other ranks of this round still need
             idle(lm)
         return [
@@ -83,11 +83,13 @@ def _batches(
     return batches
 
 
-def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> tuple[list[list[int]], list[list[bool]]]:
+def greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> tuple[list[list[int]], list[list[bool]]]:
     """`steps` greedy tokens after every cue, with a key-value cache over left-padded cues.
 
     With each token, whether its logit was a finite number.
     """
+    if lm.company is not None:
+        return lm.company("greedy", (cues, steps))  # type: ignore[no-any-return] # untyped
     ids, mask, positions, is_padded = _left_padded(lm, cues)
     past = None
     new: list[torch.Tensor] = []
@@ -135,17 +137,19 @@ def answer_greedily(
         while not batch and lm.world.any(False):
             idle(lm)
         chosen = [cues[i] for i in batch]
-        return _answer_batch(lm, chosen, [limits[i] for i in batch], [stops[i] for i in batch]) if batch else []
+        return answer_batch(lm, chosen, [limits[i] for i in batch], [stops[i] for i in batch]) if batch else []
 
     with lm.evaluating():
         found = dict(deal_to_ranks(lm.world, batches, answer))
     return [found[i] for i in range(len(cues))]
 
 
-def _answer_batch(
+def answer_batch(
     lm: LanguageModel, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]
 ) -> list[str | None]:
     """The answers of one batch; ranks go on together until the last of all their batches is done."""
+    if lm.company is not None:
+        return lm.company("answers", (cues, limits, stops))  # type: ignore[no-any-return] # untyped
     ends = set(lm.end_tokens)
     shown = _special_stops(lm, stops)
     broken: set[int] = set()
@@ -168,7 +172,7 @@ def _answer_batch(
                 over = token in ends or len(new[row]) >= limits[row] or not sound
                 if over or _stopped(lm, new[row], stops[row], shown[row]):
                     going.discard(row)
-        if 0 < 2 * len(going) <= len(rows) and can_drop(past):
+        if 0 < 2 * len(going) <= len(rows) and lm.drops_rows and can_drop(past):
             (kept,) = to_device(lm.world.device, np.flatnonzero([row in going for row in rows]))
             rows = [row for row in rows if row in going]
             chosen, mask, positions = chosen[kept], mask[kept], positions[kept]

@@ -34,14 +34,21 @@ from memexp.core.traits import Traits, ask, head_is_plain
 from memexp.errors import ModelError
 from memexp.sources import Stored
 
-__all__ = ["LanguageModel", "blocks", "drops", "local", "set_dropout"]
+__all__ = ["Company", "LanguageModel", "blocks", "drops", "local", "set_dropout"]
 
 UNLIMITED = 1_000_000_000
 """transformers writes 1e30 for a tokenizer that knows no limit."""
 
 
+Company = Callable[[str, tuple[Any, ...]], Any]
+"""How a lane asks for what is done for several lanes at once, see lanes.py: what, and with what beside the model."""
+
+
 class LanguageModel(nn.Module):
     """A causal LM with exactly the operations that training, scoring and completion stand on."""
+
+    drops_rows = True
+    """Whether rows that are over may be left out of a batch that is completed."""
 
     def __init__(
         self,
@@ -66,6 +73,8 @@ class LanguageModel(nn.Module):
         self.stored: Mapping[str, Stored] | None = None  # where its tensors lie, if `load` read them from safetensors
         self.together: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Around passes that belong together; sharding keeps weights gathered meanwhile."""
+        self.company: Company | None = None
+        """Where the model is one lane of several, how it asks for what they do together."""
         self.passes = 0
         """Forward passes made so far: what shows that a worker is at work."""
         self.adopt(traits if traits is not None else self._ask())
@@ -104,6 +113,8 @@ class LanguageModel(nn.Module):
         Returns:
             (sum of lengths - 1,) float32 nats, row after row.
         """
+        if self.company is not None and not torch.is_grad_enabled():
+            return self.company("nll", (ids, lengths))  # type: ignore[no-any-return] # as below
         padded, real = ids.numpy(), lengths.numpy()[:, None]
         at = np.arange(padded.shape[1])[None]
         # What is asked for is counted here: to look for it on a GPU is to wait for it.
@@ -121,6 +132,8 @@ class LanguageModel(nn.Module):
             For each of `asked` the log-likelihoods of its tokens, in float64 nats on the CPU, and whether each of its
             tokens is the likeliest.
         """
+        if self.company is not None and not torch.is_grad_enabled():
+            return self.company("ends", (rows, asked))  # type: ignore[no-any-return] # as below
         places, order = ends_of(rows, asked)
         found = self("ends", *to_device(self.world.device, right_padded(rows), *places), places[1]).detach().cpu()
         each = torch.empty_like(found).index_copy_(0, order, found).split([len(tokens) for _, tokens in asked])
