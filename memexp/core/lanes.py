@@ -182,22 +182,21 @@ class Lanes:
         return made
 
     def _draws(self, dropout: float | None) -> bool:
-        """Whether training draws with so much dropout; the joint model has it then."""
-        if dropout not in self._drawing:
+        """Whether training draws with so much dropout, which the joint model has from now on."""
+        if self._dropout != (dropout,):
             set_dropout(self.joint.lm, dropout)
+            self._dropout = (dropout,)
+        if dropout not in self._drawing:
             self._drawing[dropout] = drops(self.joint)
         return self._drawing[dropout]
 
     def _update(self, asked: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Any]:
         given = [(lane, Update(*one)) for lane, one in asked]
-        dropout = given[0][1].dropout
-        if self._dropout != (dropout,):
-            set_dropout(self.joint.lm, dropout)
-            self._dropout = (dropout,)
+        drawing = self._draws(given[0][1].dropout)
         for lane, one in given:
             self.generators.seed(lane, one.seed)
         self.joint.train()
-        return list(updates(self.joint, self.weights, self.generators if self._draws(dropout) else None, given))
+        return list(updates(self.joint, self.weights, self.generators if drawing else None, given))
 
     def _nll(self, asked: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Tensor]:
         most, widest = max(len(ids) for _, (ids, _) in asked), max(ids.shape[1] for _, (ids, _) in asked)

@@ -8,6 +8,7 @@ skipped; its siblings go on.
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from memexp.core.checkpoint import Loaded
 from memexp.core.forget import reset
 from memexp.core.fork import Fork
 from memexp.core.inert import Inert
+from memexp.core.model import LanguageModel
 from memexp.core.optimizer import adamw
 from memexp.core.processes import World
 from memexp.core.session import Session
@@ -35,6 +37,7 @@ from memexp.trial.reporting import Counted, Report, line_of
 from memexp.trial.rows import Notes, Results, Sink, made_with
 from memexp.trial.saving import Saver
 from memexp.trial.shortage import Shortage
+from memexp.trial.side_by_side import in_lanes, lanes_of
 from memexp.trial.state import State
 from memexp.trial.watch import Activity, allowed, watched
 
@@ -63,7 +66,8 @@ class Walk:
         self.sink, self.world, self.report = sink, world, report
         self.stages = {stage.id: stage for stage in (trial.base, *trial.stages)}
         self.children = _children(trial, {*(ask.stage for ask in asks), *leaves})
-        self.notes = Notes(sink, world, attempt, made_with(world, trial.resources, trial.base.dtype))
+        self.lanes = lanes_of(trial, asks, self.children)
+        self.notes = Notes(sink, world, attempt, made_with(world, trial.resources, trial.base.dtype, self.lanes))
         self.results = Results(trial, sink, self.notes)
         self.saver = Saver(trial, leaves, sink, self.notes, world, marks)
         self.activity = Activity(trial.base)
@@ -84,31 +88,41 @@ class Walk:
             self.activity.work = lambda: self.state.lm.passes
             self.texts = TrialTexts(self.trial, state.lm.tokenizer, self.activity)
             with halved(state.lm) if self.trial.halved else contextlib.nullcontext():
-                self._visit(self.trial.base)
+                if self.lanes == 1 or not in_lanes(self, base):
+                    self.visit(self.trial.base)
             return self.notes.lines
 
-    def _visit(self, stage: Stage) -> None:
+    def beside(self, lm: LanguageModel) -> Walk:
+        """Another lane of the same trial, with a model of its own that is nowhere yet; all else is shared."""
+        other = copy.copy(self)
+        other.state, other.saver = self.state.beside(lm), self.saver.beside()
+        return other
+
+    def visit(self, stage: Stage) -> None:
         """Measure after `stage` and after all that hangs below it."""
         failures = len(self.notes.lines)
         wanted = stage.id in self.leaves or any(ask.stage == stage.id for ask in self.asks)
-        if wanted and self._reach(stage):
+        if wanted and self.reach(stage):
             self._measure(stage)
         if stage is self.trial.base:
             self.notes.commit()
-        children = self.children.get(stage.id, [])
-        for child in children:
-            if stage.id not in self.failures.lost:
-                if child is children[-1]:
-                    self.state.last_child(stage.id)
-                self._visit(child)
-            if stage.kind in ("base", "pretrain"):
-                self.notes.commit()
+        self.below(stage, self.children.get(stage.id, []))
         if stage is not self.trial.base:
             self.state.let_go(stage.id)
             if len(self.notes.lines) == failures:
                 self.saver.over(stage)
 
-    def _reach(self, stage: Stage) -> bool:
+    def below(self, stage: Stage, children: Sequence[Stage]) -> None:
+        """Visit what comes after `stage`, of which each begins where `stage` ends."""
+        for child in children:
+            if stage.id not in self.failures.lost:
+                if child is children[-1]:
+                    self.state.last_child(stage.id)
+                self.visit(child)
+            if stage.kind in ("base", "pretrain"):
+                self.notes.commit()
+
+    def reach(self, stage: Stage) -> bool:
         """Bring the model to the state after `stage`. False where the stage, or one before it, failed."""
         state = self.state
         if state.at == stage.id:
@@ -135,7 +149,7 @@ class Walk:
         began = self.activity.turn_to(stage)
         try:
             loaded = self._load_snapshot(stage)
-            if loaded is None and not self._reach(self.stages[stage.parent or ""]):
+            if loaded is None and not self.reach(self.stages[stage.parent or ""]):
                 self.failures.lost.add(stage.id)
                 return False
             began = self.activity.turn_to(stage)
@@ -198,7 +212,7 @@ class Walk:
         if origin.id not in self.state.untaught:  # begun from a snapshot further down
             settings = self.stages[stage.parent or ""].settings if stage.settings is None else stage.settings
             with self.state.aside(settings):
-                if not self._reach(origin):
+                if not self.reach(origin):
                     raise MemexpError(f"the weights before study cannot be had: stage {origin.id} failed")
         return self.state.untaught[origin.id]
 
@@ -214,7 +228,7 @@ class Walk:
                 measure = partial(measured, probe, Session(self.state.lm, untaught), texts, guard, printed)
                 items = self.shortage.again(measure, self.state.lm, stage, asks[0])
             except StoreError:
-                raise  # as in `_reach`
+                raise  # as in `reach`
             except Exception as error:  # a user's own code may raise anything
                 self.shortage.let_pass(error)
                 said = printed.written(self.sink, self.notes.log(asks[0]))
@@ -235,7 +249,7 @@ class Walk:
         lm, loaded = self.base.renewed(self.trial.base, self.trial.resources, self.world)
         self.state = self.state.with_model(lm, loaded)
         self.saver.back_at(self.trial.base.id)
-        return self._reach(stage)
+        return self.reach(stage)
 
     def _tell(self, progress: Progress) -> None:
         """Report progress. All ranks call."""

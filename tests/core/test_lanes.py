@@ -10,13 +10,14 @@ import pytest
 import torch
 from core.small import ARCHITECTURES, NO_DROPOUT, TARGETS, language_model, varied
 
-from memexp.core import fork
+from memexp.core import fork, lane_layers
 from memexp.core.data import Row, encode, key_seed, order, right_padded
 from memexp.core.lanes import Lanes
 from memexp.core.model import LanguageModel, set_dropout
 from memexp.core.optimizer import adamw
 from memexp.core.scoring import token_nlls
 from memexp.core.train import update
+from memexp.errors import ModelError
 from memexp.spec import Full, LoRA, ShippedText, Study
 
 RATES = (1e-4, 3e-3, 1e-2)
@@ -128,3 +129,69 @@ def test_each_lane_draws_its_own_dropout(architecture: str, method: Full | LoRA)
     assert np.abs(np.array(without) / expected - 1).max() > 1e-3  # the control: something was dropped
     for single, lane in zip(singles, lanes.models, strict=True):
         assert close(single, lane)
+
+
+@pytest.mark.parametrize("method", [Full(), LoRA(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lanes_complete_and_answer_as_each_by_itself(architecture: str, method: Full | LoRA) -> None:
+    lanes = Lanes(language_model(architecture, method, initializer_range=0.3), len(RATES))
+    with lanes.weights.stirred(0.3):
+        cues = [[row[: 3 + i % 4] for i, row in enumerate(rows_of(lm)[:6])] for lm in lanes.models]
+        if not lanes.joint.pads_left:
+            cues = [[[*row, *row][:3] for row in own] for own in cues]
+        greedy = [(lane, (own[: 4 + lane], 3 + lane)) for lane, own in enumerate(cues)]
+        assert lanes.do("greedy", greedy) == [lanes.do("greedy", [one])[0] for one in greedy]
+        answers = [(lane, (own, [6] * 6, [("e",)] * 6)) for lane, own in enumerate(cues)]
+        assert lanes.do("answers", answers) == [lanes.do("answers", [one])[0] for one in answers]
+        pairs = [(at, row[-2:]) for at, row in enumerate(cues[0])]
+        ends = [(lane, (own, pairs[: 3 + lane])) for lane, own in enumerate(cues)]
+        with torch.no_grad():
+            together, apart = lanes.do("ends", ends), [lanes.do("ends", [one])[0] for one in ends]
+        for many, alone in zip(together, apart, strict=True):
+            for (logs, likeliest), (its, greedily) in zip(many, alone, strict=True):
+                torch.testing.assert_close(logs, its, atol=1e-4, rtol=0)
+                assert likeliest == greedily
+        assert together[0][0][0].tolist() != together[1][0][0].tolist()  # the control: lanes differ
+
+
+def test_memory_that_runs_out_of_all_is_tried_by_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = Lanes(language_model("gpt2", LoRA(r=4), **NO_DROPOUT["gpt2"]), len(RATES))
+    expected = [alone(language_model("gpt2", LoRA(r=4), **NO_DROPOUT["gpt2"]), lane, 0.0) for lane in range(len(RATES))]
+
+    def short(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(lanes.joint, "nll", short)
+    losses, _ = in_company(lanes, 0.0)
+    assert losses == expected  # to the last bit: each by itself
+
+
+def test_what_no_lane_can_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = language_model("gpt2", LoRA(r=4, targets=("lm_head",)))
+    with pytest.raises(ModelError, match="adapter of the output embedding"):
+        Lanes(lm, 2)
+    computed = lane_layers._product
+    monkeypatch.setattr(lane_layers, "_product", lambda layer, x, weight, at: computed(layer, x, weight.flip(0), at))
+    with pytest.raises(ModelError, match="does not compute several lanes as each by itself"):
+        Lanes(language_model("gpt2", LoRA(r=4)), 2)
+
+
+def test_a_lane_takes_a_fork_of_another() -> None:
+    lanes = Lanes(language_model("gpt2", LoRA(r=4)), len(RATES))
+    _, optimizers = in_company(lanes, 0.0, steps=3)
+    taken = fork.take(lanes.models[2], optimizers[2])
+    optimizers[0] = fork.restore(lanes.models[0], taken, study(RATES[2]))
+    rows = rows_of(lanes.models[0])
+    asked = [(lane, (optimizers[lane], batch(rows, 2, 3), RATES[2], 1.0, 0.0, None)) for lane in (0, 2)]
+    first, second = lanes.do("update", asked)
+    assert first == second
+    assert close(lanes.models[0], lanes.models[2], 1e-5)
+    assert not close(lanes.models[0], lanes.models[1])
+
+
+def test_lanes_in_bfloat16_are_near() -> None:
+    single = language_model("llama", LoRA(r=4), "bfloat16")
+    expected = alone(single, 1, 0.0)
+    lanes = Lanes(language_model("llama", LoRA(r=4), "bfloat16"), len(RATES))
+    losses, _ = in_company(lanes, 0.0)
+    np.testing.assert_allclose(losses[1], expected, rtol=1e-3)
