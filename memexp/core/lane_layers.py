@@ -11,6 +11,7 @@ All that does not learn is left as it is: the base's products are made over the 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -163,11 +164,10 @@ class _Each:
     """Any other layer: as it computes with weights of one lane, over all lanes (torch.func.vmap)."""
 
     def __init__(self, layer: nn.Module, seats: Seats) -> None:
-        self.layer, self.seats, self.compute = layer, seats, type(layer).forward
+        self.seats, self.plain = seats, copy.copy(layer)  # which still computes as its class does
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        names = list(dict(self.layer.named_parameters(recurse=False)))
-        weights = {name: self.seats.weights(getattr(self.layer, name)) for name in names}
+        weights = {name: self.seats.weights(held) for name, held in self.plain.named_parameters(recurse=False)}
         lanes, rows = len(self.seats.lanes), self.seats.rows
 
         def parted(given: Any) -> Any:
@@ -176,12 +176,7 @@ class _Each:
             return given.view(lanes, -1, *given.shape[1:])
 
         def one(weights: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
-            held = dict(self.layer._parameters)
-            self.layer._parameters.update(weights)  # type: ignore[arg-type] # for as long as it computes
-            try:
-                return self.compute(self.layer, *args, **kwargs)
-            finally:
-                self.layer._parameters.update(held)
+            return torch.func.functional_call(self.plain, weights, args, kwargs)
 
         args = tuple(_widened(parted, given, rows) for given in args)
         kwargs = {name: _widened(parted, given, rows) for name, given in kwargs.items()}

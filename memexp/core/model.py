@@ -218,12 +218,7 @@ class LanguageModel(nn.Module):
     @property
     def context(self) -> int | None:
         """Tokens the model can take at once, by its configuration or else its tokenizer; None where nothing says."""
-        for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-            size = getattr(self.lm.config, name, None)
-            if isinstance(size, int):
-                return size
-        size = self.tokenizer.model_max_length
-        return None if size is None or size > UNLIMITED else int(size)
+        return _context(self)
 
     @property
     def end_tokens(self) -> list[int]:
@@ -231,12 +226,7 @@ class LanguageModel(nn.Module):
 
         The tokenizer's alone where it is not the model's own: the others would be ids of another vocabulary.
         """
-        own = (self.lm.generation_config, self.lm.config) if self.own_tokenizer else ()
-        for source in (*own, self.tokenizer):
-            ends = getattr(source, "eos_token_id", None)
-            if ends is not None:
-                return [int(i) for i in (ends if isinstance(ends, list | tuple) else [ends])]
-        return []
+        return _end_tokens(self)
 
     def learning(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name: all, or the adapter's. Sharded ones are DTensors."""
@@ -253,6 +243,24 @@ class LanguageModel(nn.Module):
                 yield
         finally:
             self.train(was)
+
+
+def _context(lm: LanguageModel) -> int | None:
+    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+        size = getattr(lm.lm.config, name, None)
+        if isinstance(size, int):
+            return size
+    size = lm.tokenizer.model_max_length
+    return None if size is None or size > UNLIMITED else int(size)
+
+
+def _end_tokens(lm: LanguageModel) -> list[int]:
+    own = (lm.lm.generation_config, lm.lm.config) if lm.own_tokenizer else ()
+    for source in (*own, lm.tokenizer):
+        ends = getattr(source, "eos_token_id", None)
+        if ends is not None:
+            return [int(i) for i in (ends if isinstance(ends, list | tuple) else [ends])]
+    return []
 
 
 def blocks(lm: PreTrainedModel) -> nn.ModuleList:

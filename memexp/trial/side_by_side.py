@@ -6,11 +6,13 @@ in_lanes(walk, base)                           # the whole trial; False where it
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from memexp.core.model import LanguageModel
 from memexp.errors import ModelError
 from memexp.plan import Ask, Stage, Trial
 from memexp.spec import written_by_user
@@ -45,12 +47,19 @@ def in_lanes(walk: Walk, base: WarmBase) -> bool:
         walk.notes.add(walk.trial.base, "unread", began, f"one lane instead of {walk.lanes}: {error}")
         return False
     lockstep = Lockstep(lanes)
-    walks = [walk, *(walk.beside(model) for model in lanes.models[1:])]
+    walks = [walk, *(_beside(walk, model) for model in lanes.models[1:])]
     walk.activity.work = lambda: lanes.joint.passes + sum(model.passes for model in lanes.models)
     for number, one in enumerate(walks):
         one.below = partial(_shared_out, lockstep, walks, number)  # type: ignore[method-assign] # of this lane
     lockstep.run(lambda _: walk.visit(walk.trial.base))
     return True
+
+
+def _beside(walk: Walk, lm: LanguageModel) -> Walk:
+    """Another lane of the same trial, with a model of its own that is nowhere yet; all else is shared."""
+    other = copy.copy(walk)
+    other.state, other.saver = walk.state.beside(lm), walk.saver.beside()
+    return other
 
 
 def _shared_out(lockstep: Lockstep, walks: Sequence[Walk], lane: int, stage: Stage, children: Sequence[Stage]) -> None:

@@ -8,7 +8,6 @@ skipped; its siblings go on.
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -18,7 +17,6 @@ from memexp.core.checkpoint import Loaded
 from memexp.core.forget import reset
 from memexp.core.fork import Fork
 from memexp.core.inert import Inert
-from memexp.core.model import LanguageModel
 from memexp.core.optimizer import adamw
 from memexp.core.processes import World
 from memexp.core.session import Session
@@ -91,12 +89,6 @@ class Walk:
                 if self.lanes == 1 or not in_lanes(self, base):
                     self.visit(self.trial.base)
             return self.notes.lines
-
-    def beside(self, lm: LanguageModel) -> Walk:
-        """Another lane of the same trial, with a model of its own that is nowhere yet; all else is shared."""
-        other = copy.copy(self)
-        other.state, other.saver = self.state.beside(lm), self.saver.beside()
-        return other
 
     def visit(self, stage: Stage) -> None:
         """Measure after `stage` and after all that hangs below it."""
@@ -234,7 +226,7 @@ class Walk:
                 said = printed.written(self.sink, self.notes.log(asks[0]))
                 self.failures.record(stage, error, began, asks[0])
                 self._tell(Progress(said=said))
-                if guard.changed is not None and not self._renewed(stage):
+                if guard.changed is not None and not _renewed(self, stage):
                     return
                 continue
             said = printed.written(self.sink, self.notes.log(asks[0]))
@@ -244,17 +236,18 @@ class Walk:
                 self.notes.commit()
             self._tell(Progress(answered=tuple(ask.file for ask in asks), said=said))
 
-    def _renewed(self, stage: Stage) -> bool:
-        """Load the model anew, as nobody knows what the present one is, and bring it to where it was."""
-        lm, loaded = self.base.renewed(self.trial.base, self.trial.resources, self.world)
-        self.state = self.state.with_model(lm, loaded)
-        self.saver.back_at(self.trial.base.id)
-        return self.reach(stage)
-
     def _tell(self, progress: Progress) -> None:
         """Report progress. All ranks call."""
         with self.activity.waits():
             self.report(progress)
+
+
+def _renewed(walk: Walk, stage: Stage) -> bool:
+    """Load the model anew, as nobody knows what the present one is, and bring it to where it was."""
+    lm, loaded = walk.base.renewed(walk.trial.base, walk.trial.resources, walk.world)
+    walk.state = walk.state.with_model(lm, loaded)
+    walk.saver.back_at(walk.trial.base.id)
+    return walk.reach(stage)
 
 
 def _based(walk: Walk, base: WarmBase) -> State | None:
