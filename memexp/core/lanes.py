@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from memexp.core.batch_sizes import Budget
 from memexp.core.data import Row, right_padded
-from memexp.core.faults import of_memory
+from memexp.core.faults import ends_process
 from memexp.core.generate import answer_batch, greedy_batch
 from memexp.core.lane_draws import generator_state, set_generator_state
 from memexp.core.lane_layers import Seats, by_lane
@@ -145,8 +145,8 @@ class Lanes:
             try:
                 answers: list[Any] = getattr(self, f"_{what}")(asked)
                 return answers
-            except RuntimeError as error:  # each by itself needs less
-                if not of_memory(error):
+            except Exception as error:  # whose it is shows when each tries by itself, which also needs less memory
+                if ends_process(error):
                     return [error] * len(asked)
         return [self._alone(what, lane, given) for lane, given in asked]
 

@@ -166,6 +166,16 @@ def test_memory_that_runs_out_of_all_is_tried_by_each(monkeypatch: pytest.Monkey
     assert losses == expected  # to the last bit: each by itself
 
 
+def test_what_fails_of_one_lane_is_no_failure_of_the_others() -> None:
+    lanes = Lanes(language_model("gpt2", LoRA(r=4)), len(RATES))
+    rows = [(1, 2, 3), (1, 10**6, 3), (1, 2, 3)]  # there is no such token
+    asked = [(lane, (torch.tensor([row]), torch.tensor([3]))) for lane, row in enumerate(rows)]
+    with torch.no_grad():
+        first, broken, last = lanes.do("nll", asked)
+    assert isinstance(broken, IndexError)
+    assert torch.equal(first, last) and first.isfinite().all()
+
+
 def test_what_no_lane_can_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = language_model("gpt2", LoRA(r=4, targets=("lm_head",)))
     with pytest.raises(ModelError, match="adapter of the output embedding"):
