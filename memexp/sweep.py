@@ -103,7 +103,7 @@ class Sweep:
         """What the sweep comes to, on this machine, given what `store` has. Imports neither torch nor Ray."""
         sources = Sources()
         forest, searches = self.grow(sources), self.prepare(sources)
-        return plan_of(self.name, forest, searches, Store(store or default_store()), purchase)
+        return plan_of(self.name, forest, searches, Store(store or default_store()), purchase, _cluster(None))
 
     def results(self, kind: str, store: str | os.PathLike[str] | None = None, copies: bool = False) -> Results:
         """The rows of a kind that belong to this sweep as it was last started; see `memexp.results.Opened.results`.
@@ -236,11 +236,20 @@ def _by_ray(address: str | None) -> Choose:
     return lambda work: (_on_cluster(address), starting)
 
 
+def _cluster(address: str | None) -> str | None:
+    """Why a cluster is to execute it in any case."""
+    from memexp.cluster.addresses import is_connected, is_told
+
+    if is_connected():
+        return "this process is connected to it"
+    return "the address of a cluster is set" if is_told(address) else None
+
+
 def _by_length(address: str | None) -> Choose:
     """In this process where that is over before Ray would have started."""
 
     def chosen(work: Work) -> tuple[Open, str]:
-        way = way_of(work, address)
+        way = way_of(work, _cluster(address))
         if not way.here:
             return _by_ray(address)(work)
         return _in_this_process(debugged=False), f"in this process: {way.why} (--ray starts it); loading torch ..."

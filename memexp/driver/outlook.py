@@ -96,7 +96,7 @@ class Plan:
             rows.append(("diverged", f"{self.diverged}", again))
         if self.here is not None:
             how = ("in this process", f"{self.way}; --ray starts it") if self.here else ("by Ray", self.way)
-            rows.append(("to be executed", *how))
+            rows.append(("executed", *how))
         return rows + model_rows(self.models)
 
     def _repr_html_(self) -> str:
@@ -131,12 +131,17 @@ def plan_of(
     searches: Sequence[Prepared],
     store: Store,
     purchase: Purchase = Purchase(),
+    cluster: str | None = None,
 ) -> Plan:
-    """The numbers of a sweep with these conditions and searches, on this machine, given what `store` has."""
+    """The numbers of a sweep with these conditions and searches, on this machine, given what `store` has.
+
+    `cluster` says why it is executed by a cluster however short it is.
+    """
     missing, log = planning.find_missing(forest, store), Log.read(store)
     ledgers = [Ledger(search, store) for search in searches]
     work = Work(sweep, forest, missing, ledgers, store, Snapshots())
-    way = way_of(work, log=log) if work.left else None
+    inspections = sizes([one.base(base).model for one in forests(forest, searches) for base in one.resources])
+    way = way_of(work, cluster, log, inspections) if work.left else None
     trials = planning.bundle(forest, missing.asks, _slots_here)
     return Plan(
         conditions=forest.conditions,
@@ -150,7 +155,7 @@ def plan_of(
         diverged=len({ask.condition_id for ask in missing.diverged}),
         here=way.here if way else None,
         way=way.why if way else "",
-        models=_models(forests(forest, searches), trials, log, purchase),
+        models=_models(forests(forest, searches), trials, inspections, log, purchase),
         searches=tuple(_search(ledger) for ledger in ledgers),
         remarks=(*remarks(forests(forest, searches)), *_made_before(forest, missing, store)),
     )
@@ -196,13 +201,16 @@ def _slots_here(resources: Resources) -> int:
 
 
 def _models(
-    forests: Sequence[Forest], trials: Sequence[Trial], log: Log, purchase: Purchase
+    forests: Sequence[Forest],
+    trials: Sequence[Trial],
+    inspections: Mapping[str, Inspection],
+    log: Log,
+    purchase: Purchase,
 ) -> tuple[Mapping[str, Any], ...]:
     """What `Plan.models` says of every base."""
     found = {base: (forest, forest.base(base)) for forest in forests for base in forest.resources}
-    inspected = sizes([stage.model for _, stage in found.values()])
     return tuple(
-        _model(forest, stage, inspected[stage.model.id], trials, log, purchase) for forest, stage in found.values()
+        _model(forest, stage, inspections[stage.model.id], trials, log, purchase) for forest, stage in found.values()
     )
 
 

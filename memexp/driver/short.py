@@ -1,6 +1,6 @@
 """Whether what is left of a sweep is executed in this process, since starting Ray for it takes longer.
 
-    way = way_of(work, forced=False)
+    way = way_of(work)
     way.here, way.why
 
 The rows are the same both ways. What could take this process with it, or needs more than it has, is Ray's in any case:
@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from memexp import plan as planning
-from memexp.cluster.addresses import is_connected, is_told
 from memexp.driver.work import Work
 from memexp.plan import Forest, Trial
 from memexp.plan.attempts import Log
 from memexp.plan.devices import DEVICES
 from memexp.plan.heartbeat import died
-from memexp.plan.inspection import sizes
+from memexp.plan.inspection import Inspection, sizes
 from memexp.plan.outlay import hours, seconds_per_token, work_of
 from memexp.probes.lm_eval import LmEval
 from memexp.spec import Probe, written_by_user
@@ -45,38 +44,42 @@ class Way:
     """A part of a line."""
 
 
-def way_of(work: Work, address: str | None = None, log: Log | None = None) -> Way:
+def way_of(
+    work: Work,
+    cluster: str | None = None,
+    log: Log | None = None,
+    known: Mapping[str, Inspection] | None = None,
+) -> Way:
     """Where `work` is executed when nobody said so.
 
     Args:
         work: what is left to do.
-        address: of a Ray cluster, as it was given; this is to say so.
+        cluster: why a cluster is to execute it in any case, such as that its address was given.
         log: ``stages/`` of its store, where it has been read already.
+        known: what its models are like, where they have been looked at, by identity.
 
     Raises ModelError where a model cannot be inspected.
     """
-    against = next(_against(work, address), None)
+    against = cluster or next(_against(work), None)
     if against is not None:
         return Way(False, against)
-    seconds = _seconds(work, None)
+    if known is None:
+        known = sizes([model for _, models in work.models for model in models])
+    seconds = _seconds(work, known, None)
     if seconds[0] < RAY_START:  # to read the log takes a request for every file, in a bucket
-        seconds = _seconds(work, log or Log.read(work.store))
+        seconds = _seconds(work, known, log or Log.read(work.store))
     least, most = seconds
     if most >= RAY_START:
         return Way(False, f"{_told(least)} to {_told(most)} of work, and Ray starts in about {RAY_START:.0f} s")
-    return Way(True, f"at most {_told(most)} of work, and starting Ray takes longer")
+    return Way(True, f"up to {_told(most)} of work, and starting Ray takes longer")
 
 
 def _told(seconds: float) -> str:
     return f"{seconds / 60:.2g} min" if seconds >= 100 else f"{max(seconds, 0.1):.2g} s"
 
 
-def _against(work: Work, address: str | None) -> Iterator[str]:
+def _against(work: Work) -> Iterator[str]:
     """What speaks for Ray, but for the time."""
-    if is_told(address):
-        yield "the address of a cluster is set"
-    if is_connected():
-        yield "this process is connected to it"
     needs = work.needs
     if any(one.workers > 1 for one in needs):
         yield "trials of several workers"
@@ -108,7 +111,7 @@ def _own(probe: Probe) -> str | None:
     return next((name for value in values if isinstance(value, Probe) and (name := _own(value))), None)
 
 
-def _seconds(work: Work, log: Log | None) -> tuple[float, float]:
+def _seconds(work: Work, known: Mapping[str, Inspection], log: Log | None) -> tuple[float, float]:
     """At least and at most; a search as many times its longest suggestion as it has left."""
     least = most = 0.0
     bundled = planning.bundle(work.forest, work.missing.asks, lambda _: 1)
@@ -119,15 +122,17 @@ def _seconds(work: Work, log: Log | None) -> tuple[float, float]:
         parts.append((longest, [planning.whole(longest, longest.asks)], search.trials - ledger.done))
     for forest, trials, times in parts:
         for base in dict.fromkeys(trial.base.id for trial in trials):
-            low, high = _of_base(forest, base, trials, log)
+            low, high = _of_base(forest, base, trials, known, log)
             least, most = least + times * low, most + times * high
     return least, most
 
 
-def _of_base(forest: Forest, base: str, trials: Sequence[Trial], log: Log | None) -> tuple[float, float]:
+def _of_base(
+    forest: Forest, base: str, trials: Sequence[Trial], known: Mapping[str, Inspection], log: Log | None
+) -> tuple[float, float]:
     stage = forest.base(base)
     per_token = None if log is None else seconds_per_token(log, stage.model.name, "cpu")
-    size, resources = sizes([stage.model])[stage.model.id], forest.resources[base]
+    size, resources = known[stage.model.id], forest.resources[base]
     low, _, high = hours(work_of(base, trials), size, stage, resources, DEVICES["cpu"], per_token)
     mine = [trial for trial in trials if trial.base.id == base]
     around = AROUND * sum(1 + len(trial.stages) + len(trial.asks) for trial in mine)
