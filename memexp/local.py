@@ -4,7 +4,8 @@
     sweep.run(local=True)              # in a notebook, or with a breakpoint() in a probe of one's own
 
 The same trial code as on a cluster gives the same rows, bit for bit; the base model stays loaded between trials. What
-ends this process ends the sweep, and what hangs is not ended: a debugger may take its time.
+ends this process ends the sweep, and what hangs is not ended: a debugger may take its time. Short sweeps come here
+without being told to (`memexp.driver.short`); what hangs of them ends the process.
 """
 
 from __future__ import annotations
@@ -33,10 +34,8 @@ __all__ = ["LocalExecutor", "in_this_process", "write_weights"]
 class LocalExecutor:
     """Executes trials here."""
 
-    plain = True
-
-    def __init__(self, base: WarmBase) -> None:
-        self._base = base
+    def __init__(self, base: WarmBase, debugged: bool = True) -> None:
+        self._base, self.plain, self._watch = base, debugged, not debugged
         self._lost = False
         """Whether the GPU of this process is of no more use."""
 
@@ -103,7 +102,7 @@ class LocalExecutor:
             return
         world = World.current(trial.resources.gpus)
         try:
-            outcome.failures += execute(trial, store, world, attempt, report, self._base, watch=False)
+            outcome.failures += execute(trial, store, world, attempt, report, self._base, watch=self._watch)
         except DeviceError as error:
             self._lost = True
             outcome.failures += [*error.lines, f"{error}: say the same command again for the rest"]
@@ -115,7 +114,7 @@ class _Stopped(BaseException):
 
 @contextlib.contextmanager
 def in_this_process(
-    needs: Collection[Resources], searches: Sequence[Ledger], peaks: Sequence[Peak] = ()
+    needs: Collection[Resources], searches: Sequence[Ledger], peaks: Sequence[Peak] = (), debugged: bool = True
 ) -> Iterator[LocalExecutor]:
     """Make ready to execute trials here; the base model is let go of with the context.
 
@@ -123,6 +122,7 @@ def in_this_process(
         needs: the resources of the trials to come.
         searches: the searches to come.
         peaks: what trials take of memory.
+        debugged: whether probes print to this terminal and may take their time, as under a debugger.
 
     Raises:
         ClusterError: this machine has not the memory.
@@ -148,7 +148,7 @@ def in_this_process(
     if any(resources.gpus for resources in needs) and not torch.cuda.is_available():
         raise SpecError("Resources.gpus: this process finds no GPU; leave gpus out, or run on a cluster that has some")
     refuse(peaks, [here()])
-    yield LocalExecutor(WarmBase())
+    yield LocalExecutor(WarmBase(), debugged)
 
 
 def write_weights(forest: Forest, condition: str, store: Store, folder: Path) -> Path:

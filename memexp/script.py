@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-OWN_OPTIONS = ("--store", "--address", "--local", "--retry-diverged", "--tensorboard", "--debug")
+OWN_OPTIONS = ("--store", "--address", "--local", "--ray", "--retry-diverged", "--tensorboard", "--debug")
 """Of `run_options`, as they are typed."""
 
 
@@ -52,7 +52,9 @@ def run_options(add_help: bool = False) -> argparse.ArgumentParser:
 def add_run_options(group: Any) -> None:
     """What a run may be told by the command and by a script alike."""
     group.add_argument("--address", help="Ray cluster: host:port, auto or local (default: RAY_ADDRESS, else local)")
-    group.add_argument("--local", action="store_true", help="execute in this process, without Ray: to debug")
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--local", action="store_true", help="execute in this process, without Ray: to debug")
+    where.add_argument("--ray", action="store_true", help="start Ray also for what takes less time than its start")
     group.add_argument(
         "--retry-diverged", action="store_true", help="train again what reached a loss that is not finite"
     )

@@ -20,7 +20,8 @@ from rich.console import Console
 
 from memexp import plan as planning
 from memexp.driver.outlook import Plan, Purchase, plan_of
-from memexp.driver.run import Run
+from memexp.driver.run import Choose, Open, Run
+from memexp.driver.short import way_of
 from memexp.driver.work import Executor, Work
 from memexp.errors import SpecError
 from memexp.events import Event, Hook
@@ -102,7 +103,7 @@ class Sweep:
         """What the sweep comes to, on this machine, given what `store` has. Imports neither torch nor Ray."""
         sources = Sources()
         forest, searches = self.grow(sources), self.prepare(sources)
-        return plan_of(forest, searches, Store(store or default_store()), purchase)
+        return plan_of(self.name, forest, searches, Store(store or default_store()), purchase, _cluster(None))
 
     def results(self, kind: str, store: str | os.PathLike[str] | None = None, copies: bool = False) -> Results:
         """The rows of a kind that belong to this sweep as it was last started; see `memexp.results.Opened.results`.
@@ -137,8 +138,9 @@ class Sweep:
         console: Console | None = None,
         local: bool = False,
         tensorboard: str | os.PathLike[str] | None = None,
+        ray: bool = False,
     ) -> bool:
-        """Execute what is missing.
+        """Execute what is missing: by Ray, or in this process where that is over before Ray would have started.
 
         Args:
             store: folder or URL; MEMEXP_STORE or ``results`` by default.
@@ -147,6 +149,7 @@ class Sweep:
             console: where to say what happens.
             local: execute in this process, one trial after another and without Ray: for a debugger or a notebook.
             tensorboard: folder to write losses to, for ``tensorboard --logdir``.
+            ray: by Ray, however short it is.
 
         Returns:
             Whether every condition is complete now.
@@ -156,8 +159,11 @@ class Sweep:
         """
         if local and address is not None:
             raise SpecError("local executes in this process, where a cluster's address has no use: give one of the two")
+        if local and ray:
+            raise SpecError("local executes in this process, ray by Ray: give one of the two")
         with heeded(), spoken(goes_on=True):
-            return self._run(store, address, retry_diverged, console, local, self._hooks(tensorboard))
+            choose = _locally if local else _by_ray(address) if ray else _by_length(address)
+            return self._run(store, retry_diverged, console, choose, self._hooks(tensorboard))
 
     def _hooks(self, tensorboard: str | os.PathLike[str] | None) -> list[Hook]:
         hooks = [] if self.on_event is None else [self.on_event]
@@ -170,10 +176,9 @@ class Sweep:
     def _run(
         self,
         store: str | os.PathLike[str] | None,
-        address: str | None,
         retry_diverged: bool,
         console: Console | None,
-        local: bool,
+        choose: Choose,
         hooks: Sequence[Hook],
     ) -> bool:
         answers = console or Console()  # tables are the answer; what happens on the way goes to stderr
@@ -187,8 +192,7 @@ class Sweep:
                     forest, searches = self.grow(sources), self.prepare(sources)
                 run = Run(self.name, forest, searches, results, self.snapshots, retry_diverged, console, hooks)
                 with run.closing():
-                    opened = _in_this_process if local else _on_cluster(address)
-                    run.execute(run.begin(), opened, _starting(local, address))
+                    run.execute(run.begin(), choose)
                     print_summary(results, self.name, run.forest, answers)
                     print_searches(run.ledgers(), answers)
                     return run.conclude()
@@ -211,7 +215,7 @@ class Sweep:
         last, options = options is None, options or run_options(add_help=True).parse_args()
 
         def run() -> int:
-            how = {"local": options.local, "tensorboard": options.tensorboard}
+            how = {name: getattr(options, name) for name in ("local", "tensorboard", "ray")}
             whole = self.run(options.store, options.address, options.retry_diverged, **how)
             say_page(Store(options.store or default_store()), self.name, Console(stderr=True))
             return 0 if whole else 1
@@ -219,23 +223,50 @@ class Sweep:
         return carried_out(lambda: guarded(run, options.debug), goes_on=True, last=last)
 
 
-def _starting(local: bool, address: str | None) -> str:
-    """What takes seconds before the first trial, in words: said before it is imported."""
-    if local:
-        return "loading torch ..."
+def _locally(work: Work) -> tuple[Open, str]:
+    return _in_this_process(debugged=True), "loading torch ..."
+
+
+def _by_ray(address: str | None) -> Choose:
+    """Says before Ray is imported what takes the seconds that it takes."""
     from memexp.cluster.addresses import address_of
 
     where = address_of(address)
-    return "starting Ray ..." if where == "local" else f"joining the Ray cluster at {where} ..."
+    starting = "starting Ray ..." if where == "local" else f"joining the Ray cluster at {where} ..."
+    return lambda work: (_on_cluster(address), starting)
 
 
-def _in_this_process(work: Work) -> AbstractContextManager[Executor]:
-    from memexp.local import in_this_process
+def _cluster(address: str | None) -> str | None:
+    """Why a cluster is to execute it in any case."""
+    from memexp.cluster.addresses import is_connected, is_told
 
-    return in_this_process(work.needs, work.searches, work.peaks)
+    if is_connected():
+        return "this process is connected to it"
+    return "the address of a cluster is set" if is_told(address) else None
 
 
-def _on_cluster(address: str | None) -> Callable[[Work], AbstractContextManager[Executor]]:
+def _by_length(address: str | None) -> Choose:
+    """In this process where that is over before Ray would have started."""
+
+    def chosen(work: Work) -> tuple[Open, str]:
+        way = way_of(work, _cluster(address))
+        if not way.here:
+            return _by_ray(address)(work)
+        return _in_this_process(debugged=False), f"in this process: {way.why} (--ray starts it); loading torch ..."
+
+    return chosen
+
+
+def _in_this_process(debugged: bool) -> Open:
+    def opened(work: Work) -> AbstractContextManager[Executor]:
+        from memexp.local import in_this_process
+
+        return in_this_process(work.needs, work.searches, work.peaks, debugged)
+
+    return opened
+
+
+def _on_cluster(address: str | None) -> Open:
     def opened(work: Work) -> AbstractContextManager[Executor]:
         from memexp.cluster.executor import on_cluster
 

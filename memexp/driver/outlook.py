@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from memexp import plan as planning
+from memexp.driver.short import way_of
+from memexp.driver.work import Work
 from memexp.errors import SpecError
 from memexp.plan import Forest, Missing, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Log
@@ -23,7 +25,7 @@ from memexp.plan.outlay import hours, load_of, seconds_per_token, work_alone, wo
 from memexp.report.purchase import model_rows
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger
-from memexp.spec import Resources
+from memexp.spec import Resources, Snapshots
 from memexp.store import Store, snapshots
 from memexp.store.snapshots import Marks
 from memexp.wording import amount, noun
@@ -53,6 +55,10 @@ class Plan:
     """Results that would be copied from other conditions' files."""
     diverged: int
     """Conditions not to be had: their training diverged (repeated with ``--retry-diverged``)."""
+    here: bool | None
+    """Whether `run` would execute that in this process, since Ray takes longer to start; None where nothing is left."""
+    way: str
+    """Why there."""
     models: tuple[Mapping[str, Any], ...]
     """For each base: model, method, dtype, parameters and workers; bytes of a worker's weights, gradients and moments;
     bytes at the peak of a worker, of what, and of a host with all of them; bytes of a worker that keeps sharded weights
@@ -88,6 +94,9 @@ class Plan:
         if self.diverged:
             again = noun(self.diverged, "condition") + "; --retry-diverged trains again"
             rows.append(("diverged", f"{self.diverged}", again))
+        if self.here is not None:
+            how = ("in this process", f"{self.way}; --ray starts it") if self.here else ("by Ray", self.way)
+            rows.append(("executed", *how))
         return rows + model_rows(self.models)
 
     def _repr_html_(self) -> str:
@@ -117,13 +126,22 @@ class Purchase:
 
 
 def plan_of(
+    sweep: str,
     forest: Forest,
     searches: Sequence[Prepared],
     store: Store,
     purchase: Purchase = Purchase(),
+    cluster: str | None = None,
 ) -> Plan:
-    """The numbers of a sweep with these conditions and searches, on this machine, given what `store` has."""
-    missing = planning.find_missing(forest, store)
+    """The numbers of a sweep with these conditions and searches, on this machine, given what `store` has.
+
+    `cluster` says why it is executed by a cluster however short it is.
+    """
+    missing, log = planning.find_missing(forest, store), Log.read(store)
+    ledgers = [Ledger(search, store) for search in searches]
+    work = Work(sweep, forest, missing, ledgers, store, Snapshots())
+    inspections = sizes([one.base(base).model for one in forests(forest, searches) for base in one.resources])
+    way = way_of(work, cluster, log, inspections) if work.left else None
     trials = planning.bundle(forest, missing.asks, _slots_here)
     return Plan(
         conditions=forest.conditions,
@@ -135,8 +153,10 @@ def plan_of(
         steps_missing=sum(trial.steps for trial in trials),
         copies=len(missing.copies),
         diverged=len({ask.condition_id for ask in missing.diverged}),
-        models=_models(forests(forest, searches), trials, store, purchase),
-        searches=tuple(_search(Ledger(search, store)) for search in searches),
+        here=way.here if way else None,
+        way=way.why if way else "",
+        models=_models(forests(forest, searches), trials, inspections, log, purchase),
+        searches=tuple(_search(ledger) for ledger in ledgers),
         remarks=(*remarks(forests(forest, searches)), *_made_before(forest, missing, store)),
     )
 
@@ -181,14 +201,16 @@ def _slots_here(resources: Resources) -> int:
 
 
 def _models(
-    forests: Sequence[Forest], trials: Sequence[Trial], store: Store, purchase: Purchase
+    forests: Sequence[Forest],
+    trials: Sequence[Trial],
+    inspections: Mapping[str, Inspection],
+    log: Log,
+    purchase: Purchase,
 ) -> tuple[Mapping[str, Any], ...]:
     """What `Plan.models` says of every base."""
     found = {base: (forest, forest.base(base)) for forest in forests for base in forest.resources}
-    inspected = sizes([stage.model for _, stage in found.values()])
-    log = Log.read(store)
     return tuple(
-        _model(forest, stage, inspected[stage.model.id], trials, log, purchase) for forest, stage in found.values()
+        _model(forest, stage, inspections[stage.model.id], trials, log, purchase) for forest, stage in found.values()
     )
 
 

@@ -1,7 +1,7 @@
 """One run of a sweep: what is there is counted, the missing part executed, and the store asked what became of it.
 
 run = Run("quickstart", forest, searches, Store("results"), Snapshots(), retry_diverged=False, console=Console())
-run.execute(run.begin(), on_cluster(None), "starting Ray ...")
+run.execute(run.begin(), lambda work: (on_cluster(None), "starting Ray ..."))
 whole = run.conclude()
 """
 
@@ -38,10 +38,13 @@ from memexp.store import Store, option_for
 from memexp.store.manifests import Manifest, write_manifest
 from memexp.wording import amount
 
-__all__ = ["Run"]
+__all__ = ["Choose", "Open", "Run"]
 
 Open = Callable[[Work], AbstractContextManager[Executor]]
 """Makes ready what executes some work. Raises ClusterError or SpecError where that cannot execute it."""
+
+Choose = Callable[[Work], tuple[Open, str]]
+"""What is to execute some work, and a line about what that takes seconds for. Asked when models have been looked at."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +89,14 @@ class Run:
         for line in self._so_far(missing, ledgers):
             are = "is" if " of 1 " in line else "are"
             say(self.console, f"{self.name}: {line} {are} in {self.store.location}")
-        return Work(self.forest, missing, ledgers, self.store, self.snapshots)
+        return Work(self.name, self.forest, missing, ledgers, self.store, self.snapshots)
 
-    def execute(self, work: Work, open_executor: Open, starting: str) -> None:
+    def execute(self, work: Work, choose: Choose) -> None:
         """Execute what is left to do, and say what failed; an interruption says how far it came.
 
         Args:
             work: what is left.
-            open_executor: what executes it.
-            starting: what that takes seconds for, in words.
+            choose: says what executes it.
         """
         if not work.left:
             self._record()
@@ -105,6 +107,7 @@ class Run:
                 with said_if_slow("looking at models ..."):
                     for forest, bases in work.models:
                         check_models(forest, bases)
+                open_executor, starting = choose(work)
                 say(self.console, starting)
                 with open_executor(work) as executor:
                     self._record()

@@ -1,6 +1,6 @@
 """What of a sweep is left to do, and having it done: the conditions phase by phase, then the searches.
 
-work = Work(forest, missing, ledgers, store, snapshots)
+work = Work("quickstart", forest, missing, ledgers, store, snapshots)
 lines = execute(work, attempt, executor, console, hooks)
 """
 
@@ -60,6 +60,8 @@ class Executor(Protocol):
 class Work:
     """What of a sweep is to be executed."""
 
+    sweep: str
+    """Its name."""
     forest: Forest
     missing: Missing
     ledgers: Sequence[Ledger]

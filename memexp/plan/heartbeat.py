@@ -24,7 +24,7 @@ from memexp.signals import interrupt_main
 from memexp.store import Store
 from memexp.store.patience import stop_waiting
 
-__all__ = ["ended", "heartbeat", "running", "tidied", "tidy_up"]
+__all__ = ["died", "ended", "heartbeat", "running", "tidied", "tidy_up"]
 
 FOLDER = ".running/"
 HEARTBEAT = 5.0
@@ -123,6 +123,12 @@ def running(store: Store) -> dict[str, list[dict[str, Any]]]:
 def ended(store: Store) -> list[str]:
     """The side files that signs of life are in and that nobody renews: of sweeps that were killed."""
     return [path for path in store.list_text(FOLDER) if _of_the_living(store, path) is None]
+
+
+def died(store: Store, sweep: str) -> bool:
+    """Whether a process that executed this sweep ended without a word: its sign of life is there, and not renewed."""
+    own = [path for path in store.list_text(FOLDER) if path.startswith(f"{FOLDER}{sweep}-")]
+    return any(path.count("-") == f"{FOLDER}{sweep}-".count("-") and not _of_the_living(store, path) for path in own)
 
 
 def _of_the_living(store: Store, path: str) -> dict[str, Any] | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,44 @@ def test_in_a_notebook_it_leaves_nothing_behind(conditions: list[Condition], tmp
     assert rows is not None and rows.num_rows == 2 * 12
     [attempt] = {(row["attempt"], row["part"]) for row in Log.read(Store(tmp_path)).rows()}
     assert attempt[1] == "conditions" and not list(Path(tmp_path, ".running").glob("*"))
+
+
+def test_what_is_short_comes_here_by_itself(
+    conditions: list[Condition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And does not where it is told to go elsewhere; its rows are those of a run that is told to stay."""
+    import memexp.trial.base  # noqa: F401 - or torch, which is loaded, would be taken for a script's own
+
+    monkeypatch.setattr("memexp.sweep._cluster", lambda address: None)  # of another test
+    page, sweep = io.StringIO(), Sweep(name="short", conditions=conditions)
+    assert sweep.run(tmp_path / "short", console=Console(file=page, width=200))
+    assert "in this process: up to " in page.getvalue() and "(--ray starts it); loading torch ..." in page.getvalue()
+    assert sweep.run(tmp_path / "told", local=True, console=QUIET)
+    rows = [Store(tmp_path / name).scan("recognition") for name in ("short", "told")]
+    assert rows[0] is not None and rows[0].sort_by("condition_id").equals(rows[1].sort_by("condition_id"))
+
+    @contextlib.contextmanager
+    def on_cluster(*_: Any) -> Iterator[Any]:
+        raise ZeroDivisionError
+        yield
+
+    monkeypatch.setattr("memexp.cluster.executor.on_cluster", on_cluster)
+    with pytest.raises(ZeroDivisionError):
+        sweep.run(tmp_path / "ray", ray=True, console=QUIET)
+
+
+def test_what_hangs_without_a_debugger_is_ended(
+    conditions: list[Condition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import memexp.trial.base  # noqa: F401 - as above
+
+    watched: list[float | None] = []
+    monkeypatch.setattr("memexp.sweep._cluster", lambda address: None)
+    monkeypatch.setattr("memexp.trial.execute.Walk.run", lambda self, base, minutes: watched.append(minutes) or [])
+    sweep = Sweep(name="short", conditions=conditions, resources=Resources(stall_minutes=7))
+    for how in ({}, {"local": True}):
+        assert not sweep.run(tmp_path, console=QUIET, **how)  # nothing is done
+    assert set(watched) == {7, None}
 
 
 LR = {"lr": Uniform(1e-4, 1e-2, log=True)}

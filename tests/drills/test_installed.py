@@ -67,7 +67,7 @@ def test_a_sweep_over_the_shipped_models_runs_there(installed: Path, tmp_path: P
     assert short.count("first=8") == 2 and "(0, 1)" in short
     (tmp_path / "quickstart.py").write_text(short, encoding="utf-8")
     main = "import sys; from memexp.cli import main; sys.exit(main())"  # what the memexp command is
-    said = outside(installed, tmp_path, "-c", main, "run", "quickstart.py", "--store", "here")
+    said = outside(installed, tmp_path, "-c", main, "run", "--ray", "quickstart.py", "--store", "here")
     assert "tiny-l" in said
     rows = duckdb.sql(f"SELECT model, count(*) FROM '{tmp_path}/here/recall/*.parquet' GROUP BY ALL ORDER BY ALL")
     assert rows.fetchall() == [(f"tiny-{size}", 2 * 2 * 2 * 8) for size in "lms"]

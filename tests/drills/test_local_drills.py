@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from drills.strikes import Fault, under_fault
 from support import command, data, ended, on_a_terminal, sweep_script
 
 from memexp.plan.attempts import Log
@@ -93,6 +94,20 @@ def test_what_was_interrupted_and_killed_goes_on(tmp_path: Path, undisturbed: Pa
     assert len(results.names("recall")) < len(Store(undisturbed / "store").names("recall"))
     ended(command("run", "--local", "--store", results.location, sweep_script(undisturbed / "lists")), 0)
     assert data(results.location) == data(undisturbed / "store")
+
+
+def test_a_short_sweep_that_is_killed_here_is_finished_by_ray(tmp_path: Path, undisturbed: Path) -> None:
+    """Whatever it died of, which may be its own doing."""
+    store, script = Store(tmp_path / "store"), sweep_script(undisturbed / "lists")
+    third = Fault("os:link", path="/recall/", nth=3, act="kill")
+    with under_fault(script, tmp_path / "store", third, where=()) as struck:
+        status, page = struck.ended()
+    assert status == -signal.SIGKILL and struck.pids == [struck.process.pid] and "in this process: up to " in page
+    assert 0 < len(store.names("recall")) < len(Store(undisturbed / "store").names("recall"))
+    page = ended(command("run", script, "--store", store.location), 0)
+    assert "starting Ray ..." in page and "in this process" not in page
+    assert data(store.location) == data(undisturbed / "store")
+    assert ended(command("plan", script, "--store", store.location), 0).count("executed") == 0, "nothing is left"
 
 
 def _on_a_terminal_that_is_closed(results: Store, undisturbed: Path) -> None:

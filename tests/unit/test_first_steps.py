@@ -38,7 +38,7 @@ from memexp.first_steps.new import write_new
 from memexp.sources import Sources
 from memexp.sources.near_names import near_name
 from memexp.store import Store
-from memexp.sweep import _starting
+from memexp.sweep import _by_ray
 from memexp.wording import amount
 
 
@@ -268,23 +268,23 @@ def test_a_run_says_within_a_second_what_it_is_at(
 
 
 @pytest.mark.parametrize(
-    ("local", "address", "variable", "line"),
+    ("address", "variable", "line"),
     [
-        (True, None, "10.0.0.1:6379", "loading torch ..."),
-        (False, None, None, "starting Ray ..."),
-        (False, "local", "10.0.0.1:6379", "starting Ray ..."),
-        (False, None, "10.0.0.1:6379", "joining the Ray cluster at 10.0.0.1:6379 ..."),
-        (False, "auto", None, "joining the Ray cluster at auto ..."),
+        (None, None, "starting Ray ..."),
+        ("local", "10.0.0.1:6379", "starting Ray ..."),
+        (None, "10.0.0.1:6379", "joining the Ray cluster at 10.0.0.1:6379 ..."),
+        ("auto", None, "joining the Ray cluster at auto ..."),
     ],
 )
 def test_what_takes_seconds_is_said_in_words(
-    local: bool, address: str | None, variable: str | None, line: str, monkeypatch: pytest.MonkeyPatch
+    address: str | None, variable: str | None, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(Path.cwd()))  # which is no head node
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if variable:
         monkeypatch.setenv("RAY_ADDRESS", variable)
-    assert _starting(local, address) == line
+    work: Any = None
+    assert _by_ray(address)(work)[1] == line
 
 
 def test_it_is_said_before_it_begins(pair: Pair, tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +301,7 @@ def test_it_is_said_before_it_begins(pair: Pair, tiny_model: Model, monkeypatch:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run.execute(run.begin(), opened, "starting Ray ...")
+        run.execute(run.begin(), lambda work: (opened, "starting Ray ..."))
 
 
 # Errors

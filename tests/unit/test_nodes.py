@@ -121,7 +121,7 @@ def test_what_trials_read_where_they_are_is_asked_for(store: Store, tmp_path: Pa
         ],
     )
     forest = sweep.grow()
-    work = Work(forest, find_missing(forest, store), [], store, Snapshots())
+    work = Work(sweep.name, forest, find_missing(forest, store), [], store, Snapshots())
     found = Needed.of(store, SIGN, work.reads)
     assert (found.folders, found.files) == ((str(tmp_path / "own"),), (str(tmp_path / "stream.txt"),))
     assert found.lacking() is None

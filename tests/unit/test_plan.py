@@ -540,7 +540,7 @@ def test_peaks_are_those_of_the_plan(
         patch.setattr("memexp.driver.peaks.sizes", lambda models: {model.id: big for model in models})
         assert peaks(bases)[0].worker > 16 * 10**9
     monkeypatch.setattr("memexp.driver.peaks.LARGE", 0)
-    (model,) = plan_of(forest, [], Store(tmp_path)).models
+    (model,) = plan_of("small", forest, [], Store(tmp_path)).models
     (peak,) = peaks(bases)
     assert peak.worker == model["peak_bytes_per_worker"]
     assert peak.what == f"model {tiny_model.name!r} (full, float32)"
