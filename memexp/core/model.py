@@ -110,19 +110,23 @@ class LanguageModel(nn.Module):
         keep, targets = np.flatnonzero(at < real - 1), padded[:, 1:][at[:, 1:] < real]
         return self("nll", *to_device(self.world.device, padded, keep, targets))  # type: ignore[no-any-return] # untyped
 
-    def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]]) -> list[tuple[Tensor, bool]]:
+    def ends(
+        self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]], past: Any = None
+    ) -> list[tuple[Tensor, bool]]:
         """How likely some continuations are, each at the end of a row.
 
         Args:
-            rows: token ids of a context with all but the last token of a continuation.
+            rows: token ids of a context with all but the last token of a continuation; of what comes after `past`.
             asked: which row, and all tokens of the continuation.
+            past: the cache of what stands in front of every row.
 
         Returns:
             For each of `asked` the log-likelihoods of its tokens, in float64 nats on the CPU, and whether each of its
             tokens is the likeliest.
         """
         places, order = ends_of(rows, asked)
-        found = self("ends", *to_device(self.world.device, right_padded(rows), *places), places[1]).detach().cpu()
+        inputs = to_device(self.world.device, right_padded(rows), *places)
+        found = self("ends", *inputs, places[1], past).detach().cpu()
         each = torch.empty_like(found).index_copy_(0, order, found).split([len(tokens) for _, tokens in asked])
         return [(one[:, 0].contiguous(), bool((one[:, 1] > 0).all())) for one in each]
 
@@ -153,17 +157,24 @@ class LanguageModel(nn.Module):
     def _nll(self, ids: Tensor, keep: Tensor, targets: Tensor) -> Any:
         return self._over(ids, keep, losses(targets))
 
-    def _ends(self, ids: Tensor, keep: Tensor, of: Tensor, wanted: Tensor, sorted_of: NDArray[np.int64]) -> Any:
-        return self._over(ids, keep, likelihoods(of, wanted, sorted_of))
+    def _ends(
+        self, ids: Tensor, keep: Tensor, of: Tensor, wanted: Tensor, sorted_of: NDArray[np.int64], past: Any
+    ) -> Any:
+        return self._over(ids, keep, likelihoods(of, wanted, sorted_of), past)
 
-    def _over(self, ids: Tensor, keep: Tensor, work: Work) -> Any:
+    def _over(self, ids: Tensor, keep: Tensor, work: Work, past: Any = None) -> Any:
         """`work` on the logits at the positions `keep`, which count through (rows, longest)."""
+        inputs: dict[str, Any] = {"input_ids": ids, "use_cache": past is not None}
+        if past is not None:
+            inputs["past_key_values"], begin = past, past.get_seq_length()
+            if self._takes_positions:
+                inputs["position_ids"] = torch.arange(begin, begin + ids.shape[1], device=ids.device).expand(ids.shape)
         if self._plain_head:
             # The head is the widest layer by far: on the positions that are asked for only.
-            hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = self.lm.base_model(**inputs).last_hidden_state
             return over(self.lm, hidden.flatten(0, 1)[keep], work)
         with float32_logits(self.lm):
-            logits = self.lm(input_ids=ids, use_cache=False).logits
+            logits = self.lm(**inputs).logits
         return work(logits.flatten(0, 1)[keep].float(), slice(0, len(keep)))
 
     def _next(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, past: Any) -> tuple[Tensor, Any]:
