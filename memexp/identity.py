@@ -43,14 +43,15 @@ def parsed(text: str | bytes) -> Any:
 def canonical(value: Any, replace: Callable[[Any], Any] | None = None) -> Any:
     """`value` as JSON-like data: a description becomes ``{"ClassName": {its fields that are not at their default}}``.
 
-    `replace` is asked first about every object; what it returns other than None stands in for it (a corpus becomes
-    the hash of its content). Raises TypeError for what has no canonical form.
+    `replace` is asked first about every object but plain texts, numbers, truth values and None; what it returns other
+    than None stands in for it (a corpus becomes the hash of its content). Raises TypeError for what has no canonical
+    form.
     """
-    if replace is not None and (stand_in := replace(value)) is not None:
-        return stand_in
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _PLAIN:
         return value
+    if replace is not None and (stand_in := replace(value)) is not None:
+        return stand_in
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         told = {}
         for name, default, factory in _fields(kind):
