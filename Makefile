@@ -92,7 +92,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "memexp needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1)." >&2; \
 		  echo "Name another: make setup PYTHON=python3.11" >&2; exit 1; }
-	@echo "Installing memexp into $(VENV) (minutes the first time) ..."
+	@echo "Installing memexp into $(VENV): PyTorch, Ray and what else constraints.txt pins. The first time pip downloads"
+	@echo "hundreds of MB (with PyTorch for GPUs some GB), which takes minutes; it says nothing but errors meanwhile ..."
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e ".[dev]"
 	@touch $@

@@ -162,7 +162,7 @@ def _weights(options: argparse.Namespace) -> int:
     with said_if_slow(f"reading {options.sweep} ..."):
         sweep = _load(options.sweep, options.arguments)
     with said_if_slow("making the weights ..."):
-        print(sweep.weights(options.condition, options.folder, options.store))
+        print(sweep.weights(options.condition, options.folder, options.store).absolute())
     return 0
 
 

@@ -131,12 +131,14 @@ MADE_WITH = pa.schema(
         ("precision", pa.string()),
         ("checkpointing", pa.bool_()),
         ("offload", pa.bool_()),
+        ("lanes", pa.int64()),
     ]
 )
 """What equality bit for bit depends on besides the settings (see ARCHITECTURE.md, "Equality"). ``cuda``, ``cudnn``:
 their versions, NULL on a CPU; ``precision``: the dtype, and where the head's products have another what they have;
-``checkpointing``, ``offload``: as in `Resources`."""
-YOUNGER = {"cuda", "cudnn", "precision", "checkpointing", "offload"}
+``checkpointing``, ``offload``: as in `Resources`; ``lanes``: of the trial, at most as many as in
+`Resources`."""
+YOUNGER = {"cuda", "cudnn", "precision", "checkpointing", "offload", "lanes"}
 """Of these the columns that rows made before they existed do not have; where they are missing they read as NULL."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["amount", "made_of", "noun"]
+from collections.abc import Sequence
+
+__all__ = ["amount", "listed", "made_of", "noun", "span"]
 
 
 def amount(count: int, what: str, many: str | None = None) -> str:
@@ -29,3 +31,15 @@ def made_of(n: int, items: int, seeds: int, lists: int) -> str:
     if times > 1 and not left:
         named += ", each twice" if times == 2 else f", each {times} times"
     return f"{n:,}" if named == "items" else f"{n:,} ({named})"
+
+
+def span(seconds: float) -> str:
+    """A time that has passed or is left: ``45 s``, ``12 min``, ``3.5 h``."""
+    if round(seconds) < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``one``, ``one and two``, ``one, two and three``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -22,7 +22,7 @@ from memexp.core.precision import CACHES
 from memexp.core.prefixes import SharedPrefixes
 from memexp.core.ranks import deal_to_ranks, idle
 
-__all__ = ["answer_greedily", "complete_greedily"]
+__all__ = ["answer_batch", "answer_greedily", "complete_greedily", "greedy_batch"]
 
 
 def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
@@ -40,7 +40,7 @@ def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[i
 
     def complete(batch: list[int], steps: int) -> list[list[int] | None]:
         needed = longest(batch) if batch else 0
-        new, sound = _greedy_batch(lm, [cues[i] for i in batch], needed) if batch else ([], [])
+        new, sound = greedy_batch(lm, [cues[i] for i in batch], needed) if batch else ([], [])
         for _ in range(steps - needed):  # passes that the other ranks of this round still need
             idle(lm)
         return [
@@ -86,11 +86,13 @@ def _batches(
     return batches
 
 
-def _greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> tuple[list[list[int]], list[list[bool]]]:
+def greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> tuple[list[list[int]], list[list[bool]]]:
     """`steps` greedy tokens after every cue, with a key-value cache over left-padded cues.
 
     With each token, whether its logit was a finite number.
     """
+    if lm.company is not None:
+        return lm.company("greedy", (cues, steps))  # type: ignore[no-any-return] # untyped
     ids, mask, positions, is_padded = _left_padded(lm, cues)
     past = None
     new: list[torch.Tensor] = []
@@ -140,7 +142,7 @@ def answer_greedily(
         while not batch and lm.world.any(False):
             idle(lm)
         chosen, most, until = zip(*(distinct[i] for i in batch), strict=True) if batch else ((), (), ())
-        return _answer_batch(lm, chosen, most, until, _begun(lm, shared, batch, chosen, max(most))) if batch else []
+        return answer_batch(lm, chosen, most, until, _begun(lm, shared, batch, chosen, max(most))) if batch else []
 
     batches = _answer_batches(lm, [cue for cue, *_ in distinct], [limit for _, limit, _ in distinct], shared)
     with lm.evaluating():
@@ -184,7 +186,7 @@ def _begun(lm: LanguageModel, shared: SharedPrefixes, batch: Sequence[int], cues
     return begun(past, shifts, int(lengths.max()) - len(prefix.tokens) + steps)
 
 
-def _answer_batch(
+def answer_batch(
     lm: LanguageModel,
     cues: Sequence[Row],
     limits: Sequence[int],
@@ -195,6 +197,8 @@ def _answer_batch(
 
     `past`: see `_begun`.
     """
+    if lm.company is not None:
+        return lm.company("answers", (cues, limits, stops))  # type: ignore[no-any-return] # untyped
     ends = set(lm.end_tokens)
     shown = _special_stops(lm, stops)
     broken: set[int] = set()
@@ -218,7 +222,7 @@ def _answer_batch(
                 over = token in ends or len(new[row]) >= limits[row] or not sound
                 if over or _stopped(lm, new[row], stops[row], shown[row]):
                     going.discard(row)
-        if 0 < 2 * len(going) <= len(rows) and can_drop(past):
+        if 0 < 2 * len(going) <= len(rows) and lm.drops_rows and can_drop(past):
             (kept,) = to_device(lm.world.device, np.flatnonzero([row in going for row in rows]))
             rows = [row for row in rows if row in going]
             chosen, mask, positions = chosen[kept], mask[kept], positions[kept]

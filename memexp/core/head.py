@@ -10,6 +10,7 @@ them) makes all of a batch at once.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -98,7 +99,9 @@ def _as(head: nn.Module, make: Callable[[Any], Any]) -> Iterator[None]:
 
 def _in_pieces(head: nn.Module, plain: Any, hidden: Tensor, work: Work, rows: int) -> Any:
     def piece(hidden: Tensor, at: slice) -> Any:
-        return work(_logits(head, plain, hidden).float(), at)
+        # Of a head that several lanes learn, each has its own for its own rows.
+        own = functools.partial(plain, at=at) if getattr(head, "by_position", False) else plain
+        return work(_logits(head, own, hidden).float(), at)
 
     starts = range(0, len(hidden), rows)
     if len(starts) <= 1:

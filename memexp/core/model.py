@@ -34,7 +34,7 @@ from memexp.core.traits import Traits, ask, head_is_plain
 from memexp.errors import ModelError
 from memexp.sources import Stored
 
-__all__ = ["LanguageModel", "blocks", "drops", "local", "set_dropout"]
+__all__ = ["Company", "LanguageModel", "blocks", "drops", "local", "set_dropout"]
 
 Ends: TypeAlias = list[tuple[Tensor, bool]]
 Sorted: TypeAlias = NDArray[np.int64]
@@ -43,8 +43,15 @@ UNLIMITED = 1_000_000_000
 """transformers writes 1e30 for a tokenizer that knows no limit."""
 
 
+Company = Callable[[str, tuple[Any, ...]], Any]
+"""How a lane asks for what is done for several lanes at once, see lanes.py: what, and with what beside the model."""
+
+
 class LanguageModel(nn.Module):
     """A causal LM with exactly the operations that training, scoring and completion stand on."""
+
+    drops_rows = True
+    """Whether rows that are over may be left out of a batch that is completed."""
 
     def __init__(
         self,
@@ -69,6 +76,8 @@ class LanguageModel(nn.Module):
         self.stored: Mapping[str, Stored] | None = None  # where its tensors lie, if `load` read them from safetensors
         self.together: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Around passes that belong together; sharding keeps weights gathered meanwhile."""
+        self.company: Company | None = None
+        """Where the model is one lane of several, how it asks for what they do together."""
         self.passes = 0
         """Forward passes made so far: what shows that a worker is at work."""
         self.adopt(traits if traits is not None else self._ask())
@@ -107,6 +116,8 @@ class LanguageModel(nn.Module):
         Returns:
             (sum of lengths - 1,) float32 nats, row after row.
         """
+        if self.company is not None and not torch.is_grad_enabled():
+            return self.company("nll", (ids, lengths))  # type: ignore[no-any-return] # as below
         padded, real = ids.numpy(), lengths.numpy()[:, None]
         at = np.arange(padded.shape[1])[None]
         # What is asked for is counted here: to look for it on a GPU is to wait for it.
@@ -124,6 +135,8 @@ class LanguageModel(nn.Module):
             For each of `asked` the log-likelihoods of its tokens, in float64 nats on the CPU, and whether each of its
             tokens is the likeliest.
         """
+        if self.company is not None and not torch.is_grad_enabled():
+            return self.company("ends", (rows, asked))  # type: ignore[no-any-return] # as below
         places, order = ends_of(rows, asked)
         found = self("ends", *to_device(self.world.device, right_padded(rows), *places), places[1], past).detach().cpu()
         each = torch.empty_like(found).index_copy_(0, order, found).split([len(tokens) for _, tokens in asked])
@@ -208,12 +221,7 @@ class LanguageModel(nn.Module):
     @property
     def context(self) -> int | None:
         """Tokens the model can take at once, by its configuration or else its tokenizer; None where nothing says."""
-        for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-            size = getattr(self.lm.config, name, None)
-            if isinstance(size, int):
-                return size
-        size = self.tokenizer.model_max_length
-        return None if size is None or size > UNLIMITED else int(size)
+        return _context(self)
 
     @property
     def end_tokens(self) -> list[int]:
@@ -221,12 +229,7 @@ class LanguageModel(nn.Module):
 
         The tokenizer's alone where it is not the model's own: the others would be ids of another vocabulary.
         """
-        own = (self.lm.generation_config, self.lm.config) if self.own_tokenizer else ()
-        for source in (*own, self.tokenizer):
-            ends = getattr(source, "eos_token_id", None)
-            if ends is not None:
-                return [int(i) for i in (ends if isinstance(ends, list | tuple) else [ends])]
-        return []
+        return _end_tokens(self)
 
     def learning(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name: all, or the adapter's. Sharded ones are DTensors."""
@@ -254,6 +257,24 @@ def _after(past: Any, ids: Tensor, takes_positions: bool) -> dict[str, Any]:
         begin = past.get_seq_length()
         inputs["position_ids"] = torch.arange(begin, begin + ids.shape[1], device=ids.device).expand(ids.shape)
     return inputs
+
+
+def _context(lm: LanguageModel) -> int | None:
+    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+        size = getattr(lm.lm.config, name, None)
+        if isinstance(size, int):
+            return size
+    size = lm.tokenizer.model_max_length
+    return None if size is None or size > UNLIMITED else int(size)
+
+
+def _end_tokens(lm: LanguageModel) -> list[int]:
+    own = (lm.lm.generation_config, lm.lm.config) if lm.own_tokenizer else ()
+    for source in (*own, lm.tokenizer):
+        ends = getattr(source, "eos_token_id", None)
+        if ends is not None:
+            return [int(i) for i in (ends if isinstance(ends, list | tuple) else [ends])]
+    return []
 
 
 def blocks(lm: PreTrainedModel) -> nn.ModuleList:

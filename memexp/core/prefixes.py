@@ -36,9 +36,9 @@ class SharedPrefixes:
     """What rows share, and the keys and values of the prefix that was asked for last."""
 
     def __init__(self, lm: LanguageModel, rows: Sequence[Row], most: Sequence[int], cost: int) -> None:
-        """As `shared_prefixes`; nothing is shared where the model's cache cannot be, and off float32, whose coarser
-        numbers would be others."""
-        able = lm.caches and lm.traits.shares and lm.dtype == "float32"
+        """As `shared_prefixes`; nothing is shared where the model's cache cannot be, between lanes, which make their
+        passes in company, and off float32, whose coarser numbers would be others."""
+        able = lm.caches and lm.traits.shares and lm.company is None and lm.dtype == "float32"
         self._lm = lm
         self.prefixes = shared_prefixes(rows, most, cost) if able else []
         self._of = {row: prefix for prefix in self.prefixes for row in prefix.rows}

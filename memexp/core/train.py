@@ -85,10 +85,7 @@ def train(
     unread: list[tuple[Batch, int, Loss, int]] = []
     for number in range(first, last + 1):
         batch = batches(number)
-        if batch.draws is not None:
-            # Other dropout on every rank: they hold other rows.
-            torch.manual_seed(key_seed(*batch.draws, lm.world.rank))
-        unread.append((batch, number, *update(lm, optimizer, batch.rows, batch.lr, settings.clip_norm)))
+        unread.append((batch, number, *_made(lm, optimizer, settings, batch)))
         if number == last or len(unread) >= min(READ_STEPS[lm.world.device.type], room()):
             made = _read(unread, batches.what, settings.lr)
             unread = []
@@ -96,6 +93,18 @@ def train(
             after(made)
     _check_weights(lm, f"after step {last} ({batches.what}, lr {settings.lr:g})")
     return steps
+
+
+def _made(lm: LanguageModel, optimizer: AdamW, settings: Training, batch: Batch) -> tuple[Loss, int]:
+    """One step: by itself, or where `lm` is one of several lanes with them."""
+    # Other dropout on every rank: they hold other rows.
+    seed = None if batch.draws is None else key_seed(*batch.draws, lm.world.rank)
+    step = (optimizer, batch.rows, batch.lr, settings.clip_norm)
+    if lm.company is not None:
+        return lm.company("update", (*step, settings.dropout, seed))  # type: ignore[no-any-return] # untyped
+    if seed is not None:
+        torch.manual_seed(seed)
+    return update(lm, *step)
 
 
 def _read(unread: Sequence[tuple[Batch, int, Loss, int]], what: str, lr: float) -> list[Step]:

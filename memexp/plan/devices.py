@@ -45,7 +45,8 @@ class Device:
 
 # Data sheets: NVIDIA A100 80GB (2021), H100 SXM5 (2022), H200 SXM (2023), L40S (2023), L4 (2023), RTX 4090 (Ada, 2022).
 # The A100, H100 and H200 are those with NVLink. The CPU: one core of a server; a model of 135M
-# parameters got 130 GFLOP/s and more of it, tiny ones less; its bandwidths are estimates.
+# parameters got 130 GFLOP/s and more of it, tiny ones less, on cores shared with other programs
+# down to about a twentieth of the speed below; its bandwidths are estimates.
 DEVICES = {
     "a100": Device(80e9, 19.5e12, 156e12, 312e12, 2.04e12, 300e9),
     "h100": Device(80e9, 67e12, 494e12, 989e12, 3.35e12, 450e9),
@@ -53,5 +54,5 @@ DEVICES = {
     "l40s": Device(48e9, 91.6e12, 183e12, 362e12, 0.864e12, 32e9),
     "l4": Device(24e9, 30e12, 60e12, 121e12, 0.3e12, 32e9),
     "rtx4090": Device(24e9, 82.6e12, 82.6e12, 165e12, 1.008e12, 32e9),
-    "cpu": Device(16e9, 0.2e12, 0.2e12, 0.1e12, 20e9, 2e9, used=(0.15, 0.5, 0.9)),
+    "cpu": Device(16e9, 0.2e12, 0.2e12, 0.1e12, 20e9, 2e9, used=(0.05, 0.5, 0.9)),
 }

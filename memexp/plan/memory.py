@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memexp.plan.inspection import Inspection
 from memexp.spec import Full, LoRA, Resources
@@ -88,6 +88,9 @@ def needed(
     offloaded = resources.offload and on_gpu
     moments = 8 * model.learning // model.workers
     standing = {"weights": model.held, "optimizer": 0 if offloaded else moments}
+    if resources.lanes > 1:  # each has its own of all that learns, gradients included, at all times
+        each, load = resources.lanes * 4 * model.learning, replace(load, tokens=resources.lanes * load.tokens)
+        standing = {"weights": model.held - 4 * model.learning + each, "optimizer": 2 * each, "lanes": each}
     peaks = (*_training(model, resources, load, on_gpu), _recall(model, load))
     peak = max(peaks, key=lambda parts: sum(parts.values()))
     names = ("gathers", "gradients", "activations", "logits", "cache")

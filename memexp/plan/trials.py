@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -149,7 +150,10 @@ def _bundle(
     resources = forest.resources[base]
     at_base = by_root.pop("", _Tree())
     parts = [(_trial(forest, base, [tree], phase).steps, tree) for tree in by_root.values()]
-    wanted = max(1, slots(resources)) * (TRIALS_PER_SLOT if resources.workers == 1 else 1)
+    places = max(1, slots(resources))
+    # Lanes are filled with the trees of one bundle; no place is left empty for that.
+    full = max(places, len(parts) // resources.lanes) if resources.lanes > 1 else sys.maxsize
+    wanted = min(places * (TRIALS_PER_SLOT if resources.workers == 1 else 1), full)
     dealt = _deal(parts, wanted) or [[]]
     dealt[-1].insert(0, at_base)  # the cheapest bundle also measures the untrained model
     return [_trial(forest, base, group, phase) for group in dealt]

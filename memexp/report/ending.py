@@ -1,4 +1,4 @@
-"""The last line of a run: where the page is that shows what the sweep found."""
+"""The last lines of a run: where the page is that shows what the sweep found, and what draws one figure of it."""
 
 from __future__ import annotations
 
@@ -25,15 +25,21 @@ def say_page(store: Store, sweep: str, console: Console) -> None:
     if os.environ.get(SWITCH, "").lower() in ("no", "0", "off", "false"):
         return
     try:
-        from memexp.report.page import write_page
+        from memexp.figures.own import FAMILIES
+        from memexp.report.page import written
 
         files = len(latest_manifests(store).get(sweep, ()))
         if files > MOST_FILES:
             command = f"memexp report {option_for(store)}--sweep {shlex.quote(sweep)}"
             say(console, f"{files} result files take a while to draw: {command}")
             return
-        path = write_page(store, sweep)
+        path, figures = written(store, sweep)
     except Exception as error:  # whatever a drawing library raises: no sweep fails for its picture
         say(console, f"no report could be drawn: {one_line(error, 200)}", "yellow")
         return
     say(console, f"report: {path}")
+    where = f"{option_for(store)}--sweep {shlex.quote(sweep)}"
+    for figure in figures:
+        if (family := figure.name.partition("-")[0]) in (*FAMILIES, "searches"):
+            say(console, f"figure: memexp plot {family} {where}")
+            break

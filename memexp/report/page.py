@@ -29,7 +29,7 @@ from memexp.sources.cache import recall_answer, remember_answer
 from memexp.store import Store
 from memexp.wording import noun
 
-__all__ = ["page", "write_page"]
+__all__ = ["page", "write_page", "written"]
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -52,9 +52,14 @@ def write_page(store: Store, sweep: str | None = None, out: str | os.PathLike[st
     Raises:
         StoreError: there is no such sweep, a file cannot be read, or the page cannot be written.
     """
+    return written(store, sweep, out)[0]
+
+
+def written(store: Store, sweep: str | None, out: str | os.PathLike[str] | None = None) -> tuple[Path, list[Figure]]:
+    """The same, with the figures that are on the page."""
     name = "report.html" if sweep is None else f"report-{sweep}.html"
     path = Path(out) if out is not None else Path(store.location if store.is_local else ".") / name
-    text = page(store, sweep)
+    text, figures = _page(store, sweep)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8", errors="replace")
@@ -62,11 +67,16 @@ def write_page(store: Store, sweep: str | None = None, out: str | os.PathLike[st
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
-    return path.absolute()
+    return path.absolute(), figures
 
 
 def page(store: Store, sweep: str | None = None) -> str:
     """The HTML."""
+    return _page(store, sweep)[0]
+
+
+def _page(store: Store, sweep: str | None) -> tuple[str, list[Figure]]:
+    """The same, with the figures that are on it."""
     vega = _Later(javascript)
     found = chapters(store, sweep, sample)
     figures = [figure for chapter in found for figure in chapter.figures]
@@ -91,7 +101,7 @@ def page(store: Store, sweep: str | None = None) -> str:
     ]
     filters = _filters(row for figure in figures for panel in figure.panels for row in panel.rows)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return _template().format(
+    text = _template().format(
         policy=html.escape(POLICY),
         title=html.escape(title),
         css=_piece("page.css"),
@@ -104,6 +114,7 @@ def page(store: Store, sweep: str | None = None) -> str:
         vega=vega.result(),
         script=_piece("page.js"),
     )
+    return text, figures
 
 
 def in_script(value: Any) -> str:

@@ -22,7 +22,7 @@ from rich.progress import (
 from memexp.plan import Ask
 from memexp.plan.attempts import Progress
 from memexp.store.patience import passed_on
-from memexp.wording import amount
+from memexp.wording import amount, span
 
 __all__ = ["Display", "SearchDisplay", "counted"]
 
@@ -32,6 +32,9 @@ PLAIN_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
 RENEWED_EVERY = 1.0
 """Seconds before a notebook's line is another."""
+KNOWN_SHARE, KNOWN_AFTER = 0.1, 20.0
+"""Of the work, and seconds of it, before anything is said of the time left: the first trials to start are too few, and
+the first steps of each too slow, to tell of the others."""
 
 
 class _Shown:
@@ -41,7 +44,7 @@ class _Shown:
     def __init__(self, console: Console, plain: bool) -> None:
         self.console = console
         self.here, self.plain = plain, plain or not console.is_terminal
-        self.last = time.monotonic()
+        self.begun = self.last = time.monotonic()
         self.line: Any = None
         """The one of a notebook, once there is something to say."""
         self.latest = ""
@@ -71,6 +74,11 @@ class _Shown:
         for line in said if not self.here else ():
             if not passed_on(line):
                 self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    @property
+    def _passed(self) -> str:
+        """What plain lines say of the time; bars have a column for it."""
+        return f"{span(time.monotonic() - self.begun)} so far"
 
     def _say(self, line: str) -> None:
         if self.console.is_jupyter:
@@ -129,18 +137,18 @@ class Display(_Shown):
         left = self._left(time.monotonic())
         self.bars.update(self.rows[1], completed=self.made if self.steps else 1, left=left)
         whole = f"{self.complete} of {amount(self.conditions, 'condition')}"
-        self._say(f"{whole}, {self.made} of {amount(self.steps, 'step')}, {left}")
+        self._say(", ".join(filter(None, [whole, f"{self.made} of {amount(self.steps, 'step')}", self._passed, left])))
 
     def _left(self, now: float) -> str:
-        """Time left at the pace since the first sign of work: before it, the cluster and torch were starting."""
+        """Time left at the pace since the first sign of work: before it, the cluster and torch were starting. Empty
+        until enough is known."""
         done, whole = (self.made, self.steps) if self.steps else (self.complete, self.conditions)
         if self.first is None:
             self.first = (now, done)
         since, before = self.first
-        if done - before <= whole / 20:
-            return "time left not known yet"
-        seconds = (now - since) * max(0, whole - done) / (done - before)
-        return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"
+        if done - before < KNOWN_SHARE * whole or now - since < KNOWN_AFTER:
+            return ""
+        return f"about {span((now - since) * max(0, whole - done) / (done - before))} left"
 
 
 class SearchDisplay(_Shown):
@@ -157,7 +165,7 @@ class SearchDisplay(_Shown):
         self.over += progress.suggestions
         self.made += progress.steps
         self.bars.update(self.row, completed=self.over, left=amount(self.made, "step"))
-        self._say(f"{self.over} of {amount(self.total, 'suggestion')}, {amount(self.made, 'step')}")
+        self._say(f"{self.over} of {amount(self.total, 'suggestion')}, {amount(self.made, 'step')}, {self._passed}")
 
 
 def counted(items: Iterable[T], done: str, total: int) -> Iterator[T]:

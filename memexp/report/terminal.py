@@ -19,12 +19,21 @@ from memexp.report.views import by_condition
 from memexp.search.ledger import Ledger
 from memexp.spec.search import point_text
 from memexp.store import Store, option_for
-from memexp.wording import amount, noun
+from memexp.wording import amount, listed, noun
 
 __all__ = ["print_searches", "print_summary", "say"]
 
 LONGEST = 100
 """Characters of a line that is to be copied; a longer one goes on in the next."""
+
+_OVER = {
+    "seed": "all seeds",
+    "corpus": "all study lists",
+    "corpus_id": "all study lists",
+    "counterbalanced": "both halves of the counterbalancing (targets studied, foils studied)",
+    "replication": "all replications",
+}
+"""What means are over, in words."""
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:
@@ -41,7 +50,7 @@ def print_summary(store: Store, sweep: str, forest: Forest, console: Console) ->
     for table in found.tables:
         _print_table(table, console)
     if found.over:
-        say(console, f"Means are over {', '.join(found.over)}.")
+        say(console, f"Each mean is taken over {listed([_OVER.get(name, f'all {name}') for name in found.over])}.")
     if found.first is not None:
         say(console, "\nOne row per item is in the store. For more:")
         words = f"--sweep {shlex.quote(sweep)} {by_condition(found.first)}"

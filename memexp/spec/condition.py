@@ -228,6 +228,11 @@ class Resources:
     offload: bool = False
     """Whether the moments of the optimizer are in the host's memory instead of a GPU's: no number changes, a step takes
     as long as they travel."""
+    lanes: Positive = 1
+    """Conditions of one base model that a worker trains and measures in one pass, LoRA or full: they share its frozen
+    weights and nothing else. Numbers are those of each by itself up to the last digits, not bit for bit, as with any
+    other size of a batch. Worth it where one condition leaves a GPU idle; a CPU has nothing idle. Trials with a probe
+    of your own, or that are tried again after they took their process along, have one lane all the same."""
 
     def __post_init__(self) -> None:
         if self.gpus > 1:
@@ -239,6 +244,16 @@ class Resources:
             raise SpecError(
                 f"Resources.gpus: {self.workers} workers with {self.gpus:g} GPUs each would meet on one GPU, which "
                 f"NCCL refuses; give gpus=1, or one worker with gpus={self.gpus:g}"
+            )
+
+        if self.lanes > 1 and self.workers > 1:
+            raise SpecError(
+                f"Resources.lanes: {self.lanes} lanes are of a model on one worker, got {self.workers} workers; give "
+                "workers=1 or lanes=1"
+            )
+        if self.lanes > 1 and self.offload:
+            raise SpecError(
+                "Resources.lanes: lanes keep their moments where they compute; give offload=False or lanes=1"
             )
 
     @property

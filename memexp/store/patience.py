@@ -30,6 +30,7 @@ from obstore.exceptions import BaseError, GenericError
 
 from memexp.errors import StoreError, StoreGoneError
 from memexp.store.medium import reason
+from memexp.wording import span
 
 __all__ = ["Patience", "may_pass", "passed_on", "patience_with", "seconds", "stop_waiting", "told", "waiting"]
 
@@ -216,10 +217,10 @@ class Patience:
         with _lock:
             said, self._said = self._said, True
         if not said:
-            _say(f"{self.location}: {reason(error)}; waiting for it, {_words(seconds())} at most")
+            _say(f"{self.location}: {reason(error)}; waiting for it, {span(seconds())} at most")
 
     def _vain(self, error: Exception, waited: float) -> str:
-        told = f"waited {_words(waited)} in vain" if waited >= 1 and not _stopped.is_set() else "no longer waited for"
+        told = f"waited {span(waited)} in vain" if waited >= 1 and not _stopped.is_set() else "no longer waited for"
         return f"cannot reach {self.location}: {reason(error)}; {told}, the same command goes on"
 
 
@@ -232,10 +233,6 @@ def patience_with(location: str) -> Patience:
 def _pause(turn: int) -> float:
     # 2.0 ** 1100 is no float.
     return random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(turn, 20))
-
-
-def _words(duration: float) -> str:
-    return f"{duration:.0f} s" if duration < 120 else f"{duration / 60:.0f} min"
 
 
 def _interruptible(work: Callable[[], T]) -> T:

@@ -27,7 +27,7 @@ from memexp.errors import SpecError, StoreError
 from memexp.store import Store
 from memexp.store.closed import STREAM, closed, give, identifier
 from memexp.store.manifests import latest_manifests
-from memexp.store.sql_text import columns_of, complaint, starred, told_apart
+from memexp.store.sql_text import columns_of, complaint, labels_of, starred, told_apart
 from memexp.store.threads import threaded
 
 __all__ = ["Asked", "Metric", "View", "answer", "asked", "distinct", "quoted", "rows_of", "totals"]
@@ -91,6 +91,7 @@ def asked(store: Store, sql: str, sweep: str | None = None, views: Mapping[str, 
     opened = [kind for kind in kinds if all_of_them or kind in wanted or _names(sql, kind)]
     if sql.strip().strip('"') in {*kinds, *called}:
         sql = f"FROM {identifier(sql.strip().strip(chr(34)))}"
+    columns: Columns = {}
     with closed() as connection:
         try:
             columns = _open_to(connection, store, opened, sweep)
@@ -101,7 +102,8 @@ def asked(store: Store, sql: str, sweep: str | None = None, views: Mapping[str, 
         except duckdb.Error as error:
             if STREAM in str(error):
                 _find_broken(store, opened)
-            raise StoreError(complaint(connection, str(error), opened, called, kinds, list(every))) from error
+            labels = labels_of(names for files in columns.values() for names in files)
+            raise StoreError(complaint(connection, str(error), opened, called, kinds, list(every), labels)) from error
 
 
 def _asked(connection: duckdb.DuckDBPyConnection, sql: str, kinds: list[str], called: list[str]) -> Asked:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import duckdb
 
 from memexp.errors import near_first
 from memexp.identity import parsed
+from memexp.records import MADE_WITH, SETTINGS
 from memexp.store.closed import identifier
 
-__all__ = ["columns_of", "complaint", "starred", "told_apart"]
+__all__ = ["columns_of", "complaint", "labels_of", "starred", "told_apart"]
 
 
 def told_apart(names: Sequence[str]) -> list[str]:
@@ -46,6 +47,17 @@ def columns_of(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
         return []
 
 
+def labels_of(files: Iterable[Sequence[str]]) -> list[str]:
+    """The labels that result files with these columns have: they stand between the settings and the versions."""
+    found: dict[str, None] = {}
+    for names in files:
+        if "condition_id" not in names:  # a log of attempts, losses
+            continue
+        versions = next((at for at, name in enumerate(names) if name in MADE_WITH.names), 0)
+        found |= dict.fromkeys(name for name in names[:versions] if name not in SETTINGS.names)
+    return list(found)
+
+
 MOST_NAMES = 24
 """Columns that an error names."""
 _NO_COLUMN = re.compile(
@@ -62,14 +74,18 @@ def complaint(
     called: Sequence[str],
     kinds: Sequence[str],
     views: Sequence[str],
+    labels: Sequence[str],
 ) -> str:
-    """DuckDB's complaint in a line, with the names there are: those most like the one that there is not come first."""
+    """DuckDB's complaint in a line, with the names there are: those most like the one that there is not come first, and
+    labels, which a reader of the documentation cannot know, are never among those left out."""
     line = said.splitlines()[0]
     if (match := _NO_COLUMN.search(line)) and (opened or called):
         tables = [*called, *(kind for kind in opened if not called)]
         names = near_first(match[1] or match[2], dict.fromkeys(c for t in tables for c in columns_of(connection, t)))
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        return f"{line} (columns of {', '.join(tables)}: {', '.join(names[:MOST_NAMES])}{more})"
+        own = [name for name in labels if name in names]
+        named = f"; labels: {', '.join(own[:MOST_NAMES])}" if own else ""
+        return f"{line} (columns of {', '.join(tables)}: {', '.join(names[:MOST_NAMES])}{more}{named})"
     match = _NO_TABLE.search(line)
     wanted = match[1] if match else ""
     there = ", ".join(near_first(wanted, kinds) if match else kinds) or "none, the store is empty"

@@ -10,6 +10,7 @@ import torch
 
 from memexp.core import fork
 from memexp.core.fork import Fork
+from memexp.core.lanes import Lanes
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
 from memexp.core.original import original
@@ -26,10 +27,11 @@ class WarmBase:
     def __init__(self) -> None:
         self._key: tuple[str, Resources, World] | None = None
         self._held: tuple[LanguageModel, Fork] | None = None
+        self._lanes: Lanes | None = None
 
     def renewed(self, stage: Stage, resources: Resources, world: World) -> tuple[LanguageModel, Fork]:
         """As `get`, whatever has become of the model that is held."""
-        self._key = self._held = None
+        self._key = self._held = self._lanes = None
         return self.get(stage, resources, world)
 
     def get(self, stage: Stage, resources: Resources, world: World) -> tuple[LanguageModel, Fork]:
@@ -43,11 +45,20 @@ class WarmBase:
             lm, loaded = self._held
             fork.restore(lm, loaded, None)
             return self._held
-        self._key = self._held = None  # let go of the old one before the new one needs the memory
+        self._key = self._held = self._lanes = None  # let go of the old one before the new one needs the memory
         _limit_memory(resources, world)
         lm = load(stage.model, stage.method, stage.dtype, world, resources)
         self._key, self._held = key, (lm, original(lm))
         return self._held
+
+    def lanes(self, lm: LanguageModel, count: int) -> Lanes:
+        """The model that `get` gave, as so many lanes, of which it is the first.
+
+        Raises ModelError where its architecture has none.
+        """
+        if self._lanes is None:
+            self._lanes = Lanes(lm, count)
+        return self._lanes
 
 
 def _limit_memory(resources: Resources, world: World) -> None:

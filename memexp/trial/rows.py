@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,18 +44,18 @@ class Sink(SideFiles, Protocol):
         """A file's rows."""
 
 
-def made_with(world: World, resources: Resources, dtype: str) -> dict[str, Any]:
+def made_with(world: World, resources: Resources, dtype: str, lanes: int = 1) -> dict[str, Any]:
     """The columns of `memexp.records.MADE_WITH`."""
     device = "cpu" if world.device.type == "cpu" else torch.cuda.get_device_name(world.device)
     where = {"device": device, "threads": resources.threads, "workers": world.size}
-    how = {"checkpointing": resources.checkpointing, "offload": resources.offload}
+    how = {"checkpointing": resources.checkpointing, "offload": resources.offload, "lanes": lanes}
     return versions() | where | how | columns(dtype, world.device)
 
 
 class Notes:
     """Rows of ``stages/`` that are not committed yet, and a line for the user for each that says of a failure."""
 
-    def __init__(self, sink: Sink, world: World, attempt: Attempt, made_with: Mapping[str, Any]) -> None:
+    def __init__(self, sink: Sink, world: World, attempt: Attempt, made_with: dict[str, Any]) -> None:
         self.sink, self.world, self.made_with = sink, world, made_with
         self.attempt = attempt if world.leads else dataclasses.replace(attempt, rank=world.rank)
         self.rows: list[Row] = []

@@ -7,6 +7,7 @@ train(..., after=saver.along(stage, lm, optimizer, done))
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 import time
@@ -53,6 +54,12 @@ class Saver:
         self.marks, self._kept = marks, set(marks.trajectories)
         self._unsaved = _Unsaved()  # since the last snapshot, on the way to where the model is
         self._unsaved_at: dict[str, _Unsaved] = {}
+
+    def beside(self) -> Saver:
+        """The saver of another lane, whose model is elsewhere: what is kept is known to both."""
+        other = copy.copy(self)
+        other._unsaved = _Unsaved()
+        return other
 
     def at_fork(self, stage: str) -> None:
         """The model's state after `stage` is kept in memory, and may be gone back to."""

@@ -46,6 +46,13 @@ class State:
         renewed._once = self._once
         return renewed
 
+    def beside(self, lm: LanguageModel) -> State:
+        """The same copies, whoever takes or lets go of one, for another lane, which is nowhere yet."""
+        other = State(lm, self.base, self.forks[self.base])
+        other.forks, other.untaught, other._once = self.forks, self.untaught, self._once
+        other.nowhere()
+        return other
+
     def keep(self, stage: str, untaught: bool) -> None:
         """Copy the state, which is that after `stage`; of one that is `untaught` the weights stay until `let_go`."""
         needed = stage not in self._once

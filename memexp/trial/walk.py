@@ -35,6 +35,7 @@ from memexp.trial.reporting import Counted, Report, line_of
 from memexp.trial.rows import Notes, Results, Sink, made_with
 from memexp.trial.saving import Saver
 from memexp.trial.shortage import Shortage
+from memexp.trial.side_by_side import in_lanes, lanes_of
 from memexp.trial.state import State
 from memexp.trial.watch import Activity, allowed, watched
 
@@ -63,7 +64,8 @@ class Walk:
         self.sink, self.world, self.report = sink, world, report
         self.stages = {stage.id: stage for stage in (trial.base, *trial.stages)}
         self.children = _children(trial, {*(ask.stage for ask in asks), *leaves})
-        self.notes = Notes(sink, world, attempt, made_with(world, trial.resources, trial.base.dtype))
+        self.lanes = lanes_of(trial, asks, self.children)
+        self.notes = Notes(sink, world, attempt, made_with(world, trial.resources, trial.base.dtype, self.lanes))
         self.results = Results(trial, sink, self.notes)
         self.saver = Saver(trial, leaves, sink, self.notes, world, marks)
         self.activity = Activity(trial.base)
@@ -84,31 +86,35 @@ class Walk:
             self.activity.work = lambda: self.state.lm.passes
             self.texts = TrialTexts(self.trial, state.lm.tokenizer, self.activity)
             with halved(state.lm) if self.trial.halved else contextlib.nullcontext():
-                self._visit(self.trial.base)
+                if self.lanes == 1 or not in_lanes(self, base):
+                    self.visit(self.trial.base)
             return self.notes.lines
 
-    def _visit(self, stage: Stage) -> None:
+    def visit(self, stage: Stage) -> None:
         """Measure after `stage` and after all that hangs below it."""
         failures = len(self.notes.lines)
         wanted = stage.id in self.leaves or any(ask.stage == stage.id for ask in self.asks)
-        if wanted and self._reach(stage):
+        if wanted and self.reach(stage):
             self._measure(stage)
         if stage is self.trial.base:
             self.notes.commit()
-        children = self.children.get(stage.id, [])
-        for child in children:
-            if stage.id not in self.failures.lost:
-                if child is children[-1]:
-                    self.state.last_child(stage.id)
-                self._visit(child)
-            if stage.kind in ("base", "pretrain"):
-                self.notes.commit()
+        self.below(stage, self.children.get(stage.id, []))
         if stage is not self.trial.base:
             self.state.let_go(stage.id)
             if len(self.notes.lines) == failures:
                 self.saver.over(stage)
 
-    def _reach(self, stage: Stage) -> bool:
+    def below(self, stage: Stage, children: Sequence[Stage]) -> None:
+        """Visit what comes after `stage`, of which each begins where `stage` ends."""
+        for child in children:
+            if stage.id not in self.failures.lost:
+                if child is children[-1]:
+                    self.state.last_child(stage.id)
+                self.visit(child)
+            if stage.kind in ("base", "pretrain"):
+                self.notes.commit()
+
+    def reach(self, stage: Stage) -> bool:
         """Bring the model to the state after `stage`. False where the stage, or one before it, failed."""
         state = self.state
         if state.at == stage.id:
@@ -135,7 +141,7 @@ class Walk:
         began = self.activity.turn_to(stage)
         try:
             loaded = self._load_snapshot(stage)
-            if loaded is None and not self._reach(self.stages[stage.parent or ""]):
+            if loaded is None and not self.reach(self.stages[stage.parent or ""]):
                 self.failures.lost.add(stage.id)
                 return False
             began = self.activity.turn_to(stage)
@@ -198,7 +204,7 @@ class Walk:
         if origin.id not in self.state.untaught:  # begun from a snapshot further down
             settings = self.stages[stage.parent or ""].settings if stage.settings is None else stage.settings
             with self.state.aside(settings):
-                if not self._reach(origin):
+                if not self.reach(origin):
                     raise MemexpError(f"the weights before study cannot be had: stage {origin.id} failed")
         return self.state.untaught[origin.id]
 
@@ -214,13 +220,13 @@ class Walk:
                 measure = partial(measured, probe, Session(self.state.lm, untaught), texts, guard, printed)
                 items = self.shortage.again(measure, self.state.lm, stage, asks[0])
             except StoreError:
-                raise  # as in `_reach`
+                raise  # as in `reach`
             except Exception as error:  # a user's own code may raise anything
                 self.shortage.let_pass(error)
                 said = printed.written(self.sink, self.notes.log(asks[0]))
                 self.failures.record(stage, error, began, asks[0])
                 self._tell(Progress(said=said))
-                if guard.changed is not None and not self._renewed(stage):
+                if guard.changed is not None and not _renewed(self, stage):
                     return
                 continue
             said = printed.written(self.sink, self.notes.log(asks[0]))
@@ -230,17 +236,18 @@ class Walk:
                 self.notes.commit()
             self._tell(Progress(answered=tuple(ask.file for ask in asks), said=said))
 
-    def _renewed(self, stage: Stage) -> bool:
-        """Load the model anew, as nobody knows what the present one is, and bring it to where it was."""
-        lm, loaded = self.base.renewed(self.trial.base, self.trial.resources, self.world)
-        self.state = self.state.with_model(lm, loaded)
-        self.saver.back_at(self.trial.base.id)
-        return self._reach(stage)
-
     def _tell(self, progress: Progress) -> None:
         """Report progress. All ranks call."""
         with self.activity.waits():
             self.report(progress)
+
+
+def _renewed(walk: Walk, stage: Stage) -> bool:
+    """Load the model anew, as nobody knows what the present one is, and bring it to where it was."""
+    lm, loaded = walk.base.renewed(walk.trial.base, walk.trial.resources, walk.world)
+    walk.state = walk.state.with_model(lm, loaded)
+    walk.saver.back_at(walk.trial.base.id)
+    return walk.reach(stage)
 
 
 def _based(walk: Walk, base: WarmBase) -> State | None:

@@ -243,3 +243,24 @@ def test_what_no_node_has_the_memory_for_is_refused_before_any_trial(
     with pytest.raises(ClusterError, match=r"the machine has 0\.1 GB; `memexp plan --memory`"):
         grid(pair, tiny_model).run(tmp_path, console=Console(quiet=True))
     assert Store(tmp_path).names("stages") == set()
+
+
+def test_lanes_leave_the_same_rows(store: Path, pair: Pair, tiny_model: Model, tmp_path: Path) -> None:
+    # Three trees for each of two places: those of `store`, and four more.
+    sweep = dataclasses.replace(
+        grid(pair, tiny_model, (1e-3, 3e-3, 2e-3, 4e-3, 5e-3, 6e-3)), resources=Resources(lanes=3)
+    )
+    complete, page = said(sweep, tmp_path)
+    assert complete, page
+    for kind in ("recognition", "recall", "training"):
+        names = Store(store).names(kind)
+        assert names and names < Store(tmp_path).names(kind)
+        for name in names:
+            rows, others = (Store(folder).read(kind, name).to_pylist() for folder in (tmp_path, store))
+            for row, other in zip(rows, others, strict=True):
+                assert row.keys() == other.keys()
+                for column in ("target_nll", "foil_nll", "loss"):
+                    if row.get(column) is not None:
+                        assert row[column] == pytest.approx(other[column], abs=1e-4)
+                assert row.get("completion") == other.get("completion")
+    assert {row["lanes"] for row in Store(tmp_path).scan("recall").to_pylist()} == {3}

@@ -55,6 +55,28 @@ def test_what_was_not_planned_does_not_count() -> None:
     assert "0 of 12 steps" in shown.lines[-1]
 
 
+def test_time_left_is_told_once_enough_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the work and twenty seconds of it, at the pace since the first sign of work; time passed always."""
+    now = 100.0
+    monkeypatch.setattr("memexp.report.progress.time.monotonic", lambda: now)
+    shown = Shown({"study": 1000})
+    for passed, made in ((60, 0), (61, 150), (85, 160), (100, 200), (180, 200)):
+        now = 100.0 + passed
+        shown(Progress(reached={"study": made}))
+    assert [line.split(", ")[2:] for line in shown.lines] == [
+        ["60 s so far"],
+        ["61 s so far"],
+        ["85 s so far", "about 2 min left"],
+        ["100 s so far", "about 3 min left"],
+        ["3 min so far", "about 8 min left"],
+    ]
+    few = Shown({"study": 1000})
+    for made in (0, 90):
+        few(Progress(reached={"study": made}))
+        now += 1000
+    assert all(line.endswith("so far") for line in few.lines)
+
+
 class Notebook:
     """Stands in for IPython's display: what was shown, and what in its place."""
 

@@ -140,7 +140,9 @@ def test_what_cannot_be_written_is_a_line_and_leaves_nothing(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
 
 
-def test_the_command_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_them_and_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "sweep.py"
     script.write_text(
         "from memexp import Condition, Model, Pair, Recognition, ShippedText, Study, Sweep\n"
@@ -151,5 +153,7 @@ def test_the_command_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[s
     store = str(tmp_path / "results")
     assert main(["weights", str(script), "nothing", str(tmp_path / "out"), "--store", store]) == 2
     condition = capsys.readouterr().err.split()[-1]
-    assert main(["weights", str(script), condition, str(tmp_path / "out"), "--store", store]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["weights", str(script), condition, "out", "--store", store]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
     assert (tmp_path / "out" / "model.safetensors").exists()

@@ -144,14 +144,22 @@ def test_a_run_ends_with_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made.result("recognition", made.recognition(1.0, 0), {}, model="gpt2", exposures=0)
     made.sweep("s")
 
-    def said(store: Store) -> str:
+    def said(store: Store, sweep: str = "s") -> str:
         console = Console(record=True, width=400)
-        say_page(store, "s", console)
+        say_page(store, sweep, console)
         return console.export_text().strip()
 
     monkeypatch.delenv(SWITCH, raising=False)
-    path = Path(said(made.store).removeprefix("report: "))
+    path = Path(said(made.store).removeprefix("report: "))  # of one point there is no other figure to draw
     assert path.is_file() and path.parent == tmp_path / "results" and "gpt2" in path.read_text(encoding="utf-8")
+
+    made.result("recognition", made.recognition(1.0, 0), {}, model="gpt2", exposures=1)
+    made.result("recognition", made.recognition(1.0, 0), {}, model="gpt2", exposures=3)
+    made.sweep("curve", at=1)
+    line = said(made.store, "curve").splitlines()[-1]
+    command = f"memexp plot exposures --store {made.store.location} --sweep curve"
+    assert line == f"figure: {command}"
+    assert main([*command.split()[1:], "--out", str(tmp_path / "own.svg")]) == 0 and (tmp_path / "own.svg").is_file()
 
     with monkeypatch.context() as few:
         few.setattr(ending, "MOST_FILES", 0)

@@ -171,7 +171,7 @@ def test_files_of_before_lack_the_columns_of_pretraining_and_a_few_others() -> N
     columns = [*SETTINGS, *MADE_WITH, *RECALL]
     later = {f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")}
     later |= {name for name in SETTINGS.names if name.startswith("pretrain_")} | {"probe_settings"}
-    later |= {"cuda", "cudnn", "precision", "checkpointing", "offload"}
+    later |= {"cuda", "cudnn", "precision", "checkpointing", "offload", "lanes"}
     old = [column for column in columns if column.name not in later]
     assert complaint("recall", pa.schema(columns)) is complaint("recall", pa.schema(old)) is None
     for gone in old:

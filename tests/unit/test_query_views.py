@@ -291,6 +291,12 @@ def test_errors_name_the_columns_there_are(query: Said, sql: str, begin: str) ->
     assert (status, out) == (2, "") and begin in err and err.count("\n") == 1
 
 
+def test_errors_name_labels_too_however_many_columns_there_are(query: Said) -> None:
+    """Those of the table that is asked: they alone are in no documentation."""
+    assert query("SELECT modle FROM recall")[2].endswith(" more; labels: counterbalanced, text)\n")
+    assert "labels" not in query("SELECT modle FROM qa")[2] and "labels" not in query("SELECT kid FROM stages")[2]
+
+
 def test_errors_name_the_tables_and_views_there_are(query: Said) -> None:
     err = query("FROM recal")[2]
     assert "(tables: recall, choice, " in err and "(views: " in err

@@ -37,3 +37,15 @@ def test_trajectories_are_shared() -> None:
     forest = grow(SWEEP.conditions)
     assert Counter(stage.kind for stage in forest.stages.values()) == {"base": 3, "study": 3 * 2 * 2 * 10}
     assert len({ask.stage for ask in forest.asks}) == 3 + 12 * 3
+
+
+def test_what_it_takes_lies_within_what_its_plan_says(tmp_path: Path) -> None:
+    """Seconds of training as its stages took them where three other programs used the cores, by model; and the 143
+    seconds of a CPU that another run of it took in all.
+    """
+    models = {str(model["model"]): model for model in SWEEP.plan(tmp_path).models}
+    assert not any(model["measured"] for model in models.values())
+    ranges = {name: [3600 * hours for hours in model["device_hours_range"]] for name, model in models.items()}
+    for name, took in {"tiny-s": 53, "tiny-m": 110, "tiny-l": 464}.items():
+        assert ranges[name][0] < took < ranges[name][1]
+    assert sum(least for least, _ in ranges.values()) < 143 < sum(most for _, most in ranges.values())

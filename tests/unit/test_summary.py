@@ -210,7 +210,7 @@ def test_two_fields_of_one_file_are_rows_of_their_own(tiny_model: Model, tmp_pat
     page = printed(Store(tmp_path / "store"), forest, width=400)
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in page.splitlines() if line.startswith("│")]
     assert cells == [[f"{file}:easy", "1.00"], [str(file), "0.25"], [f"{file}:hard", "0.50"]]
-    assert "Means are over seed" in page
+    assert "Each mean is taken over all seeds" in page
     rows = closing(Store(tmp_path / "store"), page, forest)
     assert {row["corpus"]: row["recognition"] for row in rows} == {name: n / 4 for name, n in right.items()}
     told = {json.loads(ask.settings["probe_settings"])["Recognition"]["pair"]["Pair"]["foils"] for ask in forest.asks}
@@ -256,7 +256,7 @@ def test_labels_are_rows_of_their_own_and_seeds_are_not(tiny_model: Model, pair:
     page = printed(committed(forest, Store(tmp_path / "it's"), {1: 4, 6: 1}, "experiment"), forest)
     cells = [re.findall(r"[\d.]+", line) for line in page.splitlines() if line.startswith("│")]
     assert cells == [["6", "0.25"], ["1", "1.00"]]
-    assert "Means are over seed, counterbalanced." in page
+    assert "taken over all seeds and both halves of the counterbalancing (targets studied, foils studied)." in page
     rows = closing(Store(tmp_path / "it's"), page, forest)
     told = [tuple(row[name] for name in ("experiment", "exposures", "recognition", "n", "seeds")) for row in rows]
     assert told == [(1, 1, 1.0, 8, 2), (6, 1, 0.25, 8, 2)]
@@ -279,7 +279,7 @@ def test_what_a_method_or_no_forgetting_leaves_empty_is_no_difference(
         ["lora", "", "1.00"],
         ["lora", "upper", "0.25"],
     ]
-    assert "Means are over" not in page
+    assert "Each mean is taken over" not in page
 
 
 STUDY = Study(InlineText("studied", ["one two", "three four", "five six", "seven eight"]), exposures=1, lr=1e-3)
@@ -320,7 +320,7 @@ def test_what_differs_in_a_setting_of_any_kind_is_in_rows_of_its_own(name: str, 
     page = printed(Store(tmp_path), forest)
     cells = [line.split("│")[1:-1] for line in page.splitlines() if line.startswith("│")]
     assert [float(row[-1]) for row in cells] == [1.0, 0.25]
-    assert re.search(rf"┃ {name} +┃", page) and "Means are over seed." in page
+    assert re.search(rf"┃ {name} +┃", page) and "Each mean is taken over all seeds." in page
     rows = closing(Store(tmp_path), page, forest)
     assert sorted(row["recognition"] for row in rows) == [0.25, 1.0]
     assert len({row[name] for row in rows}) == 2
@@ -342,7 +342,7 @@ def test_two_probes_of_a_condition_are_rows_of_their_own(tiny_model: Model, tmp_
     page = printed(Store(tmp_path), forest)
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in page.splitlines() if line.startswith("│")]
     assert cells == [["pair.foils=foils", "0.25"], ["pair.foils=synonyms", "1.00"]]
-    assert "Means are over corpus." in page
+    assert "Each mean is taken over all study lists." in page
     rows = closing(Store(tmp_path), page, forest)
     assert sorted(row["recognition"] for row in rows) == [0.25, 0.25, 1.0, 1.0]
     assert len({row["probe_settings"] for row in rows}) == 4

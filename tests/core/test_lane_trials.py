@@ -1,0 +1,160 @@
+"""A trial in lanes leaves the tables that it leaves without: forks, failures, interruptions and all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from core.small import CONFIGS, TOKENIZER
+from core.test_trial import rows, statuses, trial_of
+
+from memexp.core.lanes import Lanes
+from memexp.core.processes import World
+from memexp.errors import ModelError, SpecError
+from memexp.plan.attempts import Attempt
+from memexp.probes import Recall, Recognition
+from memexp.signals import Interrupted
+from memexp.spec import (
+    Condition,
+    Forget,
+    Full,
+    Interference,
+    LoRA,
+    Model,
+    Pair,
+    RandomInit,
+    Resources,
+    ShippedText,
+    Study,
+)
+from memexp.store import Store
+from memexp.trial.execute import execute
+
+PAIR = Pair(ShippedText("sentences-targets", first=12), ShippedText("sentences-foils", first=12))
+KINDS = ("recognition", "recall", "training")
+
+
+def grid(method: Full | LoRA, lrs: Iterable[float] = (1e-3, 3e-3, 1e-2), dropout: float = 0.0) -> list[Condition]:
+    """Exposures, learning rates, seeds; one of them goes on with forgetting layers and with interference."""
+    model = Model("gpt2-small", tokenizer=TOKENIZER, init=RandomInit(config={"model_type": "gpt2", **CONFIGS["gpt2"]}))
+    study: dict[str, Any] = {"batch_size": 4, "block_size": 48, "dropout": dropout}
+    probes = [Recognition(PAIR), Recall()]
+    plain = [
+        Condition(model, Study(PAIR.targets, exposures=n, lr=lr, **study), method, seed, probes)
+        for n in (0, 1, 3)
+        for lr in lrs
+        for seed in (0, 1)
+    ]
+    studied = Study(PAIR.targets, exposures=2, lr=3e-3, **study)
+    forgetful = [
+        Condition(model, studied, method, 0, probes, forget=Forget(from_layer=layer, restudy_exposures=2))
+        for layer in (0, 1)
+    ]
+    other = Interference(PAIR.foils, lr=1e-3, batch_size=4, block_size=48, steps=4)
+    return [*plain, *forgetful, Condition(model, studied, method, 0, probes, interference=other)]
+
+
+def executed(conditions: list[Condition], store: Any, lanes: int, attempt: str = "first") -> list[str]:
+    trial = dataclasses.replace(trial_of(conditions), resources=Resources(lanes=lanes))
+    return execute(trial, store, World.current(), Attempt("test", attempt))
+
+
+def assert_same(one: Store, other: Store, rtol: float = 1e-5) -> None:
+    """Equal rows, numbers up to rounding."""
+    for kind in KINDS:
+        first, second = rows(one, kind), rows(other, kind)
+        assert len(first) == len(second) > 0, kind
+        for row, its in zip(first, second, strict=True):
+            for name, value in row.items():
+                if name in ("lanes", "seconds"):
+                    continue
+                if isinstance(value, float):
+                    np.testing.assert_allclose(its[name], value, rtol=rtol, atol=1e-4, err_msg=name)
+                else:
+                    assert its[name] == value, (kind, name)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("method", [Full(), LoRA(r=4)], ids=["full", "lora"])
+def test_a_trial_in_lanes_leaves_the_same_tables(method: Full | LoRA, dropout: float, tmp_path: Path) -> None:
+    conditions = grid(method, dropout=dropout)
+    single, laned = Store(tmp_path / "single"), Store(tmp_path / "laned")
+    assert executed(conditions, single, 1) == executed(conditions, laned, 4) == []
+    assert_same(single, laned)
+    assert statuses(laned) == statuses(single)  # nothing is made twice
+    assert {row["lanes"] for row in rows(laned, "recall")} == {4}
+    assert {row["lanes"] for row in rows(single, "recall")} == {1}
+    for kind in KINDS:
+        assert laned.names(kind) == single.names(kind)
+
+
+def test_one_lane_that_diverges_leaves_the_others_untouched(tmp_path: Path) -> None:
+    sound, mixed = Store(tmp_path / "sound"), Store(tmp_path / "mixed")
+    assert executed(grid(Full(), (1e-3, 3e-3)), sound, 4) == []
+    lines = executed(grid(Full(), (1e-3, 3e-3, 1e38)), mixed, 4)
+    assert lines and all("diverged" in line for line in lines)
+    names = {kind: sound.names(kind) for kind in KINDS}
+    assert all(names[kind] <= mixed.names(kind) for kind in KINDS)
+    for kind in KINDS:
+        for name in names[kind]:
+            one, other = (store.read(kind, name).to_pylist() for store in (sound, mixed))
+            for row, its in zip(one, other, strict=True):
+                for column, value in row.items():
+                    if isinstance(value, float):
+                        np.testing.assert_allclose(its[column], value, rtol=1e-5, atol=1e-4)
+
+
+class Interrupting(Store):
+    """A store during whose so many commits the process is interrupted."""
+
+    left = 7
+
+    def commit(self, kind: str, name: str, table: pa.Table) -> bool:
+        """As ever, until then."""
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted
+        return super().commit(kind, name, table)
+
+
+def test_lanes_that_are_interrupted_go_on_where_they_were(tmp_path: Path) -> None:
+    whole, halved = Store(tmp_path / "whole"), tmp_path / "halved"
+    conditions = grid(LoRA(r=4))
+    assert executed(conditions, whole, 1) == []
+    with pytest.raises(Interrupted):
+        executed(conditions, Interrupting(halved), 3)
+    store = Store(halved)
+    assert 0 < len(store.names("recall")) < len(whole.names("recall"))
+    assert executed(conditions, store, 3, "second") == []
+    assert_same(whole, store)
+
+
+def test_a_model_without_lanes_goes_on_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Lanes, *_: Any) -> None:
+        raise ModelError("it has none")
+
+    monkeypatch.setattr(Lanes, "__init__", refuse)
+    store = Store(tmp_path / "results")
+    assert executed(grid(LoRA(r=4)), store, 3) == []
+    assert {row["lanes"] for row in rows(store, "recall")} == {1}
+    (said,) = rows(store, "stages", status="unread")
+    assert said["error"] == "one lane instead of 3: it has none"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lanes": 0}, "Resources.lanes"),
+        ({"lanes": 2, "workers": 2}, "lanes are of a model on one worker"),
+        ({"lanes": 2, "offload": True}, "offload=False or lanes=1"),
+    ],
+)
+def test_lanes_that_cannot_be_are_refused_in_a_line(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said) as error:
+        Resources(**given)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,197 @@
+"""Lanes equal the same models one by one: losses, likelihoods and completions, whatever becomes of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from core.small import ARCHITECTURES, NO_DROPOUT, TARGETS, language_model, varied
+
+from memexp.core import fork, lane_layers
+from memexp.core.data import Row, encode, key_seed, order, right_padded
+from memexp.core.lanes import Lanes
+from memexp.core.model import LanguageModel, set_dropout
+from memexp.core.optimizer import adamw
+from memexp.core.scoring import token_nlls
+from memexp.core.train import update
+from memexp.errors import ModelError
+from memexp.spec import Full, LoRA, ShippedText, Study
+
+RATES = (1e-4, 3e-3, 1e-2)
+BATCH = 8
+STEPS = 8
+
+
+def study(lr: float, **more: Any) -> Study:
+    return Study(corpus=ShippedText("sentences-targets"), exposures=1, lr=lr, **more)
+
+
+def batch(rows: Sequence[Row], lane: int, step: int) -> list[Row]:
+    """Another order in each lane, as with other seeds."""
+    return [rows[i] for i in order(len(rows), lane, step)[:BATCH]]
+
+
+def rows_of(lm: LanguageModel) -> list[Row]:
+    return list(encode(lm.tokenizer, [*TARGETS[:24], *varied(8)], 64))
+
+
+def alone(lm: LanguageModel, lane: int, dropout: float | None, steps: int = STEPS) -> list[float]:
+    """The losses of a model that is trained as `lane` is."""
+    rows, settings = rows_of(lm), study(RATES[lane], dropout=dropout)
+    optimizer, losses = adamw(lm, settings), []
+    set_dropout(lm.lm, dropout)
+    lm.train()
+    for step in range(steps):
+        if step in (0, 4):
+            torch.manual_seed(key_seed(lane, step))
+        loss, _ = update(lm, optimizer, batch(rows, lane, step), RATES[lane], 1.0)
+        losses.append(float(loss or 0))
+    return losses
+
+
+def in_company(lanes: Lanes, dropout: float | None, steps: int = STEPS, first: int = 0, optimizers: Any = None) -> Any:
+    """The losses of all lanes, and their optimizers."""
+    rows = rows_of(lanes.models[0])
+    optimizers = optimizers or [adamw(lm, study(lr)) for lm, lr in zip(lanes.models, RATES, strict=True)]
+    losses: list[list[float]] = [[] for _ in RATES]
+    for lm in lanes.models:
+        set_dropout(lm.lm, dropout)
+        lm.train()
+    for step in range(first, first + steps):
+        asked = [
+            (lane, (optimizers[lane], batch(rows, lane, step), RATES[lane], 1.0, dropout, seed_of(lane, step)))
+            for lane in range(len(RATES))
+        ]
+        for lane, made in enumerate(lanes.do("update", asked)):
+            losses[lane].append(float(made[0]))
+    return losses, optimizers
+
+
+def seed_of(lane: int, step: int) -> int | None:
+    """Draws begin anew now and then, and go on in between."""
+    return key_seed(lane, step) if step in (0, 4) else None
+
+
+def models(architecture: str, method: Full | LoRA, **changes: Any) -> list[LanguageModel]:
+    return [language_model(architecture, method, **changes) for _ in RATES]
+
+
+def close(one: LanguageModel, other: LanguageModel, within: float = 1e-4) -> bool:
+    rows = rows_of(one)
+    pairs = zip(token_nlls(one, rows), token_nlls(other, rows), strict=True)
+    return all(np.abs(first - second).max(initial=0) < within for first, second in pairs)
+
+
+@pytest.mark.parametrize("method", [Full(), LoRA(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lanes_train_and_score_as_each_by_itself(architecture: str, method: Full | LoRA) -> None:
+    singles = models(architecture, method)
+    expected = [alone(lm, lane, 0.0) for lane, lm in enumerate(singles)]
+    lanes = Lanes(language_model(architecture, method), len(RATES))
+    losses, _ = in_company(lanes, 0.0)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    for single, lane in zip(singles, lanes.models, strict=True):
+        assert close(single, lane)
+    assert not close(singles[0], lanes.models[2])  # the control: lanes do differ
+    asked = []
+    for at in range(len(RATES)):
+        rows = rows_of(lanes.models[at])[at : 9 + 2 * at]  # other rows, and another number of them
+        lengths = torch.tensor([len(row) for row in rows])
+        asked.append((at, (torch.from_numpy(right_padded(rows)), lengths)))
+    for single, (_, given), found in zip(singles, asked, lanes.do("nll", asked), strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(found, single.eval().nll(*given), atol=1e-4, rtol=0)
+
+
+DROPPING = {
+    "gpt2": {"attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1},
+    "gpt_neo": {"attention_dropout": 0.1, "embed_dropout": 0.1, "resid_dropout": 0.1},
+    "gpt_neox": {"attention_dropout": 0.1, "hidden_dropout": 0.1},
+    "opt": {"dropout": 0.1, "attention_dropout": 0.1},
+    "bloom": {"hidden_dropout": 0.1, "attention_dropout": 0.1},
+    "llama": {"attention_dropout": 0.1},
+}
+
+
+@pytest.mark.parametrize("method", [Full(), LoRA(r=4, dropout=0.1)], ids=["full", "lora"])
+@pytest.mark.parametrize("architecture", DROPPING)
+def test_each_lane_draws_its_own_dropout(architecture: str, method: Full | LoRA) -> None:
+    changes = DROPPING[architecture]
+    singles = models(architecture, method, **changes)
+    expected = [alone(lm, lane, None) for lane, lm in enumerate(singles)]
+    lanes = Lanes(language_model(architecture, method, **changes), len(RATES))
+    losses, _ = in_company(lanes, None)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    without = [alone(lm, lane, 0.0) for lane, lm in enumerate(models(architecture, Full(), **changes))]
+    assert np.abs(np.array(without) / expected - 1).max() > 1e-3  # the control: something was dropped
+    for single, lane in zip(singles, lanes.models, strict=True):
+        assert close(single, lane)
+
+
+@pytest.mark.parametrize("method", [Full(), LoRA(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lanes_complete_and_answer_as_each_by_itself(architecture: str, method: Full | LoRA) -> None:
+    lanes = Lanes(language_model(architecture, method, initializer_range=0.3), len(RATES))
+    with lanes.weights.stirred(0.3):
+        cues = [[row[: 3 + i % 4] for i, row in enumerate(rows_of(lm)[:6])] for lm in lanes.models]
+        if not lanes.joint.pads_left:
+            cues = [[[*row, *row][:3] for row in own] for own in cues]
+        greedy = [(lane, (own[: 4 + lane], 3 + lane)) for lane, own in enumerate(cues)]
+        assert lanes.do("greedy", greedy) == [lanes.do("greedy", [one])[0] for one in greedy]
+        answers = [(lane, (own, [6] * 6, [("e",)] * 6)) for lane, own in enumerate(cues)]
+        assert lanes.do("answers", answers) == [lanes.do("answers", [one])[0] for one in answers]
+        pairs = [(at, row[-2:]) for at, row in enumerate(cues[0])]
+        ends = [(lane, (own, pairs[: 3 + lane])) for lane, own in enumerate(cues)]
+        with torch.no_grad():
+            together, apart = lanes.do("ends", ends), [lanes.do("ends", [one])[0] for one in ends]
+        for many, alone in zip(together, apart, strict=True):
+            for (logs, likeliest), (its, greedily) in zip(many, alone, strict=True):
+                torch.testing.assert_close(logs, its, atol=1e-4, rtol=0)
+                assert likeliest == greedily
+        assert together[0][0][0].tolist() != together[1][0][0].tolist()  # the control: lanes differ
+
+
+def test_memory_that_runs_out_of_all_is_tried_by_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = Lanes(language_model("gpt2", LoRA(r=4), **NO_DROPOUT["gpt2"]), len(RATES))
+    expected = [alone(language_model("gpt2", LoRA(r=4), **NO_DROPOUT["gpt2"]), lane, 0.0) for lane in range(len(RATES))]
+
+    def short(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(lanes.joint, "nll", short)
+    losses, _ = in_company(lanes, 0.0)
+    assert losses == expected  # to the last bit: each by itself
+
+
+def test_what_no_lane_can_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = language_model("gpt2", LoRA(r=4, targets=("lm_head",)))
+    with pytest.raises(ModelError, match="adapter of the output embedding"):
+        Lanes(lm, 2)
+    computed = lane_layers._product
+    monkeypatch.setattr(lane_layers, "_product", lambda layer, x, weight, at: computed(layer, x, weight.flip(0), at))
+    with pytest.raises(ModelError, match="does not compute several lanes as each by itself"):
+        Lanes(language_model("gpt2", LoRA(r=4)), 2)
+
+
+def test_a_lane_takes_a_fork_of_another() -> None:
+    lanes = Lanes(language_model("gpt2", LoRA(r=4)), len(RATES))
+    _, optimizers = in_company(lanes, 0.0, steps=3)
+    taken = fork.take(lanes.models[2], optimizers[2])
+    optimizers[0] = fork.restore(lanes.models[0], taken, study(RATES[2]))
+    rows = rows_of(lanes.models[0])
+    asked = [(lane, (optimizers[lane], batch(rows, 2, 3), RATES[2], 1.0, 0.0, None)) for lane in (0, 2)]
+    first, second = lanes.do("update", asked)
+    assert first == second
+    assert close(lanes.models[0], lanes.models[2], 1e-5)
+    assert not close(lanes.models[0], lanes.models[1])
+
+
+def test_lanes_in_bfloat16_are_near() -> None:
+    single = language_model("llama", LoRA(r=4), "bfloat16")
+    expected = alone(single, 1, 0.0)
+    lanes = Lanes(language_model("llama", LoRA(r=4), "bfloat16"), len(RATES))
+    losses, _ = in_company(lanes, 0.0)
+    np.testing.assert_allclose(losses[1], expected, rtol=1e-3)
