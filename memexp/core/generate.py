@@ -203,8 +203,7 @@ def answer_batch(
     shown = _special_stops(lm, stops)
     broken: set[int] = set()
     ids, mask, positions, is_padded = _left_padded(lm, cues)
-    begin = 0 if past is None else past.get_seq_length()
-    ids, positions = ids[:, begin:], positions[:, begin:]
+    ids, positions = (one[:, 0 if past is None else past.get_seq_length() :] for one in (ids, positions))
     new: list[list[int]] = [[] for _ in cues]
     rows = list(range(len(cues)))  # which row of the batch each row of `ids` is
     going = set(rows)
