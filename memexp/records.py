@@ -257,19 +257,21 @@ NEEDED = {
 """Columns of what memexp reads again that are never NULL."""
 
 
+_TAKEN = frozenset(name.lower() for name in (*SETTINGS.names, *MADE_WITH.names))
+
+
 def check_items(probe: str, items: pa.Schema) -> None:
     """Refuse columns of a probe that would hide those of every row. Raises SpecError."""
-    taken = {name.lower() for name in (*SETTINGS.names, *MADE_WITH.names)}
     for name in items.names:
-        if name.lower() in taken:
+        if name.lower() in _TAKEN:
             raise SpecError(f"{probe}.schema: {name!r} is a column of every row already; choose another name")
 
 
 def check_labels(labels: Mapping[str, Any], items: pa.Schema) -> None:
     """Refuse labels that would hide a column. Raises SpecError."""
-    taken = {name.lower() for name in (*SETTINGS.names, *MADE_WITH.names, *items.names)}  # SQL ignores case
+    taken = {name.lower() for name in items.names} if labels else set()  # SQL ignores case
     for name in labels:
-        if name.lower() in taken:
+        if name.lower() in _TAKEN or name.lower() in taken:
             raise SpecError(f"Condition.labels: {name!r} is a column already; choose another name")
         taken.add(name.lower())
 

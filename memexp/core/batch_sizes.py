@@ -41,6 +41,11 @@ class Budget:
     answer_rows: int
     """Rows of a batch of answers, which end one by one while it goes on to the last."""
 
+    def prefix_cost(self, steps: int = 0) -> int:
+        """What it costs to give rows with a common prefix batches of their own, in tokens; each is completed by so many
+        `steps` of few tokens."""
+        return (2 + steps) * self.group_overhead
+
     def halved(self) -> Budget:
         """Half of each."""
         return Budget(self.group_overhead, *(max(1, number // 2) for number in self._numbers))

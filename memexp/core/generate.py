@@ -1,22 +1,25 @@
 """Greedy completions, batched, on any number of ranks.
 
 Equal to completing one text at a time (tests/core/test_scoring.py compares eight architectures): left padding is
-masked, and where a model would see it all the same, only cues of equal length are completed together.
+masked, and where a model would see it all the same, only cues of equal length are completed together. Keys and values
+of what questions begin with alike are computed once.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from memexp.core.copies import to_device
 from memexp.core.data import Row, batches_of, left_padded
-from memexp.core.kv_cache import can_drop, drop, preallocate
+from memexp.core.kv_cache import begun, can_drop, drop, preallocate
 from memexp.core.model import LanguageModel
 from memexp.core.precision import CACHES
+from memexp.core.prefixes import SharedPrefixes
 from memexp.core.ranks import deal_to_ranks, idle
 
 __all__ = ["answer_batch", "answer_greedily", "complete_greedily", "greedy_batch"]
@@ -130,34 +133,80 @@ def answer_greedily(
     Returns:
         The text of each continuation, on every rank; None where the model's logits were not finite numbers.
     """
-    room = sys.maxsize if lm.context is None else lm.context
-    batches = _batches(lm, cues, limits, lm.budget.answer_rows, room)
+    # Equal questions are answered once; off float32 others beside them could have other answers.
+    asked = [(tuple(c), limit, tuple(s)) for c, limit, s in zip(cues, limits, stops, strict=True)]
+    distinct = list(dict.fromkeys(asked)) if lm.dtype == "float32" else asked
+    shared = _shared(lm, [cue for cue, *_ in distinct], [limit for _, limit, _ in distinct])
 
     def answer(batch: list[int], _: int) -> list[str | None]:
         while not batch and lm.world.any(False):
             idle(lm)
-        chosen = [cues[i] for i in batch]
-        return answer_batch(lm, chosen, [limits[i] for i in batch], [stops[i] for i in batch]) if batch else []
+        chosen, most, until = zip(*(distinct[i] for i in batch), strict=True) if batch else ((), (), ())
+        return answer_batch(lm, chosen, most, until, _begun(lm, shared, batch, chosen, max(most))) if batch else []
 
+    batches = _answer_batches(lm, [cue for cue, *_ in distinct], [limit for _, limit, _ in distinct], shared)
     with lm.evaluating():
         found = dict(deal_to_ranks(lm.world, batches, answer))
-    return [found[i] for i in range(len(cues))]
+    if distinct is asked:
+        return [found[i] for i in range(len(cues))]
+    answers = {one: found[i] for i, one in enumerate(distinct)}
+    return [answers[one] for one in asked]
+
+
+def _shared(lm: LanguageModel, cues: Sequence[Row], limits: Sequence[int]) -> SharedPrefixes:
+    """What cues begin with alike: never all of one, since the next token is predicted from a cue's own last."""
+    most = [len(cue) - 1 if lm.pads_left else 0 for cue in cues]
+    return SharedPrefixes(lm, cues, most, lm.budget.prefix_cost(max(limits, default=0)))
+
+
+def _answer_batches(
+    lm: LanguageModel, cues: Sequence[Row], limits: Sequence[int], shared: SharedPrefixes
+) -> list[list[int]]:
+    """Batches of those that share a prefix, one prefix after the other; then of those that share none."""
+    room = sys.maxsize if lm.context is None else lm.context
+    together = [list(prefix.rows) for prefix in shared.prefixes]
+    together.append(sorted(set(range(len(cues))).difference(*together)))
+    return [
+        [group[at] for at in batch]
+        for group in together
+        for batch in _batches(lm, [cues[i] for i in group], [limits[i] for i in group], lm.budget.answer_rows, room)
+    ]
+
+
+def _begun(lm: LanguageModel, shared: SharedPrefixes, batch: Sequence[int], cues: Sequence[Row], steps: int) -> Any:
+    """The cache of what all cues of a batch begin with, padded as they will be; None where they share nothing."""
+    prefix = shared.of(batch)
+    if prefix is None:
+        return None
+    if not shared.holds(prefix):
+        _over(lm, going=True)  # its pass is one that other ranks go along with
+    past, _ = shared.past(prefix)
+    lengths = np.array([len(cue) for cue in cues])
+    (shifts,) = to_device(lm.world.device, lengths.max() - lengths)
+    return begun(past, shifts, int(lengths.max()) - len(prefix.tokens) + steps)
 
 
 def answer_batch(
-    lm: LanguageModel, cues: Sequence[Row], limits: Sequence[int], stops: Sequence[Sequence[str]]
+    lm: LanguageModel,
+    cues: Sequence[Row],
+    limits: Sequence[int],
+    stops: Sequence[Sequence[str]],
+    past: Any = None,
 ) -> list[str | None]:
-    """The answers of one batch; ranks go on together until the last of all their batches is done."""
+    """The answers of one batch; ranks go on together until the last of all their batches is done.
+
+    `past`: see `_begun`.
+    """
     if lm.company is not None:
         return lm.company("answers", (cues, limits, stops))  # type: ignore[no-any-return] # untyped
     ends = set(lm.end_tokens)
     shown = _special_stops(lm, stops)
     broken: set[int] = set()
     ids, mask, positions, is_padded = _left_padded(lm, cues)
+    ids, positions = (one[:, 0 if past is None else past.get_seq_length() :] for one in (ids, positions))
     new: list[list[int]] = [[] for _ in cues]
     rows = list(range(len(cues)))  # which row of the batch each row of `ids` is
     going = set(rows)
-    past = None
     while not _over(lm, bool(going)):
         if not going:  # a pass that other ranks need
             idle(lm)

@@ -3,17 +3,22 @@
 past = preallocate(past, steps, torch.bfloat16)      # after the first pass, before the others
 if can_drop(past):
     drop(past, rows)               # when others of the batch are finished
+if can_share(past):                # of one row, which several begin with
+    fanned_out(past, rows)         # for one pass
+    begun(past, shifts, steps)     # for completions
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-__all__ = ["can_drop", "drop", "preallocate"]
+__all__ = ["begun", "can_drop", "can_share", "drop", "fanned_out", "preallocate"]
 
 
 def preallocate(past: Any, steps: int, dtype: torch.dtype | None = None) -> Any:
@@ -39,6 +44,65 @@ def drop(past: Any, rows: Tensor) -> None:
     """Keep only `rows` (indices) of the batch in `past`."""
     for layer in past.layers:
         layer.keep(rows)
+
+
+def can_share(past: Any) -> bool:
+    """Whether what one row left in `past` can stand in front of others: only where all of it is kept, and plainly."""
+    return (
+        type(past) is DynamicCache
+        and len(past.layers) > 0
+        and all(
+            type(layer) is DynamicLayer and layer.is_initialized and layer.keys is not None and layer.keys.ndim == 4
+            for layer in past.layers
+        )
+    )
+
+
+def fanned_out(past: Any, rows: int) -> Any:
+    """`past` of one row as that of so many, for one pass, which adds nothing to it: copied block by block."""
+    return _made_of(past, lambda layer: _BorrowedLayer(layer, rows))
+
+
+def begun(past: Any, shifts: Tensor, steps: int) -> Any:
+    """`past` of one row as that of several left-padded ones, with space for `steps` more tokens.
+
+    Args:
+        past: keys and values of one row.
+        shifts: for every row how many tokens of padding it has, (rows,). It begins with so many fewer tokens of `past`,
+            and what stands in their place is to be masked: all rows are as long as `past`.
+        steps: tokens to come.
+    """
+    return _made_of(past, lambda layer: _PreallocatedLayer(_shifted(layer, shifts), steps, None))
+
+
+def _made_of(past: Any, make: Callable[[Any], DynamicLayer]) -> Any:
+    made = copy.copy(past)
+    made.layers = [make(layer) for layer in past.layers]
+    return made
+
+
+def _shifted(layer: Any, shifts: Tensor) -> Any:
+    length = layer.keys.shape[-2]
+    at = (torch.arange(length, device=shifts.device)[None] - shifts[:, None]).clamp(min=0)
+    made = copy.copy(layer)
+    made.keys, made.values = (held[0][:, at].transpose(0, 1) for held in (layer.keys, layer.values))
+    return made
+
+
+class _BorrowedLayer(DynamicLayer):
+    """One block's keys and values of one row, seen by several; what they add is theirs alone, and not kept."""
+
+    def __init__(self, layer: Any, rows: int) -> None:
+        """As `layer`, for so many rows."""
+        super().__init__()  # type: ignore[no-untyped-call] # transformers' own
+        vars(self).update(vars(layer))
+        self.keys, self.values = (held.expand(rows, -1, -1, -1) for held in (layer.keys, layer.values))
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """All there are with these, as `DynamicLayer.update` gives them."""
+        keys: Any = self.keys
+        values: Any = self.values
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
 class _PreallocatedLayer(DynamicLayer):

@@ -58,7 +58,7 @@ def _of_likeness(model: ResolvedModel, lm: PreTrainedModel, tokenizer: PreTraine
         traits = LanguageModel(small, tokenizer, World(0, 1, torch.device("cpu")), "float32").traits
     except Exception:  # as in `likeness`: settings that do not go together may be noticed as late as here
         return None
-    if traits != Traits(plain_head=traits.plain_head):
+    if traits != Traits(plain_head=traits.plain_head, shares=traits.shares):
         return None
     _remember(model, traits)
     return traits

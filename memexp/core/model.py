@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from memexp.errors import ModelError
 from memexp.sources import Stored
 
 __all__ = ["Company", "LanguageModel", "blocks", "drops", "local", "set_dropout"]
+
+Ends: TypeAlias = list[tuple[Tensor, bool]]
+Sorted: TypeAlias = NDArray[np.int64]
 
 UNLIMITED = 1_000_000_000
 """transformers writes 1e30 for a tokenizer that knows no limit."""
@@ -121,11 +124,11 @@ class LanguageModel(nn.Module):
         keep, targets = np.flatnonzero(at < real - 1), padded[:, 1:][at[:, 1:] < real]
         return self("nll", *to_device(self.world.device, padded, keep, targets))  # type: ignore[no-any-return] # untyped
 
-    def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]]) -> list[tuple[Tensor, bool]]:
+    def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]], past: Any = None) -> Ends:
         """How likely some continuations are, each at the end of a row.
 
         Args:
-            rows: token ids of a context with all but the last token of a continuation.
+            rows: token ids of a context with all but the last token of a continuation, less what `past` is a cache of.
             asked: which row, and all tokens of the continuation.
 
         Returns:
@@ -135,7 +138,7 @@ class LanguageModel(nn.Module):
         if self.company is not None and not torch.is_grad_enabled():
             return self.company("ends", (rows, asked))  # type: ignore[no-any-return] # as below
         places, order = ends_of(rows, asked)
-        found = self("ends", *to_device(self.world.device, right_padded(rows), *places), places[1]).detach().cpu()
+        found = self("ends", *to_device(self.world.device, right_padded(rows), *places), places[1], past).detach().cpu()
         each = torch.empty_like(found).index_copy_(0, order, found).split([len(tokens) for _, tokens in asked])
         return [(one[:, 0].contiguous(), bool((one[:, 1] > 0).all())) for one in each]
 
@@ -166,17 +169,17 @@ class LanguageModel(nn.Module):
     def _nll(self, ids: Tensor, keep: Tensor, targets: Tensor) -> Any:
         return self._over(ids, keep, losses(targets))
 
-    def _ends(self, ids: Tensor, keep: Tensor, of: Tensor, wanted: Tensor, sorted_of: NDArray[np.int64]) -> Any:
-        return self._over(ids, keep, likelihoods(of, wanted, sorted_of))
+    def _ends(self, ids: Tensor, keep: Tensor, of: Tensor, wanted: Tensor, sorted_of: Sorted, past: Any) -> Any:
+        return self._over(ids, keep, likelihoods(of, wanted, sorted_of), past)
 
-    def _over(self, ids: Tensor, keep: Tensor, work: Work) -> Any:
+    def _over(self, ids: Tensor, keep: Tensor, work: Work, past: Any = None) -> Any:
         """`work` on the logits at the positions `keep`, which count through (rows, longest)."""
         if self._plain_head:
             # The head is the widest layer by far: on the positions that are asked for only.
-            hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = self.lm.base_model(**_after(past, ids, self._takes_positions)).last_hidden_state
             return over(self.lm, hidden.flatten(0, 1)[keep], work)
         with float32_logits(self.lm):
-            logits = self.lm(input_ids=ids, use_cache=False).logits
+            logits = self.lm(**_after(past, ids, self._takes_positions)).logits
         return work(logits.flatten(0, 1)[keep].float(), slice(0, len(keep)))
 
     def _next(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, past: Any) -> tuple[Tensor, Any]:
@@ -243,6 +246,17 @@ class LanguageModel(nn.Module):
                 yield
         finally:
             self.train(was)
+
+
+def _after(past: Any, ids: Tensor, takes_positions: bool) -> dict[str, Any]:
+    """What a pass over `ids` is given that leaves no cache; they come after what `past` is a cache of."""
+    if past is None:
+        return {"input_ids": ids, "use_cache": False}
+    inputs = {"input_ids": ids, "use_cache": True, "past_key_values": past}
+    if takes_positions:
+        begin = past.get_seq_length()
+        inputs["position_ids"] = torch.arange(begin, begin + ids.shape[1], device=ids.device).expand(ids.shape)
+    return inputs
 
 
 def _context(lm: LanguageModel) -> int | None:

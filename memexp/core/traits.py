@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from memexp.core.kv_cache import can_share, fanned_out
 from memexp.errors import ModelError
 
 __all__ = ["Step", "Traits", "ask", "head_is_plain"]
@@ -38,6 +39,8 @@ class Traits:
     """Whether its predictions depend on no token that comes after: others would score with the answer at hand."""
     pads_right: bool = True
     """Whether a text in front of padding scores as by itself. Texts are trained and scored padded on the right."""
+    shares: bool = True
+    """Whether the cache of one row can stand in front of several, and they predict what each predicts as a whole."""
 
 
 @torch.no_grad()
@@ -51,7 +54,8 @@ def ask(lm: PreTrainedModel, plain_head: bool, step: Step) -> Traits:
         raise ModelError(f"{type(lm).__name__}: its weights give logits that are NaN; use others")
     pads = _pads_left(lm, step)
     caches = not _caches_wrongly(lm, step, positions=pads)  # otherwise it counts them its own way
-    return Traits(plain_head, caches, pads and caches, _is_causal(lm), _pads_right(lm))
+    shares = caches and _shares(lm, step, positions=pads)
+    return Traits(plain_head, caches, pads and caches, _is_causal(lm), _pads_right(lm), shares)
 
 
 def _ids(lm: PreTrainedModel, *rows: list[int]) -> Tensor:
@@ -92,6 +96,22 @@ def _caches_wrongly(lm: PreTrainedModel, step: Step, positions: bool) -> bool:
     except _NO_USUAL_CACHE:
         return False
     return False
+
+
+def _shares(lm: PreTrainedModel, step: Step, positions: bool) -> bool:
+    """Two rows of two tokens each, after three that they share."""
+    whole = _ids(lm, [1, 0, 1, 0, 0], [1, 0, 1, 1, 0])
+    expected = lm(input_ids=whole, use_cache=False).logits[:, -1].float()
+    at = torch.arange(whole.shape[1], device=whole.device)[None]
+    try:
+        _, past = step(whole[:1, :3], None, at[:, :3] if positions else None, None)
+        if not can_share(past):
+            return False
+        rest = at[:, 3:].expand(2, -1) if positions else None
+        found, _ = step(whole[:, 3:], None, rest, fanned_out(past, 2))
+    except _NO_USUAL_CACHE:
+        return False
+    return bool((found.float() - expected).abs().max() <= 1e-4 * expected.abs().max())
 
 
 def _pads_left(lm: PreTrainedModel, step: Step) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from types import CodeType
 from typing import Any
 
@@ -16,6 +16,7 @@ from memexp.errors import SpecError
 from memexp.identity import canonical, identity, texts_identity
 from memexp.plan.forest import Ask
 from memexp.plan.reader import Reader
+from memexp.plan.setting_columns import Columns
 from memexp.probes.checks import check_headline
 from memexp.records import check_items, check_labels
 from memexp.sources import is_corpus
@@ -32,6 +33,50 @@ def ask_for(read: Reader, condition: Condition, probe: Probe, settings: dict[str
         DataError: the probe's corpora cannot be used.
     """
     check_labels(condition.labels, probe.schema())
+    known = _known(read, probe)
+    mended = probe.numerics(condition, read.sources.model(condition.model), known.texts)
+    probe_id = identity(known.key | {"numerics": dict(mended)}) if mended else known.id
+    return Ask(
+        stage=settings["stage_id"],
+        probe=known.probe,
+        probe_id=probe_id,
+        condition_id=settings["condition_id"],
+        settings=Columns.of({**settings, "probe_id": probe_id, "probe_settings": known.told}),
+        labels=dict(condition.labels),
+        corpora=known.corpora,
+    )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a probe is, whatever condition has it."""
+
+    probe: Probe
+    texts: Mapping[str, Sequence[str]]
+    """Of its corpora, by field."""
+    corpora: Mapping[str, str]
+    """Their identities."""
+    key: dict[str, Any]
+    """What its identity is of, without mended numbers."""
+    id: str
+    """Its identity, where none is mended."""
+    told: str
+    """Its settings, for people."""
+
+
+def _known(read: Reader, probe: Probe) -> _Known:
+    """Found out once for probes that are written alike; for each that a user's classes are in, who may write two alike
+    that are not."""
+    if next(_sources(probe), None) is not None:
+        return _found_out(read, probe)
+    written = type(probe), repr(probe)
+    if written not in read.probes:
+        read.probes[written] = _found_out(read, probe)
+    found: _Known = read.probes[written]
+    return found
+
+
+def _found_out(read: Reader, probe: Probe) -> _Known:
     check_items(type(probe).__name__, probe.schema())
     check_headline(type(probe))
     names = [name for name, _ in probe_corpora(probe)]
@@ -40,9 +85,8 @@ def ask_for(read: Reader, condition: Condition, probe: Probe, settings: dict[str
             f"{type(probe).__name__}: one Pair and corpora under other names, please; it has {', '.join(names)}"
         )
     corpora = {name: read.texts(corpus) for name, corpus in probe_corpora(probe)}
-    items = {name: texts.items for name, texts in corpora.items()}
-    probe.check(items, {n: t.name for n, t in corpora.items()})
-    mended = probe.numerics(condition, read.sources.model(condition.model), items)
+    texts = {name: one.items for name, one in corpora.items()}
+    probe.check(texts, {name: one.name for name, one in corpora.items()})
 
     def content(value: Any) -> Any | None:
         if isinstance(value, Pair):  # its name is for people only
@@ -53,17 +97,8 @@ def ask_for(read: Reader, condition: Condition, probe: Probe, settings: dict[str
         return read.texts(value).name if is_corpus(value) else None
 
     key = {"probe": canonical(probe.known_by(), content), **_source(probe)}
-    probe_id = identity(key | ({"numerics": dict(mended)} if mended else {}))
     told = json.dumps(canonical(probe, named), ensure_ascii=False)
-    return Ask(
-        stage=settings["stage_id"],
-        probe=probe,
-        probe_id=probe_id,
-        condition_id=settings["condition_id"],
-        settings={**settings, "probe_id": probe_id, "probe_settings": told},
-        labels=dict(condition.labels),
-        corpora={name: texts.id for name, texts in corpora.items()},
-    )
+    return _Known(probe, texts, {name: one.id for name, one in corpora.items()}, key, identity(key), told)
 
 
 def _source(probe: Probe) -> dict[str, str]:

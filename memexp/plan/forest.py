@@ -12,7 +12,7 @@ from memexp.spec import Forget, Full, Interference, LoRA, Probe, Resources, Trai
 __all__ = ["Ask", "BaseStage", "Corpora", "Forest", "ForgetStage", "Stage", "TrainingStage"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _AnyStage:
     """What all stages have."""
 
@@ -29,6 +29,7 @@ class _AnyStage:
 class _Untrained:
     """A stage without optimizer steps, for those who ask every stage about them."""
 
+    __slots__ = ()
     settings: ClassVar[None] = None
     corpus: ClassVar[None] = None
     first: ClassVar[int] = 0
@@ -36,7 +37,7 @@ class _Untrained:
     steps: ClassVar[int] = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BaseStage(_Untrained, _AnyStage):
     """Loads the model."""
 
@@ -49,7 +50,7 @@ class BaseStage(_Untrained, _AnyStage):
         return self.id
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ForgetStage(_Untrained, _AnyStage):
     """Resets some of the blocks."""
 
@@ -67,7 +68,7 @@ class ForgetStage(_Untrained, _AnyStage):
         return self.id
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingStage(_AnyStage):
     """One indivisible segment of training."""
 
@@ -122,7 +123,7 @@ Stage = BaseStage | TrainingStage | ForgetStage
 """What a trajectory consists of: a base, and what comes after it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One probe of one condition: what one result file answers."""
 

@@ -6,7 +6,8 @@ read.texts(condition.study.corpus).id
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from memexp.plan.forest import Forest
 from memexp.sources import Sources, Stream, Texts
@@ -20,6 +21,8 @@ class Reader:
 
     forest: Forest
     sources: Sources
+    probes: dict[tuple[type, str], Any] = field(default_factory=dict)
+    """What was found out of probes, which many conditions have in common, by class and how they are written."""
 
     def texts(self, corpus: object) -> Texts:
         """Those of a list, under its own name: the forest has one of many lists with the same texts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from memexp.plan import Ask, Forest, Trial, bundle, find_missing, grow, stages
 from memexp.plan.attempts import Attempt
 from memexp.plan.heartbeat import heartbeat
 from memexp.plan.inspection import Inspection
+from memexp.plan.setting_columns import Columns
 from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.records import STAGES
 from memexp.store import Store
@@ -544,3 +546,26 @@ def test_peaks_are_those_of_the_plan(
     (peak,) = peaks(bases)
     assert peak.worker == model["peak_bytes_per_worker"]
     assert peak.what == f"model {tiny_model.name!r} (full, float32)"
+
+
+def test_columns_are_the_dictionary_they_were_made_of() -> None:
+    """Their names are held once, by the order they have."""
+    one, other, turned = (Columns.of(made) for made in ({"a": 1, "b": None}, {"a": 2, "b": 3}, {"b": 3, "a": 2}))
+    assert (dict(one), one["b"], one.get("c"), len(one), "c" in one) == ({"a": 1, "b": None}, None, None, 2, False)
+    assert other == turned == {"a": 2, "b": 3} != one
+    assert (list(other), list(turned)) == (["a", "b"], ["b", "a"])
+    assert pickle.loads(pickle.dumps(turned)) == turned and repr(one) == repr(dict(one))
+    assert one._at is other._at is not turned._at
+
+
+def test_probes_that_are_written_alike_are_looked_at_once(
+    grid: Grid, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    real = Recognition.check
+    monkeypatch.setattr(Recognition, "check", lambda self, *rest: looked.append(repr(self)) or real(self, *rest))
+    sizes = (32, 32, 64, 64)
+    forest = grow([grid(seed=i, probes=[Recognition(pair, block_size=size)]) for i, size in enumerate(sizes)])
+    assert len(looked) == len(set(looked)) == 2
+    assert [len({ask.probe_id for ask in forest.asks}), len({ask.condition_id for ask in forest.asks})] == [2, 4]
+    assert [ask.probe.block_size for ask in forest.asks] == [*sizes]  # type: ignore[attr-defined]
