@@ -33,7 +33,7 @@ from memexp.core.lane_draws import generator_state, set_generator_state
 from memexp.core.lane_layers import Seats, by_lane
 from memexp.core.lane_steps import NOTHING, Generators, Update, updates
 from memexp.core.lane_weights import LaneWeights
-from memexp.core.model import LanguageModel, blocks, drops, set_dropout
+from memexp.core.model import Ends, LanguageModel, blocks, drops, set_dropout
 from memexp.core.train import update
 from memexp.errors import ModelError
 
@@ -61,13 +61,13 @@ class JointModel(LanguageModel):
         self.seats.asked = (lengths - 1).view(len(self.seats.lanes), -1).sum(1).tolist()
         return super().nll(ids, lengths)
 
-    def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]]) -> list[tuple[Tensor, bool]]:
+    def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]], past: Any = None) -> Ends:
         """As any model's."""
         counts = np.ones(len(rows), np.int64)
         for row, tokens in asked:
             counts[row] = max(counts[row], len(tokens))
         self.seats.asked = counts.reshape(len(self.seats.lanes), -1).sum(1).tolist()
-        return super().ends(rows, asked)
+        return super().ends(rows, asked, past)
 
 
 class Lanes:

@@ -24,6 +24,7 @@ from memexp.plan.inspection import Inspection, sizes
 from memexp.plan.outlay import hours, seconds_per_token, work_of
 from memexp.probes.lm_eval import LmEval
 from memexp.spec import Probe, written_by_user
+from memexp.wording import span
 
 __all__ = ["RAY_START", "Way", "way_of"]
 
@@ -75,7 +76,7 @@ def way_of(
 
 
 def _told(seconds: float) -> str:
-    return f"{seconds / 60:.2g} min" if seconds >= 100 else f"{max(seconds, 0.1):.2g} s"
+    return span(max(seconds, 1))
 
 
 def _against(work: Work) -> Iterator[str]:

@@ -54,7 +54,7 @@ def long(exposures: int) -> Condition:
 
 
 def test_what_is_short_is_executed_here_and_what_is_long_by_ray(tmp_path: Path) -> None:
-    assert found(tmp_path) == Way(True, "up to 0.1 s of work, and starting Ray takes longer")
+    assert found(tmp_path) == Way(True, "up to 1 s of work, and starting Ray takes longer")
     way = found(tmp_path, long(2_000))
     assert not way.here and way.why.endswith("s of work, and Ray starts in about 10 s")
 
@@ -186,7 +186,7 @@ def test_a_plan_says_which_way_it_goes(tmp_path: Path) -> None:
         assert json.loads(plan.json())["here"] is (line[1] == "in this process")
         return line
 
-    here = "up to 0.1 s of work, and starting Ray takes longer; --ray starts it"
+    here = "up to 1 s of work, and starting Ray takes longer; --ray starts it"
     assert executed(Sweep("mine", [SHORT])) == ("executed", "in this process", here)
     assert executed(Sweep("mine", [long(2_000)]))[1] == "by Ray"
 
