@@ -56,7 +56,7 @@ def long(exposures: int) -> Condition:
 def test_what_is_short_is_executed_here_and_what_is_long_by_ray(tmp_path: Path) -> None:
     assert found(tmp_path) == Way(True, "up to 1 s of work, and starting Ray takes longer")
     way = found(tmp_path, long(2_000))
-    assert not way.here and way.why.endswith("s of work, and Ray starts in about 10 s")
+    assert not way.here and way.why.endswith(" of work, and Ray starts in about 10 s")
 
 
 def test_many_that_take_no_time_at_all_take_time(tmp_path: Path) -> None:
