@@ -32,6 +32,7 @@ TITLES = {
     "search": "Search for the best learning rate",
     "large_store": "10,000 conditions and 20,000 results in a bucket on loopback",
     "real": "A real model, SmolLM2-135M, 48 pairs",
+    "packing": "The published grid on simulated devices",
     "sizes": "Batch sizes of the careful way",
 }
 

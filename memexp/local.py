@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from memexp.errors import DeviceError, SpecError
 from memexp.plan import Forest, Trial, whole
 from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.devices import known_as
 from memexp.plan.retries import Outcome
 from memexp.plan.room import Peak, here, refuse
 from memexp.search.ledger import Ledger
@@ -42,6 +43,12 @@ class LocalExecutor:
     def slots(self, resources: Resources) -> int:
         """One: there is one process."""
         return 1
+
+    def device(self, resources: Resources) -> str:
+        """A CPU, or the GPU that trials of GPUs would be on."""
+        import torch
+
+        return known_as(torch.cuda.get_device_name()) if resources.gpus else "cpu"
 
     def execute_trials(
         self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]

@@ -23,6 +23,7 @@ from memexp.cluster.addresses import BOOTSTRAPPED, address_of
 from memexp.cluster.joining import DRIVER, DRIVERS, joined
 from memexp.cluster.nodes import all_fit, rooms
 from memexp.errors import ClusterError
+from memexp.plan.devices import known_as
 from memexp.plan.room import Peak, refuse
 from memexp.sources import ResolvedModel, Stream
 from memexp.spec import Resources
@@ -72,6 +73,14 @@ class Cluster:
     def slots(self, resources: Resources) -> int:
         """How many trials with these resources can execute side by side."""
         return max(1, self._fitting(resources))
+
+    def device(self, resources: Resources) -> str:
+        """On what such trials are, of `memexp.plan.devices.DEVICES`: the GPU of most nodes, as Ray calls it."""
+        if not resources.gpus:
+            return "cpu"
+        begin = "accelerator_type:"
+        named = Counter(name[len(begin) :] for node in self.nodes for name in node if name.startswith(begin))
+        return known_as(named.most_common(1)[0][0] if named else "")
 
     def all_cpus(self, resources: Resources) -> float:
         """CPUs that each worker of a trial with these resources holds so that nothing has room beside it."""

@@ -36,6 +36,10 @@ class ClusterExecutor:
         """How many trials with these resources can execute side by side."""
         return self.cluster.slots(resources)
 
+    def device(self, resources: Resources) -> str:
+        """See `memexp.cluster.connect.Cluster.device`."""
+        return self.cluster.device(resources)
+
     def execute_trials(
         self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
     ) -> Outcome:

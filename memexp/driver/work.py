@@ -18,6 +18,8 @@ from memexp.driver.hooks import Hooks
 from memexp.driver.peaks import peaks
 from memexp.plan import Forest, Missing, Trial
 from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.inspection import sizes
+from memexp.plan.outlay import Times
 from memexp.plan.retries import Outcome, concluded, execute_with_retries
 from memexp.plan.room import Peak
 from memexp.report.progress import Display, SearchDisplay
@@ -40,6 +42,9 @@ class Executor(Protocol):
 
     def slots(self, resources: Resources) -> int:
         """How many trials with these resources can execute side by side."""
+
+    def device(self, resources: Resources) -> str:
+        """On what they are, of `memexp.plan.devices.DEVICES`, or about."""
 
     def execute_trials(
         self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
@@ -138,7 +143,8 @@ def execute(work: Work, attempt: Attempt, executor: Executor, console: Console, 
 
 def _conditions(work: Work, attempt: Attempt, executor: Executor, console: Console, hooks: Hooks) -> list[str]:
     asks = work.missing.asks
-    trials = planning.bundle(work.forest, asks, executor.slots)
+    inspections = sizes([model for _, models in work.models for model in models])
+    trials = planning.bundle(work.forest, asks, executor.slots, Times(inspections, executor.device))
     trials = [dataclasses.replace(trial, snapshots=work.snapshots) for trial in trials]
     steps = {stage.id: stage.steps for trial in trials for stage in trial.stages if stage.id not in trial.given}
     work_to_do = f"{amount(len(trials), 'trial')}, {amount(sum(steps.values()), 'step')}"

@@ -11,8 +11,9 @@ and reports imports it.
 
 from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.missing import Copy, Missing, answered, copy_results, find_missing
+from memexp.plan.packing import bundle
 from memexp.plan.stages import grow
-from memexp.plan.trials import Trial, apart, bundle, whole
+from memexp.plan.trials import Trial, apart, whole
 
 __all__ = [
     "Ask",

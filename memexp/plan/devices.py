@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DEVICES", "ETHERNET", "HOST", "PCIE", "REACHED", "UTILISATION", "Device"]
+__all__ = ["DEVICES", "ETHERNET", "HOST", "PCIE", "REACHED", "UTILISATION", "Device", "known_as"]
 
 UTILISATION = (0.15, 0.35, 0.5)
 """Share of the best speed that training gets: small models, usual (torchtitan has 33 to 39 % of an H100), very good."""
@@ -56,3 +56,12 @@ DEVICES = {
     "rtx4090": Device(24e9, 82.6e12, 82.6e12, 165e12, 1.008e12, 32e9),
     "cpu": Device(16e9, 0.2e12, 0.2e12, 0.1e12, 20e9, 2e9, used=(0.05, 0.5, 0.9)),
 }
+
+
+def known_as(name: str) -> str:
+    """Which of `DEVICES` it is that calls itself, or is called by Ray, ``NVIDIA A100-SXM4-80GB`` or ``A100-80G``.
+
+    An A100 where it is none of them: what is asked for is how trials compare.
+    """
+    plain = name.lower().replace(" ", "")
+    return next((one for one in sorted(DEVICES, key=len, reverse=True) if one in plain), "a100")

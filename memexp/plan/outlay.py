@@ -2,17 +2,19 @@
 
 work = work_of(base, trials)      # work_alone: the same without sharing
 hours(work, inspection, stage, resources, DEVICES["h100"], measured)      # at least, likely, at most
+times = Times(inspections, device)                     # of trials, for `memexp.plan.packing`
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from memexp.plan.attempts import Log
-from memexp.plan.devices import ETHERNET, HOST, PCIE, REACHED, Device
+from memexp.plan.devices import DEVICES, ETHERNET, HOST, PCIE, REACHED, Device
 from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.inspection import Inspection
 from memexp.plan.memory import Load
@@ -21,7 +23,7 @@ from memexp.sources import ResolvedModel, Stream, Texts
 from memexp.sources.tokens import bytes_per_token
 from memexp.spec import LoRA, Resources
 
-__all__ = ["Work", "hours", "load_of", "seconds_per_token", "work_alone", "work_of"]
+__all__ = ["Times", "Work", "hours", "load_of", "seconds_per_token", "work_alone", "work_of"]
 
 BYTES = 4
 """Of text in a token, where no tokenizer is at hand that tells."""
@@ -203,3 +205,62 @@ def seconds_per_token(log: Log, model: str, device: str) -> float | None:
     ]
     tokens = sum(row["tokens"] for row in rows)
     return sum(row["seconds"] * (row["workers"] or 1) for row in rows) / tokens if tokens else None
+
+
+WARM, GROUP = 0.2, 20.0
+"""Seconds until a trial of one worker begins whose process has the base model, and until a group of workers does."""
+DISK = 1e9
+"""Bytes a second from and to files: a local NVMe does more, a file system over the network less."""
+SAVED = 1.0
+"""Seconds to leave a stage's end in the store and to take it up, beside the bytes."""
+
+
+class Times:
+    """How long trials take, about: likely, and on one kind of device for each of their `Resources`.
+
+    What one step of a stage takes, and what a measured token, is worked out once.
+    """
+
+    def __init__(self, inspections: Mapping[str, Inspection], device: Callable[[Resources], str]) -> None:
+        """What models are like, by their identity; and on what device trials are, of `DEVICES`."""
+        self._inspections, self._device = inspections, device
+        self._lengths: dict[str, _Lengths] = {}
+        self._known: dict[tuple[str, Any], float] = {}
+
+    def seconds(self, trial: Trial) -> float:
+        """A trial's training and measuring, from its first step to its last row."""
+        lengths = self._lengths.setdefault(trial.base.id, _Lengths(trial.base.model))
+        found = 0.0
+        for stage in trial.stages:
+            if isinstance(stage, TrainingStage) and stage.id not in trial.given:
+                batch = stage.settings.batch_size, lengths.studied(trial, stage)
+                found += stage.steps * self._of(trial, batch, Work({batch: 1}, 0))
+        read = 0.0
+        for ask in {ask.measurement: ask for ask in trial.asks}.values():
+            read += sum(lengths.read(trial, corpus) for corpus in ask.corpora.values())
+        return found + read * self._of(trial, None, Work({}, _MANY)) / _MANY
+
+    def _of(self, trial: Trial, what: Any, work: Work) -> float:
+        key = trial.base.id, what
+        if key not in self._known:
+            base, resources = trial.base, trial.resources
+            device = DEVICES[self._device(resources)]
+            _, likely, _ = hours(work, self._inspections[base.model.id], base, resources, device, None)
+            self._known[key] = 3600 * likely / resources.workers
+        return self._known[key]
+
+    def start(self, base: BaseStage, resources: Resources) -> float:
+        """A trial where one of the same base has just ended: a group of workers loads the model each time."""
+        return WARM if resources.workers == 1 else GROUP + self._bytes(base) / DISK
+
+    def cut(self, base: BaseStage, resources: Resources) -> float:
+        """Leaving the end of a stage in the store, and beginning there: weights and moments of what learns."""
+        moved = 0 if isinstance(base.method, LoRA) else 2 * 3 * self._bytes(base)
+        return SAVED + moved / DISK + self.start(base, resources)
+
+    def _bytes(self, base: BaseStage) -> float:
+        return 4.0 * self._inspections[base.model.id].parameters
+
+
+_MANY = 1_000_000
+"""Tokens, of which one is an even part."""

@@ -1,9 +1,8 @@
-"""Trees of the forest, bundled into what worker groups execute."""
+"""What worker groups execute: trees of the forest under one base model. `memexp.plan.packing` bundles them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, TrainingStage
@@ -11,10 +10,7 @@ from memexp.sources import Stream, Texts
 from memexp.spec import Resources, Snapshots
 from memexp.store.snapshots import Mark, SideFiles, is_whole
 
-__all__ = ["TRIALS_PER_SLOT", "Trial", "apart", "bundle", "whole"]
-
-TRIALS_PER_SLOT = 4
-"""Bundles per place of a one-worker trial: a warm trial starts in about 0.2 s, so finer bundles even out the finish."""
+__all__ = ["Tree", "Trial", "apart", "trial_of", "whole"]
 
 
 @dataclass
@@ -36,11 +32,11 @@ class Trial(Corpora):
     snapshots: Snapshots = field(default_factory=Snapshots)
     """How often its trajectories are saved to the store."""
     phase: int = 0
-    """Trials of phase 1 begin where pretraining ends, and so when those of phase 0 are over."""
+    """Trials of phase 1 begin where stages of phase 0 end, and so when those are over."""
     leaves: tuple[str, ...] = ()
-    """The pretrain stages whose ends it is to leave in the store, for those of the next phase."""
+    """The stages whose ends it is to leave in the store, for those of the next phase."""
     given: frozenset[str] = frozenset()
-    """The pretrain stages that the phase before leaves; where one is not there, the trial trains it again."""
+    """The stages up to an end that a phase before leaves; where it is not there, the trial trains them again."""
 
     stoppable: bool = False
     """May be ended whenever it reports a result, so that its rows in ``stages/`` must not lag behind."""
@@ -63,40 +59,18 @@ class Trial(Corpora):
         return tuple(mark.trajectory for stage, mark in ends if not is_whole(store, mark, stage.start or stage.parent))
 
 
-def bundle(forest: Forest, asks: Sequence[Ask], slots: Callable[[Resources], int]) -> list[Trial]:
-    """The trials that measure `asks`: the trees under each base, dealt out by cost.
-
-    Trees are cut at the end of pretraining, or all that hangs below one pretraining would be executed one after the
-    other: the trials of phase 0 leave it in the store, those of phase 1 begin there.
-
-    Args:
-        forest: the whole sweep.
-        asks: what is to be measured.
-        slots: how many trials of given resources the cluster can execute at a time.
-
-    Returns:
-        Trials, phase 0 before phase 1, the bases with most steps first and the longest first under each. None is empty.
-    """
-    found: list[Trial] = []
-    for phase, trees in enumerate(_cut(forest, asks)):
-        groups = [_bundle(forest, base, by_root, phase, slots) for base, by_root in trees.items()]
-        groups.sort(key=lambda group: -sum(trial.steps for trial in group))
-        found += [trial for group in groups for trial in group]
-    return found
-
-
 def whole(forest: Forest, asks: Sequence[Ask]) -> Trial:
     """The one trial that measures `asks`, all of one base model, from the base down."""
     base = forest.base(asks[0].stage).id
-    return _trial(forest, base, [_Tree(list(asks))], phase=0)
+    return trial_of(forest, base, [Tree(list(asks))], phase=0)
 
 
 def apart(forest: Forest, trial: Trial) -> list[Trial]:
     """A trial of its own for each tree of `trial`, the trial itself where it has one only."""
-    trees: dict[str, _Tree] = {}
+    trees: dict[str, Tree] = {}
     for end, ask in [*((ask.stage, ask) for ask in trial.asks), *((leaf, None) for leaf in trial.leaves)]:
         path = [stage.id for stage in forest.path(end)[1:]]
-        tree = trees.setdefault(next((stage for stage in path if stage not in trial.given), ""), _Tree())
+        tree = trees.setdefault(next((stage for stage in path if stage not in trial.given), ""), Tree())
         tree.given |= dict.fromkeys(stage for stage in path if stage in trial.given)
         if ask is not None:
             tree.asks.append(ask)
@@ -104,74 +78,23 @@ def apart(forest: Forest, trial: Trial) -> list[Trial]:
             tree.leaves[end] = None
     if len(trees) < 2:
         return [trial]
-    found = [_trial(forest, trial.base.id, [tree], trial.phase) for tree in trees.values()]
+    found = [trial_of(forest, trial.base.id, [tree], trial.phase) for tree in trees.values()]
     return [replace(one, snapshots=trial.snapshots) for one in found]
 
 
 @dataclass
-class _Tree:
-    """What hangs on one stage below a base, or below the end of pretraining."""
+class Tree:
+    """What hangs on one stage below a base, or below the end that a phase before leaves."""
 
     asks: list[Ask] = field(default_factory=list)
     leaves: dict[str, None] = field(default_factory=dict)
+    """Ends that it is to leave, in order."""
     given: dict[str, None] = field(default_factory=dict)
+    """What stands above it."""
 
 
-Trees = dict[str, dict[str, _Tree]]
-"""By base, and by the stage that the tree hangs on ("": measured at the base itself)."""
-
-
-def _cut(forest: Forest, asks: Sequence[Ask]) -> tuple[Trees, Trees]:
-    """The trees of phase 0 and of phase 1."""
-    first: Trees = {}
-    second: Trees = {}
-    for ask in asks:
-        base, *path = forest.path(ask.stage)
-        before = [stage.id for stage in path if stage.kind == "pretrain"]
-        root = path[0].id if path else ""
-        if before:
-            tree = first.setdefault(base.id, {}).setdefault(root, _Tree())
-            if len(path) == len(before):
-                tree.asks.append(ask)
-                continue
-            tree.leaves[before[-1]] = None
-            tree = second.setdefault(base.id, {}).setdefault(path[len(before)].id, _Tree())
-            tree.given |= dict.fromkeys(before)
-        else:
-            tree = first.setdefault(base.id, {}).setdefault(root, _Tree())
-        tree.asks.append(ask)
-    return first, second
-
-
-def _bundle(
-    forest: Forest, base: str, by_root: dict[str, _Tree], phase: int, slots: Callable[[Resources], int]
-) -> list[Trial]:
-    """The trials of one phase under one base."""
-    resources = forest.resources[base]
-    at_base = by_root.pop("", _Tree())
-    parts = [(_trial(forest, base, [tree], phase).steps, tree) for tree in by_root.values()]
-    places = max(1, slots(resources))
-    # Lanes are filled with the trees of one bundle; no place is left empty for that.
-    full = max(places, len(parts) // resources.lanes) if resources.lanes > 1 else sys.maxsize
-    wanted = min(places * (TRIALS_PER_SLOT if resources.workers == 1 else 1), full)
-    dealt = _deal(parts, wanted) or [[]]
-    dealt[-1].insert(0, at_base)  # the cheapest bundle also measures the untrained model
-    return [_trial(forest, base, group, phase) for group in dealt]
-
-
-def _deal(parts: Sequence[tuple[int, _Tree]], bundles: int) -> list[list[_Tree]]:
-    """Trees, each with its steps, in at most `bundles` groups of about equal cost, the costliest first."""
-    groups: list[list[_Tree]] = [[] for _ in range(min(bundles, len(parts)))]
-    cost = [0] * len(groups)
-    for steps, tree in sorted(parts, key=lambda part: -part[0]):
-        lightest = cost.index(min(cost))
-        groups[lightest].append(tree)
-        cost[lightest] += steps + len(tree.asks)
-    order = sorted(range(len(groups)), key=lambda i: -cost[i])
-    return [groups[i] for i in order]
-
-
-def _trial(forest: Forest, base: str, trees: Sequence[_Tree], phase: int) -> Trial:
+def trial_of(forest: Forest, base: str, trees: Sequence[Tree], phase: int) -> Trial:
+    """The trial of these trees of a base."""
     asks = [ask for tree in trees for ask in tree.asks]
     leaves = dict.fromkeys(stage for tree in trees for stage in tree.leaves)
     ends = [*(ask.stage for ask in asks), *leaves]

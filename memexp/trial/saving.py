@@ -48,8 +48,8 @@ class Saver:
         world: World,
         marks: Marks,
     ) -> None:
-        """`leaves`: pretrain stages whose ends are for trials to come; `marks`: the snapshots there were at first."""
-        self.spacing, self.leaves = trial.snapshots, leaves
+        """`leaves`: stages whose ends are for trials to come; `marks`: the snapshots there were at first."""
+        self.spacing, self.leaves, self.given = trial.snapshots, leaves, trial.given
         self.sink, self.notes, self.world = sink, notes, world
         self.marks, self._kept = marks, set(marks.trajectories)
         self._unsaved = _Unsaved()  # since the last snapshot, on the way to where the model is
@@ -105,7 +105,7 @@ class Saver:
             self._unsaved.steps += len(made)
             self._unsaved.seconds += now - clock
             clock = now
-            if stage.kind == "pretrain" and steps[-1].step == stage.last_step:
+            if self._is_shared(stage) and steps[-1].step == stage.last_step:
                 # Under the stage's own name: a later one on the line would take its place, and other trials begin here.
                 name = stage.id
             elif self._due:
@@ -116,6 +116,10 @@ class Saver:
             clock = time.monotonic()
 
         return after
+
+    def _is_shared(self, stage: Stage) -> bool:
+        """Whether other trials, or other sweeps, may begin at the end of a stage."""
+        return stage.kind == "pretrain" or stage.id in self.leaves or stage.id in self.given
 
     def room(self) -> int:
         """How many steps may be made before a snapshot is due by their number."""
@@ -140,15 +144,16 @@ class Saver:
         except StoreError as error:
             self.notes.add(stage, "unsaved", began, str(error))
             if name == stage.id and name in self.leaves:
+                what = "pretraining" if stage.kind == "pretrain" else stage.kind
                 self.notes.lines.append(
-                    f"{stage.model.name}, the end of pretraining {name} could not be saved, and is trained again by "
+                    f"{stage.model.name}, the end of {what} {name} could not be saved, and is trained again by "
                     f"all that begins there: {error}"
                 )
         self._unsaved = _Unsaved()
 
     def over(self, stage: Stage) -> None:
         """All below `stage` is measured: its snapshots go, unless other trials may begin after it."""
-        if self.spacing.keep or stage.kind == "pretrain" or stage.trajectory not in self._kept:
+        if self.spacing.keep or self._is_shared(stage) or stage.trajectory not in self._kept:
             return
         self._kept.discard(stage.trajectory)
         if self.world.leads:

@@ -56,7 +56,7 @@ class Walk:
         attempt: Attempt,
         report: Report,
     ) -> None:
-        """What is left to do of `trial`: `asks`, and the pretrain stages `leaves` whose ends are for trials to come.
+        """What is left to do of `trial`: `asks`, and the stages `leaves` whose ends are for trials to come.
 
         `marks`: the snapshots there were in the store when the trial began.
         """

@@ -100,6 +100,7 @@ def _made(trial: Trial, ask: Ask, store: Store) -> LanguageModel:
     world = World.current(trial.resources.gpus)
     attempt = Attempt("weights", "weights")
     walk = Walk(trial, [], [ask.stage], find(store), _Unchanged(store), world, attempt, lambda _: None)
+    walk.saver.leaves = ()  # nothing is saved on the way
     lines = walk.run(WarmBase(), None)
     if lines or walk.state.at != ask.stage:
         raise MemexpError(lines[0] if lines else f"condition {ask.condition_id}: its weights cannot be had")

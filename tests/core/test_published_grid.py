@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ lies beside the package and is not installed
 
+from benchmarks.packing import forest_of, spans
 from benchmarks.published_grid import WRITTEN, conditions, made_lists, plans, short, table, total
 from benchmarks.published_models import CONFIGS, SIZES
 
@@ -64,3 +65,15 @@ def test_a_total_is_a_sum() -> None:
     row = {name: 1.0 for name in ("device_hours", "device_hours_unshared", "price", "price_unshared")}
     row |= {name: [1.0, 2.0] for name in ("device_hours_range", "device_hours_unshared_range", "price_range")}
     assert total([row, row]) == {name: [2.0, 4.0] if name.endswith("range") else 2.0 for name in row}
+
+
+def test_devices_are_busy_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a simulation with the smallest models and those on two and four devices."""
+    forest = forest_of(["gpt2", "facebook/opt-350m", "gpt2-xl", "bigscience/bloom-7b1", "facebook/opt-13b"])
+    for devices in (8, 64):
+        found = spans(forest, devices)
+        assert found.bound <= found.span <= 1.10 * found.bound
+    # Trials in any order, and as many trees in each, would not do.
+    monkeypatch.setattr("memexp.plan.packing.SHARE", 1)
+    monkeypatch.setattr("memexp.plan.packing.FINEST", 1)
+    assert spans(forest, 64).span > 1.10 * found.bound

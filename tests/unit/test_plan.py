@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import shutil
 from collections import Counter
@@ -33,12 +32,11 @@ from memexp import (
     TextFile,
     TrainedTokenizer,
 )
-from memexp.plan import Ask, Forest, Trial, bundle, find_missing, grow, stages
+from memexp.plan import Ask, Forest, bundle, find_missing, grow, stages
 from memexp.plan.attempts import Attempt
 from memexp.plan.heartbeat import heartbeat
 from memexp.plan.inspection import Inspection
 from memexp.plan.setting_columns import Columns
-from memexp.plan.trials import TRIALS_PER_SLOT
 from memexp.records import STAGES
 from memexp.store import Store
 from memexp.store.manifests import Manifest, write_manifest
@@ -417,91 +415,6 @@ def test_other_sweeps_files_are_nobodys_concern(forest: Forest, store: Store) ->
     other = Path(store.path("recall", "stray"))
     other.write_bytes(b"")
     assert find_missing(forest, store).asks == []
-
-
-# Bundles
-
-
-def check(forest: Forest, asks: Sequence[Ask], trials: Sequence[Trial]) -> None:
-    """What holds for any bundling."""
-    assert names(list(itertools.chain.from_iterable(trial.asks for trial in trials))) == names(asks)
-    trained = Counter(stage.id for trial in trials for stage in trial.stages)
-    assert set(trained.values()) <= {1}, "a stage is trained twice"
-    needed = {stage.id for ask in asks for stage in forest.path(ask.stage)[1:]}
-    assert set(trained) == needed
-    for trial in trials:
-        assert trial.asks
-        known = {trial.base.id}
-        for stage in trial.stages:
-            assert stage.parent in known
-            known.add(stage.id)
-        assert {ask.stage for ask in trial.asks} <= known
-        assert trial.resources == forest.resources[trial.base.id]
-        assert {stage.corpus for stage in trial.stages} <= set(trial.texts)
-        assert {text for ask in trial.asks for text in ask.corpora.values()} <= set(trial.texts)
-
-
-def trees(forest: Forest) -> int:
-    return sum(1 for stage in forest.stages.values() if stage.parent in forest.resources)
-
-
-@pytest.fixture
-def wide(grid: Grid, pair: Pair) -> Forest:
-    """Two bases, eleven trees, untrained models asked about by several conditions each."""
-    probes = [Recognition(pair), Recall()]
-    full = [
-        grid(exposures=n, lr=lr, seed=s, probes=probes)
-        for n in (0, 1, 3)
-        for lr in (1e-4, 1e-3, 1e-2)
-        for s in (0, 1, 2)
-    ]
-    return grow([*full, *(grid(exposures=n, seed=s, method=LoRA(), probes=probes) for n in (0, 2) for s in (0, 1))])
-
-
-@pytest.mark.parametrize("slots", [1, 2, 3, 100])
-def test_every_result_is_asked_of_exactly_one_trial(wide: Forest, slots: int) -> None:
-    trials = bundle(wide, wide.asks, lambda _: slots)
-    check(wide, wide.asks, trials)
-    assert len(trials) <= trees(wide) == 11
-    assert len(trials) == min(9, TRIALS_PER_SLOT * slots) + min(2, TRIALS_PER_SLOT * slots)
-
-
-def test_the_untrained_model_is_asked_in_one_trial(wide: Forest) -> None:
-    for base in wide.resources:
-        asking = [t for t in bundle(wide, wide.asks, lambda _: 2) if any(ask.stage == base for ask in t.asks)]
-        assert len(asking) == 1
-
-
-def test_only_what_is_missing_is_trained(wide: Forest) -> None:
-    some = [ask for ask in wide.asks if ask.settings["lr"] == 1e-2 and ask.settings["exposures"] == 1]
-    trials = bundle(wide, some, lambda _: 100)
-    check(wide, some, trials)
-    assert sum(trial.steps for trial in trials) == 3 * PER_EXPOSURE
-
-
-def test_untrained_models_alone_need_one_trial_each(grid: Grid) -> None:
-    forest = grow(grid(exposures=0, seed=s, method=method) for s in (0, 1) for method in (LoRA(), LoRA(r=4)))
-    trials = bundle(forest, forest.asks, lambda _: 8)
-    check(forest, forest.asks, trials)
-    assert [(len(trial.asks), trial.steps) for trial in trials] == [(2, 0), (2, 0)]
-
-
-@pytest.mark.parametrize("slots", [0, 1, 2])
-def test_worker_groups_are_as_many_as_fit(grid: Grid, slots: int) -> None:
-    """Each takes long to start, so there is no second round of them."""
-    forest = grow((grid(lr=lr, seed=s) for lr in (1e-3, 1e-2) for s in range(3)), Resources(workers=2))
-    trials = bundle(forest, forest.asks, lambda _: slots)
-    check(forest, forest.asks, trials)
-    assert len(trials) == max(1, slots)
-
-
-def test_trials_are_of_like_length_and_the_longest_come_first(grid: Grid) -> None:
-    forest = grow(grid(exposures=n, seed=s) for s, n in enumerate([1, 1, 1, 1, 4, 2, 2, 12]))
-    trials = bundle(forest, forest.asks, lambda _: 1)
-    check(forest, forest.asks, trials)
-    steps = [trial.steps for trial in trials]
-    assert len(steps) == TRIALS_PER_SLOT and steps == sorted(steps, reverse=True)
-    assert steps[0] == 12 * PER_EXPOSURE and min(steps[1:]) >= 4 * PER_EXPOSURE
 
 
 def test_a_plan_without_end_is_refused(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
