@@ -327,6 +327,26 @@ def many_results(bench: Bench) -> Found:
     }
 
 
+def in_lanes(bench: Bench) -> Found:
+    """A step of eight conditions in lanes beside one condition's, as many times as there are pairs."""
+    found: Found = {"equality": {}, "unit": "CPU seconds of a step and condition, the median of each time"}
+    series: dict[str, list[float]] = {}
+    for _ in range(bench.pairs):
+        for title, spent in bench.told("benchmarks.laned").items():
+            found["equality"][title] = {"loss_relative": spent.pop("loss_relative")}
+            for how, seconds in spent.items():
+                series.setdefault(f"{title}, {how}", []).append(statistics.median(seconds))
+    found["findings"] = [
+        finding(
+            f"{title}: alone / one of eight",
+            _ratios(series[f"{title}, alone"], series[f"{title}, in lanes"]),
+            at_least=5.0 if title.startswith("host") else None,
+        )
+        for title in found["equality"]
+    ]
+    return found | {"series": series}
+
+
 def busy_devices(bench: Bench) -> Found:
     """The published grid on simulated devices: when the last trial ends, beside the lower bound."""
     found = packing.measured()
@@ -373,6 +393,7 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "search": against_grid,
     "large_store": many_results,
     "real": on_a_real_model,
+    "lanes": in_lanes,
     "packing": busy_devices,
 }
 """By name, in the order they are executed."""

@@ -32,6 +32,7 @@ TITLES = {
     "search": "Search for the best learning rate",
     "large_store": "10,000 conditions and 20,000 results in a bucket on loopback",
     "real": "A real model, SmolLM2-135M, 48 pairs",
+    "lanes": "Eight conditions in lanes",
     "packing": "The published grid on simulated devices",
     "sizes": "Batch sizes of the careful way",
 }
@@ -57,6 +58,9 @@ A GPT-2 of 4.2 million parameters made from its configuration, study lists with 
   rendering prompts above all, counts for everybody.
 
 - The real model is SmolLM2-135M-Instruct as `make real` makes it: as it is for recognition and recall, studied at 1e-4.
+
+Lanes: "host" is the real depth with widths of 64, so that CPU seconds are what a GPU would wait for; "CPU" is a
+computation that fills a core by itself, which lanes cannot fill any better: `Resources(lanes="auto")` keeps one there.
 
 What is asked of a number, a floor ("at least") and an aim, was set before anything was measured.
 

@@ -88,8 +88,9 @@ def needed(
     offloaded = resources.offload and on_gpu
     moments = 8 * model.learning // model.workers
     standing = {"weights": model.held, "optimizer": 0 if offloaded else moments}
-    if resources.lanes > 1:  # each has its own of all that learns, gradients included, at all times
-        each, load = resources.lanes * 4 * model.learning, replace(load, tokens=resources.lanes * load.tokens)
+    lanes = 1 if resources.lanes == "auto" else resources.lanes  # as many as there is memory for
+    if lanes > 1:  # each has its own of all that learns, gradients included, at all times
+        each, load = lanes * 4 * model.learning, replace(load, tokens=lanes * load.tokens)
         standing = {"weights": model.held - 4 * model.learning + each, "optimizer": 2 * each, "lanes": each}
     peaks = (*_training(model, resources, load, on_gpu), _recall(model, load))
     peak = max(peaks, key=lambda parts: sum(parts.values()))

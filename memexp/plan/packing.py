@@ -166,7 +166,7 @@ class _Phase:
         """The trees of a base as trials, the longest first; `left`: seconds that the cluster has to do from here on."""
         resources = self.forest.resources[base.stage.id]
         # Lanes are filled with the trees of one trial; no place is left empty for that.
-        fewest = min(resources.lanes, max(1, len(base.parts) // base.places))
+        fewest = min(resources.most_lanes, max(1, len(base.parts) // base.places))
         finest = min(self.share, max(self.share / FINEST, STARTS * self.clock.start(base.stage, resources)))
         found: list[list[tuple[float, Tree]]] = []
         size = 0.0

@@ -7,7 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -205,6 +205,10 @@ def _exchanged(probe: Any, one: Any, other: Any) -> Any:
     return dataclasses.replace(probe, **changed)
 
 
+AUTO = 8
+"""Lanes that ``Resources(lanes="auto")`` may come to."""
+
+
 @spec
 class Resources:
     """What one trial holds. Never part of an identity; recorded in every row."""
@@ -228,11 +232,12 @@ class Resources:
     offload: bool = False
     """Whether the moments of the optimizer are in the host's memory instead of a GPU's: no number changes, a step takes
     as long as they travel."""
-    lanes: Positive = 1
+    lanes: Positive | Literal["auto"] = 1
     """Conditions of one base model that a worker trains and measures in one pass, LoRA or full: they share its frozen
     weights and nothing else. Numbers are those of each by itself up to the last digits, not bit for bit, as with any
     other size of a batch. Worth it where one condition leaves a GPU idle; a CPU has nothing idle. Trials with a probe
-    of your own, or that are tried again after they took their process along, have one lane all the same."""
+    of your own, or that are tried again after they took their process along, have one lane all the same. ``"auto"``: on
+    a GPU up to eight, as many as a short trial of the model and its batch finds worth it; on a CPU one."""
 
     def __post_init__(self) -> None:
         if self.gpus > 1:
@@ -246,15 +251,22 @@ class Resources:
                 f"NCCL refuses; give gpus=1, or one worker with gpus={self.gpus:g}"
             )
 
-        if self.lanes > 1 and self.workers > 1:
+        if self.lanes not in (1, "auto") and self.workers > 1:
             raise SpecError(
                 f"Resources.lanes: {self.lanes} lanes are of a model on one worker, got {self.workers} workers; give "
                 "workers=1 or lanes=1"
             )
-        if self.lanes > 1 and self.offload:
+        if self.lanes not in (1, "auto") and self.offload:
             raise SpecError(
                 "Resources.lanes: lanes keep their moments where they compute; give offload=False or lanes=1"
             )
+
+    @property
+    def most_lanes(self) -> int:
+        """Lanes that a trial has at most."""
+        if self.lanes != "auto":
+            return self.lanes
+        return AUTO if self.gpus and self.workers == 1 and not self.offload else 1
 
     @property
     def threads(self) -> int:

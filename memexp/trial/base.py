@@ -6,6 +6,8 @@ lm, untaught = base.get(stage, resources, world)
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from memexp.core import fork
@@ -18,7 +20,10 @@ from memexp.core.processes import World
 from memexp.plan import Stage
 from memexp.spec import Resources
 
-__all__ = ["WarmBase"]
+if TYPE_CHECKING:
+    from memexp.trial.walk import Walk
+
+__all__ = ["WarmBase", "renew"]
 
 
 class WarmBase:
@@ -51,6 +56,11 @@ class WarmBase:
         self._key, self._held = key, (lm, original(lm))
         return self._held
 
+    @property
+    def count(self) -> int:
+        """How many lanes its model has."""
+        return 1 if self._lanes is None else len(self._lanes.models)
+
     def lanes(self, lm: LanguageModel, count: int) -> Lanes:
         """The model that `get` gave, as so many lanes, of which it is the first.
 
@@ -59,6 +69,13 @@ class WarmBase:
         if self._lanes is None:
             self._lanes = Lanes(lm, count)
         return self._lanes
+
+
+def renew(walk: Walk, base: WarmBase) -> None:
+    """Load a trial's model anew, as nobody knows what the present one is, or has as many lanes: it is at the base."""
+    lm, loaded = base.renewed(walk.trial.base, walk.trial.resources, walk.world)
+    walk.state = walk.state.with_model(lm, loaded)
+    walk.saver.back_at(walk.trial.base.id)
 
 
 def _limit_memory(resources: Resources, world: World) -> None:

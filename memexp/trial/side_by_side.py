@@ -16,7 +16,8 @@ from memexp.core.model import LanguageModel
 from memexp.errors import ModelError
 from memexp.plan import Ask, Stage, Trial
 from memexp.spec import written_by_user
-from memexp.trial.base import WarmBase
+from memexp.trial.base import WarmBase, renew
+from memexp.trial.lane_choice import chosen
 from memexp.trial.lockstep import Lockstep
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ __all__ = ["in_lanes", "lanes_of"]
 
 
 def lanes_of(trial: Trial, asks: Sequence[Ask], children: Mapping[str, Sequence[Stage]]) -> int:
-    """How many lanes a trial has: what its resources say, or 1 where that would serve nothing, or harm.
+    """How many lanes a trial has at most: what its resources say, or 1 where that would serve nothing, or harm.
 
     A probe of the user's own may change weights that lanes share. What took its process along has company no more, nor
     has what may be ended at any report, or what memory ran out of on one of several workers.
@@ -34,17 +35,24 @@ def lanes_of(trial: Trial, asks: Sequence[Ask], children: Mapping[str, Sequence[
     forks = any(len(after) > 1 for after in children.values())
     own = any(written_by_user(type(ask.probe)) for ask in asks)
     apart = trial.cautious or trial.stoppable or trial.halved or trial.alone
-    return trial.resources.lanes if forks and not own and not apart and trial.resources.workers == 1 else 1
+    return trial.resources.most_lanes if forks and not own and not apart and trial.resources.workers == 1 else 1
 
 
 def in_lanes(walk: Walk, base: WarmBase) -> bool:
     """Walk through the trial in as many lanes as it has. False, and nothing done, where the model has none."""
-    began = time.monotonic()
+    began, most = time.monotonic(), walk.lanes
+    if walk.trial.resources.lanes == "auto":
+        walk.lanes = chosen(walk, base)
+    walk.notes.made_with["lanes"] = walk.lanes
+    if walk.lanes == 1:
+        return False
+    if base.count not in (1, walk.lanes):  # of another batch
+        renew(walk, base)
     try:
         lanes = base.lanes(walk.state.lm, walk.lanes)
     except ModelError as error:
         walk.notes.made_with["lanes"] = 1
-        walk.notes.add(walk.trial.base, "unread", began, f"one lane instead of {walk.lanes}: {error}")
+        walk.notes.add(walk.trial.base, "unread", began, f"one lane instead of {most}: {error}")
         return False
     lockstep = Lockstep(lanes)
     walks = [walk, *(_beside(walk, model) for model in lanes.models[1:])]

@@ -26,7 +26,7 @@ from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.spec import written_by_user
 from memexp.store.snapshots import Mark, Marks
-from memexp.trial.base import WarmBase
+from memexp.trial.base import WarmBase, renew
 from memexp.trial.encoded import TrialTexts
 from memexp.trial.failing import Failures
 from memexp.trial.measuring import measured
@@ -226,8 +226,10 @@ class Walk:
                 said = printed.written(self.sink, self.notes.log(asks[0]))
                 self.failures.record(stage, error, began, asks[0])
                 self._tell(Progress(said=said))
-                if guard.changed is not None and not _renewed(self, stage):
-                    return
+                if guard.changed is not None:
+                    renew(self, self.base)
+                    if not self.reach(stage):
+                        return
                 continue
             said = printed.written(self.sink, self.notes.log(asks[0]))
             if self.world.leads:
@@ -240,14 +242,6 @@ class Walk:
         """Report progress. All ranks call."""
         with self.activity.waits():
             self.report(progress)
-
-
-def _renewed(walk: Walk, stage: Stage) -> bool:
-    """Load the model anew, as nobody knows what the present one is, and bring it to where it was."""
-    lm, loaded = walk.base.renewed(walk.trial.base, walk.trial.resources, walk.world)
-    walk.state = walk.state.with_model(lm, loaded)
-    walk.saver.back_at(walk.trial.base.id)
-    return walk.reach(stage)
 
 
 def _based(walk: Walk, base: WarmBase) -> State | None:
