@@ -24,7 +24,7 @@ __all__ = ["ablation_figure", "forgetting_figure"]
 UPPER, LOWER = "blocks ≥ k reset", "blocks < k reset (control)"
 AGAIN, FIRST, BEFORE = "nothing reset, studied again (control)", "first study", "before study"
 ABLATED = {"upper": "without blocks ≥ k", "lower": "without blocks < k (control)", "none": "all blocks"}
-CONTROL: Line = ("control", (6, 6))
+CONTROL: Line = ("for comparison, without k", (6, 6))
 WHAT = "what"
 """The column that says which of these a row is."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import altair as alt
 
 from memexp.figures.layout import Layout, chance_line
-from memexp.figures.style import palette, shapes
+from memexp.figures.style import INK, palette, shapes
 
 __all__ = ["WIDEST", "Axis", "Drawn", "coloured", "curves", "dashed"]
 
@@ -26,7 +26,7 @@ Drawn = alt.LayerChart | alt.FacetChart
 """What `altair.layer` gives."""
 WIDEST = 3.0
 """Steps between the first and the last of the marks that stand side by side."""
-STEP = 0.018
+STEP = 0.022
 """Of an axis, at most: at half the way to the next place the steps end."""
 PADDING = 9
 """Pixels at the ends of an axis, for marks that stand beside their place."""
@@ -132,8 +132,6 @@ def curves(
         only: Vega's expression for the rows that are drawn.
     """
     layers: list[alt.Chart] = []
-    if chance is not None:
-        layers.append(_chance(chance, layout))
     level = coloured(data, layout).encode(y=y.encoding(alt.Y), detail="_line:N")
     base = x.place(level.transform_filter(f"!datum._rule && ({only})"))
     if joined:
@@ -142,6 +140,9 @@ def curves(
     if points:
         bars = base.mark_rule(opacity=0.75, clip=True)
         layers.append(bars.encode(y=alt.Y("_low:Q", title=y.title), y2="_high:Q"))
+    if chance is not None:
+        layers.append(_chance(chance, layout))
+    if points:
         shape = {}
         if layout.legend:
             domain = list(layout.colours)
@@ -167,7 +168,9 @@ def dashed(layout: Layout) -> dict[str, Any]:
     """The encoding of ``_dash``, with a legend of all lines that are not drawn through."""
     names, lengths = zip(*layout.dash_legend, strict=True)
     scale = alt.Scale(domain=list(names), range=[list(one) for one in lengths])
-    legend = alt.Legend(title=None, symbolType="stroke", symbolSize=500)
+    legend = alt.Legend(
+        title=None, symbolType="stroke", symbolSize=400, symbolStrokeColor=INK, symbolOpacity=1, rowPadding=0
+    )
     return {"strokeDash": alt.StrokeDash("_dash:N", scale=scale, legend=legend)}
 
 

@@ -62,7 +62,9 @@ def by_name(
         return {names: dots(names, axis, order, value, layout, sheet.tooltip(names), guessed, data)}
 
     note = f"Grey ticks: chance. {over_what(points)}" if guessed else over_what(points)
-    return sheet.figure(f"{family}-{kind}-{measure.name}", title, "", note, rows, draw, [names], tall(len(order), layout))
+    return sheet.figure(
+        f"{family}-{kind}-{measure.name}", title, "", note, rows, draw, [names], tall(len(order), layout)
+    )
 
 
 def _plain(result: Result) -> bool:

@@ -84,5 +84,5 @@ class Figure:
         whole.datasets = {
             panel.data: [row for row in panel.rows if row.get("seed", "") in ("", ALL)] for panel in self.panels
         }
-        drawn: alt.TopLevelMixin = whole.configure(**style.config(ink="#222222", font="sans-serif"))
+        drawn: alt.TopLevelMixin = whole.configure(**style.config(ink=style.INK, font="sans-serif"))
         return drawn

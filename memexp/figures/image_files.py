@@ -26,7 +26,7 @@ DPI = 300
 """Of PNG files."""
 TEXT = 8
 """Points: what journals ask of text in figures."""
-BELOW = {"layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 4}}}
+BELOW = {"layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 0}}}
 """Where legends are: below one another."""
 TALLEST = 6.5
 """Centimetres that a panel is high unless asked for."""
@@ -34,9 +34,7 @@ NARROW = 4.0
 """Centimetres below which axes and labels have no room."""
 
 
-def save(
-    figure: Figure, path: Path, width: float = 8.5, height: float | None = None, *, note: bool = True
-) -> None:
+def save(figure: Figure, path: Path, width: float = 8.5, height: float | None = None, *, note: bool = True) -> None:
     """Write a figure; the suffix of `path` says as what.
 
     Args:
@@ -85,11 +83,11 @@ def _fitted(figure: Figure, width: float, height: float | None, note: bool) -> s
 def _svg(figure: Figure, chart: Any, width: float) -> str:
     import vl_convert
 
-    spec = chart.to_dict() | {"config": style.config(TEXT, ink="#222222", font="sans-serif"), "background": "white"}
+    spec = chart.to_dict() | {"config": style.config(TEXT, ink=style.INK, font="sans-serif"), "background": "white"}
     longest = max((len(name) for name, *_ in (*figure.legend, *figure.dashes)), default=1)
     # A symbol and the space around it, and letters about half as wide as high.
     columns = max(1, min(3, int(width / (35 + longest * TEXT / 2))))
-    spec["config"]["legend"] |= {"orient": "bottom", "columns": columns, "labelLimit": width - 40} | BELOW
+    spec["config"]["legend"] |= {"orient": "bottom", "columns": columns, "labelLimit": width - 40, "offset": 8} | BELOW
     return vl_convert.vegalite_to_svg(spec)
 
 

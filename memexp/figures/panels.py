@@ -128,12 +128,12 @@ def over_what(points: Sequence[Cell]) -> str:
     least = min(whole, key=lambda point: point.n).counted
     most = max(whole, key=lambda point: point.n).counted
     n = f"n = {counts[0]} at each point" if len(counts) == 1 else f"n at a point: from {least} to {most}"
-    overs = list(dict.fromkeys(point.over for point in whole if point.low is not None))
+    overs = sorted(dict.fromkeys(point.over for point in whole if point.low is not None), key=len, reverse=True)
     some = [point for point in whole if point.low is not None] or whole
     reasons = list(dict.fromkeys(point.reason for point in some if point.reason))
     if overs:
-        said = f"Bars are 95 % intervals over {' or '.join(overs)}"
-        said += f"; {reasons[0]}." if reasons else "."
+        said = f"Bars are 95 % intervals over {', at some points over '.join(overs)}"
+        said += f" ({reasons[0]})." if reasons else "."
     else:
         said = f"No intervals: {reasons[0]}." if reasons else "No intervals."
     return f"{n}. {said}"

@@ -30,7 +30,10 @@ X = "retention_steps"
 TITLE = "retention interval (optimizer steps since study)"
 AT_ZERO = 0.5
 """Where 0 steps are drawn."""
-FITTED: Mapping[str, Line] = {"power": ("power law with a floor", (1, 0)), "exponential": ("exponential with a floor", (5, 3))}
+FITTED: Mapping[str, Line] = {
+    "power": ("power law with a floor", (1, 0)),
+    "exponential": ("exponential with a floor", (5, 3)),
+}
 FEWEST = 5
 """Retention intervals that a curve of three parameters is fitted to."""
 RESAMPLES, MOST_RESAMPLED = 200, 500_000

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["COLOURS", "DASHES", "SHAPES", "config", "letters", "palette", "shapes"]
+__all__ = ["COLOURS", "DASHES", "INK", "SHAPES", "config", "letters", "palette", "shapes"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
+INK = "#222222"
+"""Of what is no page."""
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
@@ -30,7 +32,7 @@ def shapes(values: Sequence[Any]) -> list[str]:
 
 def letters(width: float, size: float) -> int:
     """How many letters of a font without serifs have room: they are about half as wide as its size."""
-    return max(20, int(width / (0.52 * size)))
+    return max(20, int(width / (0.48 * size)))
 
 
 def config(size: float = 12, ink: str = "currentColor", font: str = FONT) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def config(size: float = 12, ink: str = "currentColor", font: str = FONT) -> dic
             "labelLimit": 220,
         },
         "title": {"color": ink, "fontSize": size, "fontWeight": 600, "anchor": "start", "offset": 8},
-        "style": {"note": {"fontSize": size - 1, "fontWeight": "normal"}},
+        "style": {"note": {"fill": ink, "fontSize": size - 1, "fontWeight": "normal"}},
         "text": {"color": ink, "fontSize": size - 1},
         "point": {"size": 46 * scale**2, "filled": True, "opacity": 1},
         "line": {"strokeWidth": 1.8 * scale},
