@@ -26,7 +26,7 @@ Drawn = alt.LayerChart | alt.FacetChart
 """What `altair.layer` gives."""
 WIDEST = 3.0
 """Steps between the first and the last of the marks that stand side by side."""
-STEP = 0.022
+STEP = 0.026
 """Of an axis, at most: at half the way to the next place the steps end."""
 PADDING = 9
 """Pixels at the ends of an axis, for marks that stand beside their place."""
