@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from look.browser import Browser, View
-from made_results import fill
+from made_results import Made, fill
 
 from memexp.figures import chapters
 from memexp.figures.image_files import save
@@ -60,6 +60,8 @@ CUT = """
   }).map(text => text.textContent);
 })
 """
+FONT = "<style>text { font-family: 'Liberation Sans', 'DejaVu Sans Condensed', sans-serif }</style>"
+"""As wide as the font that images are measured with."""
 BEYOND = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -111,13 +113,18 @@ def test_images_have_no_text_over_text(browser: Browser, tmp_path: Path, width: 
     """With names as long as they are on the hub."""
     store = Store(tmp_path / "results")
     fill(store)
+    made = Made(store)
+    for model in ("EleutherAI/gpt-neox-20b", "facebook/opt-13b", "HuggingFaceTB/SmolLM2-1.7B-Instruct"):
+        for exposures in (0, 1, 10):
+            made.result("recognition", made.recognition(exposures, 0), {}, model=model, exposures=exposures, seed=0)
+    made.sweep("hub", 9)
     images = []
     for chapter in chapters(store):
         for figure in chapter.figures:
             save(figure, tmp_path / "figure.svg", width)
             images.append(f"<div class=chart>{(tmp_path / 'figure.svg').read_text()}</div>")
     path = tmp_path / "images.html"
-    path.write_text(f"<meta charset=utf-8><body data-drawn=yes>{''.join(images)}", encoding="utf-8")
+    path.write_text(f"<meta charset=utf-8>{FONT}<body data-drawn=yes>{''.join(images)}", encoding="utf-8")
     view = browser.open(path)
     PICTURES.mkdir(parents=True, exist_ok=True)
     view.picture(PICTURES / f"images-{width}.png")
