@@ -79,7 +79,7 @@ class Figure:
         if letters is None:
             letters = style.letters(width * min(columns, len(parts)), 11)
         if letters and self.note:
-            lines = textwrap.wrap(self.note, letters)
+            lines = textwrap.wrap(self.note.replace(" %", "\N{NO-BREAK SPACE}%"), letters)
             whole = whole.properties(title=alt.Title(lines, style="note", orient="bottom"))
         whole.datasets = {
             panel.data: [row for row in panel.rows if row.get("seed", "") in ("", ALL)] for panel in self.panels
