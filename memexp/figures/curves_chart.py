@@ -9,6 +9,7 @@ of the axis at a time.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class Axis:
         places = sorted({even(place) for place in self.places})
         if len(places) < 2:
             return ""
-        gap = min(after - before for before, after in zip(places, places[1:], strict=False))
+        gap = min(after - before for before, after in itertools.pairwise(places))
         step = f"datum._dodge * {min(STEP * (places[-1] - places[0]), gap / 2 / WIDEST):.6g}"
         own, constant = f"datum['{self.column}']", f"{self._constant:.6g}"
         if self.scale == "linear":

@@ -147,7 +147,8 @@ def test_python_is_executed(page: Path, here: Path, monkeypatch: pytest.MonkeyPa
     for block in found:
         lines += [""] * (block.line - 1 - len(lines)) + block.text.splitlines()
     module = types.ModuleType("page")
-    module.__file__ = str(here / f"{page.stem}_page.py")
+    named = re.search(r"these as `(\w+)\.py`", page.read_text(encoding="utf-8"))  # lists are found beside it
+    module.__file__ = str(here / f"{named[1] if named else f'{page.stem}_page'}.py")
     Path(module.__file__).write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.setitem(sys.modules, "page", module)  # where its classes are looked for
     write_lists(page, here)

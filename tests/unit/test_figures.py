@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections.abc import Iterator
@@ -367,7 +368,7 @@ def test_places_close_together_keep_their_order(tmp_path: Path) -> None:
     assert len(points) == len(exposures) * len(models)
     places = [[at for at, _ in points[first : first + len(models)]] for first in range(0, len(points), len(models))]
     assert all(place == sorted({*place}) for place in places)
-    gaps = [after[0] - before[-1] for before, after in zip(places, places[1:], strict=False)]
+    gaps = [after[0] - before[-1] for before, after in itertools.pairwise(places)]
     assert min(gaps) > places[0][-1] - places[0][0] - 0.5
 
 
