@@ -102,8 +102,8 @@ def _figure(
 def _cell(row: dict[str, Any]) -> Cell:
     """A best point, for what is said of n and intervals."""
     counts = {name: row[name] or 0 for name in ("items", "seeds", "lists")}
-    said = {"low": row["low"], "high": row["high"], "over": row["over"] or "", "reason": row["reason"] or ""}
-    return Cell({}, ALL, row["mean"], row["n"], (), **said, **counts)
+    told = row["low"], row["high"], row["over"] or "", row["reason"] or ""
+    return Cell({}, ALL, row["mean"], row["n"], (), *told, **counts)
 
 
 def _rows(row: dict[str, Any], names: Sequence[str], grid: Sequence[str], layout: Layout) -> list[Row]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ class Axis:
     @property
     def _moved(self) -> str:
         """Vega's expression for where a mark is drawn; empty where none may be moved."""
-        even = {
+        even: dict[str, Callable[[float], float]] = {
             "linear": lambda value: value,
             "log": math.log,
             "symlog": lambda value: math.log1p(value / self._constant),
