@@ -101,7 +101,7 @@ def _figure(
 
 def _cell(row: dict[str, Any]) -> Cell:
     """A best point, for what is said of n and intervals."""
-    counts = {name: row[name] or 0 for name in ("items", "seeds", "lists")}
+    counts: dict[str, Any] = {name: row[name] or 0 for name in ("items", "seeds", "lists")}
     told = row["low"], row["high"], row["over"] or "", row["reason"] or ""
     return Cell({}, ALL, row["mean"], row["n"], (), *told, **counts)
 

@@ -88,7 +88,7 @@ class Axis:
     @property
     def _moved(self) -> str:
         """Vega's expression for where a mark is drawn; empty where none may be moved."""
-        even: dict[str, Callable[[float], float]] = {
+        even: Callable[[float], float] = {
             "linear": lambda value: value,
             "log": math.log,
             "symlog": lambda value: math.log1p(value / self._constant),
