@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import memexp
 from memexp.cli import _parser
+
+HERE = Path(__file__).parent.resolve()
+LINK = re.compile(r"\[([^]]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+"""Of Markdown, to a file: its text, the path, a heading."""
 
 project = "memexp"
 author = "the authors of memexp"
@@ -87,19 +91,33 @@ def _as_code(app: Any, what: str, name: str, of: Any, options: Any, lines: list[
     lines[:] = [sizes.sub(lambda found: "\\" + found[0], line) for line in lines]
 
 
+def _texts() -> dict[Path, Path]:
+    """Markdown beside this folder, with the page of ``repository`` on which its text stands in HTML."""
+    found = {HERE.parent / "README.md": HERE / "index.md"}
+    for page in (HERE / "repository").glob("*.md"):
+        _, path = LINK.findall(page.read_text(encoding="utf-8"))[0][:2]
+        found[(page.parent / path).resolve()] = page
+    return found
+
+
 def _outside(app: Any, page: str, source: list[str]) -> None:
-    """Markdown beside this folder is no page: a link to it is one to the file."""
-    source[0] = re.sub(r"\[([^]]+)\]\(((?:\.\./)*\.\./[^)#]+\.md)\)", _to_file(page), source[0])
+    """A link to Markdown beside this folder leads to its page, and that has its text: browsers show none."""
+    source[0] = linked(HERE / f"{page}.md", source[0])
 
 
-def _to_file(page: str) -> Callable[[re.Match[str]], str]:
-    here = Path(__file__).parent
+def linked(page: Path, text: str) -> str:
+    """What HTML is made of, of a page with this text."""
+    pages = _texts()
+    of = next((path for path, its in pages.items() if its == page and page.name != "index.md"), page)
 
     def link(found: re.Match[str]) -> str:
-        inside = (here / page).parent.joinpath(found[2]).resolve().is_relative_to(here.resolve())
-        return found[0] if inside else f"{{download}}`{found[1]} <{found[2]}>`"
+        target = (of.parent / found[2]).resolve()
+        if target not in pages and (of == page or not target.exists()):
+            return found[0]
+        anchor = "" if target.name == "README.md" else found[3] or ""
+        return f"[{found[1]}]({os.path.relpath(pages.get(target, target), page.parent)}{anchor})"
 
-    return link
+    return LINK.sub(link, text if of == page else of.read_text(encoding="utf-8"))
 
 
 def _no_signature(app: Any, what: str, name: str, of: Any, *rest: Any) -> tuple[str, None] | None:

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import struct
+import textwrap
 import zlib
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,12 @@ def specification() -> dict[str, Any]:
     for kind in KINDS:
         with gathered_rows(kind, pq.read_table(PICTURES / f"quickstart-{kind}.parquet")) as rows:
             figure = plotted(rows, "exposures", y=kind)
-        spec = figure.chart(WIDTH, HEIGHT).to_dict()
+        spec = figure.chart(WIDTH, HEIGHT, letters=0).to_dict()
         found["datasets"] |= {f"{kind}-{name}": values for name, values in spec.pop("datasets").items()}
         found |= {name: spec.pop(name) for name in ("$schema", "config")}
-        found["vconcat"].append(_renamed(spec, kind) | {"title": figure.title})
-    found["config"] = style.config(ink="#222222", font="sans-serif")
+        title = {"text": figure.title, "subtitle": textwrap.wrap(figure.note, style.letters(2 * WIDTH, 11))}
+        found["vconcat"].append(_renamed(spec, kind) | {"title": title | {"subtitleColor": style.INK}})
+    found["config"] = style.config(ink=style.INK, font="sans-serif")
     return found
 
 

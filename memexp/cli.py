@@ -127,6 +127,7 @@ def _add_figures(command: Command) -> None:
     plot.add_argument("--by", metavar="COLUMN", help="what has colours (default: the model)")
     plot.add_argument("--out", metavar="FILE", help="ends in .png, .svg or .pdf (default: KIND.pdf)")
     plot.add_argument("--width", default="8.5cm", help="of the whole, in centimetres (default: 8.5cm, one column)")
+    plot.add_argument("--no-caption", dest="note", action="store_false", help="do not say n and intervals below")
     for sub in (report, plot):
         sub.add_argument("--sweep", metavar="NAME", help="only this sweep, as it was last started")
 
@@ -267,7 +268,7 @@ def _report(options: argparse.Namespace) -> int:
 def _plot(options: argparse.Namespace) -> int:
     from memexp.report.plot import draw_file
 
-    named = {name: getattr(options, name) for name in ("sweep", "x", "y", "by", "out", "width")}
+    named = {name: getattr(options, name) for name in ("sweep", "x", "y", "by", "out", "width", "note")}
     print(draw_file(_store(options), options.kind, **named))
     return 0
 

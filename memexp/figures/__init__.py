@@ -4,7 +4,8 @@
         for figure in chapter.figures:
             figure.chart(width=300)
 
-- `gathered`: results and their sums, read once. `measures`: what can be drawn of a kind. `varied`, `cells`: the points.
+- `gathered`: results and their sums, read once. `measures`: what can be drawn of a kind. `varied`, `cells`,
+  `construction`: the points.
 - `layout`, `style`, `curves_chart`, `dots_chart`, `panels`, `figure`: how points become marks.
 - `exposure_curves`, `retention_curves`, `block_profiles`, `fact_scores`, `search_points`, `loss_curves`, `best_cells`:
   a family of figures each. `chapters`: which of them a sweep has. `own`: one that is asked for.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from memexp.errors import SpecError
-from memexp.figures.cells import ALL, item_rows
+from memexp.figures.cells import ALL, Cell, item_rows
 from memexp.figures.curves_chart import Axis
 from memexp.figures.dots_chart import dots, tall
 from memexp.figures.figure import Figure, Panel, Row
@@ -18,6 +18,7 @@ from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
 from memexp.figures.order import in_order
+from memexp.figures.panels import over_what
 from memexp.figures.varied import dimensions, split, text
 from memexp.stats import best
 
@@ -92,9 +93,17 @@ def _figure(
     said += "Left out: chosen on the other replications." if left else "With one replication nothing can be left out."
     if AT_EDGE in whats:
         said += " At the grid's edge: nothing smaller, or nothing larger, was tried that may be better."
-    return Figure(
-        f"best-{kind}-{measure.name}", title, said, panels, layout.legend, "", (), [*names, "what", "point"], rows
-    )
+    note = over_what([_cell(row) for row in found])
+    columns = [*names, "what", "point"]
+    name, caption = f"best-{kind}-{measure.name}", f"{said} {note}"
+    return Figure(name, title, caption, panels, layout.legend, "", (), columns, rows, note)
+
+
+def _cell(row: dict[str, Any]) -> Cell:
+    """A best point, for what is said of n and intervals."""
+    counts: dict[str, Any] = {name: row[name] or 0 for name in ("items", "seeds", "lists")}
+    told = row["low"], row["high"], row["over"] or "", row["reason"] or ""
+    return Cell({}, ALL, row["mean"], row["n"], (), *told, **counts)
 
 
 def _rows(row: dict[str, Any], names: Sequence[str], grid: Sequence[str], layout: Layout) -> list[Row]:

@@ -14,9 +14,9 @@ from memexp.figures.cells import cells
 from memexp.figures.curves_chart import Axis, curves
 from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
-from memexp.figures.layout import Layout
+from memexp.figures.layout import Layout, Line, chance_line
 from memexp.figures.measures import Measure
-from memexp.figures.panels import Sheet, caption, chance_of, vertical
+from memexp.figures.panels import Sheet, chance_of, over_what, vertical
 from memexp.figures.varied import comparable, dimensions, matching
 
 __all__ = ["ablation_figure", "forgetting_figure"]
@@ -24,6 +24,7 @@ __all__ = ["ablation_figure", "forgetting_figure"]
 UPPER, LOWER = "blocks ≥ k reset", "blocks < k reset (control)"
 AGAIN, FIRST, BEFORE = "nothing reset, studied again (control)", "first study", "before study"
 ABLATED = {"upper": "without blocks ≥ k", "lower": "without blocks < k (control)", "none": "all blocks"}
+CONTROL: Line = ("for comparison, without k", (6, 6))
 WHAT = "what"
 """The column that says which of these a row is."""
 
@@ -97,18 +98,19 @@ def _profile(
         for group in matching([point.at[name] for name in names], groups)
     ]
     layout = Layout.of([WHAT, *names], [point.at for point in points] + [at for _, at in placed], WHAT)
+    layout = layout.also(CONTROL if placed else None, chance_line(chance_of(measure)))
     sheet = Sheet([*names, WHAT], layout)
     rows = [sheet.row(point, **{x: point.at[x]}) for point in points]
-    rows += [sheet.row(point, at, **{x: None}) | {"_rule": True} for point, at in placed]
+    rows += [sheet.row(point, at, **{x: None}) | {"_rule": True, "_dash": CONTROL[0]} for point, at in placed]
     rows.sort(key=lambda row: -1 if row[x] is None else row[x])
     ticks = tuple(sorted({float(row[x]) for row in rows if row[x] is not None}))
 
     def draw(inside: list[Row], data: str) -> dict[str, Any]:
-        axis = Axis(x, f"{x.replace('_', ' ')} k (block)", ticks=ticks if len(ticks) < 20 else ())
+        axis = Axis(x, f"{x.replace('_', ' ')} k (block)", ticks=ticks if len(ticks) < 20 else (), places=ticks)
         ruled = any(row["_rule"] for row in inside)
         chart = curves(axis, vertical(measure), layout, sheet.tooltip(x), chance_of(measure), rules=ruled, data=data)
         return {x: chart}
 
     short = measure.title.partition(" (")[0].capitalize()
-    said = caption([*points, *across], "Dashed lines across: controls.")
-    return sheet.figure(f"{family}-{kind}-{measure.name}", f"{short} {title}", said, rows, draw, [x])
+    note = over_what([*points, *across])
+    return sheet.figure(f"{family}-{kind}-{measure.name}", f"{short} {title}", "", note, rows, draw, [x])

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from memexp.figures.cells import Cell, cells
+from memexp.figures.construction import by_construction
 from memexp.figures.curves_chart import Axis, curves
 from memexp.figures.effort import Effort
 from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
-from memexp.figures.layout import Layout
+from memexp.figures.layout import BEFORE, Layout, chance_line
 from memexp.figures.measures import Measure
-from memexp.figures.panels import Sheet, caption, chance_of, vertical
+from memexp.figures.panels import Sheet, chance_of, over_what, vertical
 from memexp.figures.varied import dimensions, matching
 
 __all__ = ["exposure_figure"]
@@ -48,24 +49,25 @@ def exposure_figure(
     points = cells(found, kind, measure.name, results, [*names, X])
     if not points:
         return None
-    sheet = Sheet(names, Layout.of(names, [point.at for point in points if point.at[X]], by))
+    before, chance = [point for point in points if not point.at[X]], chance_of(measure)
+    layout = Layout.of(names, [point.at for point in points if point.at[X]], by)
+    sheet = Sheet(names, layout.also(BEFORE if before else None, chance_line(chance)))
     rows = [row for point, at in _on_lines(points, names) for row in _rows(sheet, point, at, effort)]
     rows.sort(key=lambda row: row[X])
     axes = [x, *(name for name in TITLES if name != x)]
     shown = [name for name in axes if name == X or all(row[name] is not None for row in rows)]
-    ruled, chance, says = any(row["_rule"] for row in rows), chance_of(measure), sheet.tooltip(X)
+    says = sheet.tooltip(X)
 
     def draw(inside: list[Row], data: str) -> dict[str, Any]:
         y = vertical(measure)
         return {
-            name: curves(_axis(name, inside), y, sheet.layout, says, chance, rules=ruled, data=data) for name in shown
+            name: curves(_axis(name, inside), y, sheet.layout, says, chance, rules=bool(before), data=data)
+            for name in shown
         }
 
     short = measure.title.partition(" (")[0]
-    said = caption(points, "Dashed: the model before study." if ruled else "")
-    if chance is not None:
-        said += f" Dotted: chance, {chance:g}."
-    return sheet.figure(f"{X}-{kind}-{measure.name}", f"{short.capitalize()} by exposures", said, rows, draw, [X])
+    note = f"{over_what(points)} {by_construction(found, kind, measure, before)}".strip()
+    return sheet.figure(f"{X}-{kind}-{measure.name}", f"{short.capitalize()} by exposures", "", note, rows, draw, [X])
 
 
 def _studied_only(result: Result) -> bool:
@@ -92,10 +94,10 @@ def _rows(sheet: Sheet, point: Cell, at: dict[str, Any], effort: Effort) -> list
     """A point, and for the model before study a line across as well."""
     updates, tokens = effort.of(point.results[0].settings.get("stage_id")) if at[X] else (0, 0)
     row = sheet.row(point, at, **{X: at[X]}, updates=updates, tokens=tokens)
-    return [row] if at[X] else [row, row | {"_rule": True}]
+    return [row] if at[X] else [row, row | {"_rule": True, "_dash": BEFORE[0]}]
 
 
 def _axis(name: str, rows: Sequence[Row]) -> Axis:
     values = tuple(sorted({row[name] for row in rows}))
     wide = values[-1] > 8 * max(min((value for value in values if value > 0), default=1), 1)
-    return Axis(name, TITLES[name], "symlog" if wide or len(values) > 3 else "linear", values)
+    return Axis(name, TITLES[name], "symlog" if wide or len(values) > 3 else "linear", values, places=values)

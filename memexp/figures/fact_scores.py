@@ -12,7 +12,7 @@ from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import CHANCE, Measure
-from memexp.figures.panels import Sheet, caption
+from memexp.figures.panels import Sheet, over_what
 from memexp.figures.varied import dimensions, text
 
 __all__ = ["by_name", "fact_figure"]
@@ -61,8 +61,10 @@ def by_name(
     def draw(inside: list[Row], data: str) -> dict[str, Any]:
         return {names: dots(names, axis, order, value, layout, sheet.tooltip(names), guessed, data)}
 
-    said = caption(points, "Grey ticks: chance." if guessed else "")
-    return sheet.figure(f"{family}-{kind}-{measure.name}", title, said, rows, draw, [names], tall(len(order), layout))
+    note = f"Grey ticks: chance. {over_what(points)}" if guessed else over_what(points)
+    return sheet.figure(
+        f"{family}-{kind}-{measure.name}", title, "", note, rows, draw, [names], tall(len(order), layout)
+    )
 
 
 def _plain(result: Result) -> bool:

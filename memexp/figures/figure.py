@@ -8,6 +8,7 @@ A page draws the panels one by one, each as wide as there is room, and puts the 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,19 +59,30 @@ class Figure:
     """What tells its points apart, for a table of them."""
     numbers: list[Row] = field(default_factory=list)
     """The rows of that table."""
+    note: str = ""
+    """The part of the caption that no image is without: the n, and what intervals generalise over."""
 
-    def chart(self, width: float = 300, height: float = 220, columns: int = 3) -> alt.TopLevelMixin:
+    def chart(
+        self, width: float = 300, height: float = 220, columns: int = 3, letters: int | None = None
+    ) -> alt.TopLevelMixin:
         """All panels side by side, each `width` and `height` pixels, with data and legend, to be shown or saved.
 
-        Points are those over all seeds.
+        Points are those over all seeds. Below stands the note, in lines of so many `letters`, by default as wide as the
+        panels; of 0 there is none.
         """
         parts = []
         for panel in self.panels:
             named = {"title": panel.title} if panel.title else {}
             parts.append(next(iter(panel.charts.values())).properties(width=width, height=height, **named))
-        whole: Any = parts[0] if len(parts) == 1 else alt.concat(*parts, columns=columns)
+        single = len(parts) == 1 and not self.panels[0].title
+        whole: Any = parts[0] if single else alt.concat(*parts, columns=columns)
+        if letters is None:
+            letters = style.letters(width * min(columns, len(parts)), 11)
+        if letters and self.note:
+            lines = textwrap.wrap(self.note.replace(" %", "\N{NO-BREAK SPACE}%"), letters)
+            whole = whole.properties(title=alt.Title(lines, style="note", orient="bottom"))
         whole.datasets = {
             panel.data: [row for row in panel.rows if row.get("seed", "") in ("", ALL)] for panel in self.panels
         }
-        drawn: alt.TopLevelMixin = whole.configure(**style.config(ink="#222222", font="sans-serif"))
+        drawn: alt.TopLevelMixin = whole.configure(**style.config(ink=style.INK, font="sans-serif"))
         return drawn

@@ -16,7 +16,7 @@ from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
-from memexp.figures.panels import Sheet, caption
+from memexp.figures.panels import Sheet, over_what
 from memexp.figures.retention_curves import AT_ZERO, X, interval_axis
 from memexp.figures.varied import dimensions
 from memexp.stats import retention
@@ -46,7 +46,8 @@ def gained_figure(found: Gathered, kind: str, measure: Measure, by: str | None =
     return sheet.figure(
         f"gained-{kind}-{measure.name}",
         f"{measure.title.partition(' (')[0].capitalize()} by retention interval, of what study gained",
-        caption(points, said),
+        said,
+        over_what(points),
         rows,
         lambda inside, data: {X: _chart(sheet, inside, data)},
         [X],

@@ -26,13 +26,15 @@ DPI = 300
 """Of PNG files."""
 TEXT = 8
 """Points: what journals ask of text in figures."""
+BELOW = {"layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 0}}}
+"""Where legends are: below one another."""
 TALLEST = 6.5
 """Centimetres that a panel is high unless asked for."""
 NARROW = 4.0
 """Centimetres below which axes and labels have no room."""
 
 
-def save(figure: Figure, path: Path, width: float = 8.5, height: float | None = None) -> None:
+def save(figure: Figure, path: Path, width: float = 8.5, height: float | None = None, *, note: bool = True) -> None:
     """Write a figure; the suffix of `path` says as what.
 
     Args:
@@ -40,6 +42,7 @@ def save(figure: Figure, path: Path, width: float = 8.5, height: float | None = 
         path: the file, which is replaced.
         width: of the whole, in centimetres.
         height: of each panel, in centimetres; by default two thirds of its width, 6.5 at most.
+        note: whether n and what intervals are over stand below.
 
     Raises:
         SpecError: the suffix is of no format, or the width leaves no room.
@@ -50,7 +53,7 @@ def save(figure: Figure, path: Path, width: float = 8.5, height: float | None = 
         raise SpecError(f"{path}: name it .png, .svg or .pdf")
     if not width >= NARROW:
         raise SpecError(f"--width: {width:g} cm leave no room for a figure; give at least {NARROW:g}")
-    svg = _fitted(figure, width * POINTS, None if height is None else height * POINTS)
+    svg = _fitted(figure, width * POINTS, None if height is None else height * POINTS, note)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(_converted(svg, suffix))
@@ -60,15 +63,16 @@ def save(figure: Figure, path: Path, width: float = 8.5, height: float | None = 
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _fitted(figure: Figure, width: float, height: float | None) -> str:
+def _fitted(figure: Figure, width: float, height: float | None, note: bool) -> str:
     """SVG of this width, in points."""
     columns = min(len(figure.panels), max(1, int(width // 150)))
     panel = width / columns - 60
+    letters = style.letters(width, TEXT - 1) if note else 0
     least, most = 80.0, TALLEST * POINTS
     svg = ""
     for _ in range(4):
         tall = height or min(max(panel * 2 / 3, least), most)
-        svg = _svg(figure, panel, tall, columns)
+        svg = _svg(figure, figure.chart(panel, tall, columns, letters), width)
         over = _width(svg) - width
         if abs(over) < 0.5:
             break
@@ -76,12 +80,14 @@ def _fitted(figure: Figure, width: float, height: float | None) -> str:
     return svg
 
 
-def _svg(figure: Figure, width: float, height: float, columns: int) -> str:
+def _svg(figure: Figure, chart: Any, width: float) -> str:
     import vl_convert
 
-    chart: Any = figure.chart(width, height, columns)
-    spec = chart.to_dict() | {"config": style.config(TEXT, ink="#222222", font="sans-serif"), "background": "white"}
-    spec["config"]["legend"] |= {"orient": "bottom", "columns": 3}
+    spec = chart.to_dict() | {"config": style.config(TEXT, ink=style.INK, font="sans-serif"), "background": "white"}
+    longest = max((len(name) for name, *_ in (*figure.legend, *figure.dashes)), default=1)
+    # A symbol and the space around it, and letters about half as wide as high.
+    columns = max(1, min(3, int(width / (35 + longest * TEXT / 2))))
+    spec["config"]["legend"] |= {"orient": "bottom", "columns": columns, "labelLimit": width - 40, "offset": 8} | BELOW
     return vl_convert.vegalite_to_svg(spec)
 
 

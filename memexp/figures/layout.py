@@ -7,15 +7,24 @@ plan.colour, plan.panels, plan.dash      # "model", ("lr",), "batch_size"
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memexp.figures.style import DASHES, palette, shapes
 from memexp.figures.varied import text
 
-__all__ = ["Layout"]
+__all__ = ["BEFORE", "Layout", "Line", "chance_line"]
 
 MOST_PANELS = 9
+Line = tuple[str, Sequence[int]]
+"""A way of dashing: what it stands for, and Vega's lengths."""
+BEFORE: Line = ("before study (0 exposures)", (6, 6))
+"""The model that everything is compared with."""
+
+
+def chance_line(value: float | None) -> Line | None:
+    """What guessing comes to; its dots fall into the gaps of `BEFORE`, which it often lies under."""
+    return None if value is None else (f"chance ({value:g})", (1, 3))
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class Layout:
     panels: tuple[str, ...]
     dash: str
     dashes: tuple[str, ...]
+    more: tuple[Line, ...] = ()
+    """Lines that are no condition's: chance, a baseline, a fit."""
 
     @classmethod
     def of(cls, names: Sequence[str], rows: Iterable[dict[str, Any]], colour: str | None = None) -> Layout:
@@ -54,11 +65,19 @@ class Layout:
             return []
         return list(zip(self.colours, palette(self.colours), shapes(self.colours), strict=True))
 
+    def also(self, *lines: Line | None) -> Layout:
+        """The same with more `lines`; None is none."""
+        return replace(self, more=(*self.more, *(line for line in lines if line is not None)))
+
     @property
-    def dash_legend(self) -> list[tuple[str, Sequence[int]]]:
-        """A line for each way of dashing: what it stands for, and Vega's lengths."""
-        name = self.dash.replace("_", " ")
-        return [(f"{name} {value}", dash) for value, dash in zip(self.dashes, DASHES, strict=False)] if name else []
+    def dash_legend(self) -> list[Line]:
+        """Every way of dashing."""
+        values = [f"{self.dash.replace('_', ' ')} {value}" for value in self.dashes] if self.dash else []
+        return [*zip(values, DASHES, strict=False), *self.more]
+
+    def dashed(self, row: dict[str, Any]) -> str:
+        """What the line of a row is called in `dash_legend`; empty where dashes stand for nothing."""
+        return f"{self.dash.replace('_', ' ')} {text(row.get(self.dash))}" if self.dash else ""
 
     def panel(self, row: dict[str, Any]) -> str:
         """The title of the panel that a row is in."""

@@ -60,7 +60,7 @@ def loss_figure(store: Store, found: Gathered, effort: Effort) -> Figure | None:
     left = len(lines) - len(groups)
     said = "Mean NLL of the batches (nats per token) before each step, over all trajectories of equal settings."
     said += f" {left} more {noun(left, 'line is', 'lines are')} not drawn." if left else ""
-    figure = sheet.figure("losses", "Losses of training", said, points, lambda few, data: _chart(sheet, data), [])
+    figure = sheet.figure("losses", "Losses of training", "", said, points, lambda few, data: _chart(sheet, data), [])
     figure.numbers.clear()
     return figure
 
@@ -92,7 +92,7 @@ def _row(sheet: Sheet, at: dict[str, Any], step: float, loss: float, count: int)
         **{"_high": round(loss, 5), "_mean": f"{loss:.3g}", "_n": f"{count:,}", "_interval": "none", "_rule": False},
         "_line": " ".join(text(at.get(name)) for name in sheet.names),
         "_colour": text(at.get(sheet.layout.colour)) if sheet.layout.colour else "",
-        "_dash": text(at.get(sheet.layout.dash)) if sheet.layout.dash else "",
+        "_dash": sheet.layout.dashed(at),
         "_panel": sheet.layout.panel(at) or at["part"],
     }
 

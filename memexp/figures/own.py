@@ -22,9 +22,9 @@ from memexp.figures.fact_scores import by_name, fact_figure
 from memexp.figures.figure import Figure, Row
 from memexp.figures.gained_curves import gained_figure
 from memexp.figures.gathered import Gathered, gathered_rows
-from memexp.figures.layout import Layout
+from memexp.figures.layout import Layout, chance_line
 from memexp.figures.measures import Measure, by_importance
-from memexp.figures.panels import Sheet, caption, chance_of, vertical
+from memexp.figures.panels import Sheet, chance_of, over_what, vertical
 from memexp.figures.retention_curves import retention_figure
 from memexp.figures.varied import dimensions
 from memexp.stats.tables import arrow
@@ -142,15 +142,16 @@ def _against(found: Gathered, kind: str, measure: Measure, x: str, by: str | Non
     points = cells(found, kind, measure.name, results, [*names, x])
     if not points:
         return None
-    sheet = Sheet(names, Layout.of(names, [point.at for point in points], by))
+    chance = chance_of(measure)
+    sheet = Sheet(names, Layout.of(names, [point.at for point in points], by).also(chance_line(chance)))
     rows = sorted((sheet.row(point, **{x: point.at[x]}) for point in points), key=lambda row: float(row[x]))
     positive = min(values) > 0 and max(values) >= 20 * min(values)
-    axis = Axis(x, x.replace("_", " "), "log" if positive else "linear")
+    axis = Axis(x, x.replace("_", " "), "log" if positive else "linear", places=tuple(map(float, values)))
 
     def draw(inside: list[Row], data: str) -> dict[str, Any]:
-        return {x: curves(axis, vertical(measure), sheet.layout, sheet.tooltip(x), chance_of(measure), data=data)}
+        return {x: curves(axis, vertical(measure), sheet.layout, sheet.tooltip(x), chance, data=data)}
 
-    return sheet.figure(f"own-{kind}-{measure.name}", title, caption(points), rows, draw, [x])
+    return sheet.figure(f"own-{kind}-{measure.name}", title, "", over_what(points), rows, draw, [x])
 
 
 def _measures(found: Gathered, y: str | None, family: str) -> list[tuple[str, Measure]]:

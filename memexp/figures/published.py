@@ -18,7 +18,7 @@ from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
-from memexp.figures.panels import Sheet, caption, vertical
+from memexp.figures.panels import Sheet, over_what, vertical
 from memexp.figures.retention_curves import retention_figure
 from memexp.figures.varied import dimensions, split
 
@@ -38,6 +38,7 @@ RETENTION: Mapping[int, Mapping[int, float]] = {
     3: {1: 0.997, 100: 0.982, 1000: 0.964, 10_000: 0.920, 100_000: 0.860},
 }
 """The same of GPT-J after 3 exposures and so many steps of interference, by experiment."""
+EXPERIMENTS = tuple(map(float, range(1, 7)))
 RETAINED_BY = "EleutherAI/gpt-j-6b"
 
 
@@ -58,12 +59,12 @@ def experiments_figure(found: Gathered, measure: Measure) -> Figure | None:
         for number, value in enumerate(values, start=1)
         if model in models
     ]
-    x = Axis("experiment", "experiment (number in the paper)", ticks=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0), domain=(0.8, 6.2))
-    said = caption(points, f"After one exposure, at the best of the grid, chosen in-sample. {_CROSSES}")
+    x = Axis("experiment", "experiment (number in the paper)", ticks=EXPERIMENTS, domain=(0.8, 6.2), places=EXPERIMENTS)
     return sheet.figure(
         "published-recognition",
         "Recognition by experiment (Orhan 2023)",
-        said,
+        "",
+        f"After one exposure, at the best of the grid, chosen in-sample. {_CROSSES} {over_what(points)}",
         rows,
         lambda inside, data: {"experiment": _beside(x, measure, sheet, inside, data)},
         ["experiment"],
@@ -92,6 +93,7 @@ def _best(results: Sequence[Result], measure: Measure) -> list[Result]:
 
 def _published(model: str, layout: Layout, **more: Any) -> Row:
     row: Row = {"model": model, "seed": "", "_rule": False, "_published": True, "_panel": "", "_fit": ""}
+    row |= {"_mark": Sheet(["model"], layout).mark({"model": model})}
     return row | {"_colour": model if layout.colour else "", "_line": f"published {model}"} | more
 
 
@@ -101,8 +103,8 @@ def _beside(x: Axis, measure: Measure, sheet: Sheet, rows: Sequence[Row], data: 
     own = curves(x, y, sheet.layout, sheet.tooltip("experiment"), None, data=data, only="!datum._published")
     if not any(row["_published"] for row in rows):
         return own
-    crosses = coloured(data, sheet.layout).transform_filter("datum._published")
-    marks = crosses.mark_text(text="×", fontWeight="bold").encode(x=x.encoding(), y=y.encoding(alt.Y))
+    crosses = x.place(coloured(data, sheet.layout).transform_filter("datum._published"))
+    marks = crosses.mark_text(text="×", fontWeight="bold").encode(y=y.encoding(alt.Y))
     return alt.layer(own, marks)
 
 
@@ -127,4 +129,5 @@ def retention_beside(found: Gathered, measure: Measure) -> Figure | None:
         crosses = marks.encode(x=alt.X("_t:Q"), y=alt.Y("_y:Q"), color=alt.value("#555555"))
         charts = {name: alt.layer(chart, crosses) for name, chart in panel.charts.items()} if rows else panel.charts
         panels.append(replace(panel, rows=[*panel.rows, *rows], charts=charts))
-    return replace(figure, panels=panels, caption=f"{figure.caption} {_CROSSES}")
+    caption, note = (f"{said} {_CROSSES}" for said in (figure.caption, figure.note))
+    return replace(figure, panels=panels, caption=caption, note=note)

@@ -14,12 +14,13 @@ import altair as alt
 import pyarrow as pa
 
 from memexp.figures.cells import ALL, Cell, cells, item_rows
-from memexp.figures.curves_chart import Axis, Drawn, coloured, curves
+from memexp.figures.construction import by_construction
+from memexp.figures.curves_chart import Axis, Drawn, coloured, curves, dashed
 from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
-from memexp.figures.layout import Layout
+from memexp.figures.layout import BEFORE, Layout, Line, chance_line
 from memexp.figures.measures import Measure
-from memexp.figures.panels import Sheet, caption, chance_of, vertical
+from memexp.figures.panels import Sheet, chance_of, over_what, vertical
 from memexp.figures.varied import comparable, dimensions, matching, text
 from memexp.stats import Fit, fit_curve
 
@@ -29,7 +30,10 @@ X = "retention_steps"
 TITLE = "retention interval (optimizer steps since study)"
 AT_ZERO = 0.5
 """Where 0 steps are drawn."""
-FITTED = ("power", "exponential")
+FITTED: Mapping[str, Line] = {
+    "power": ("power law with a floor", (1, 0)),
+    "exponential": ("exponential with a floor", (5, 3)),
+}
 FEWEST = 5
 """Retention intervals that a curve of three parameters is fitted to."""
 RESAMPLES, MOST_RESAMPLED = 200, 500_000
@@ -49,22 +53,24 @@ def retention_figure(found: Gathered, kind: str, measure: Measure, by: str | Non
     if not points:
         return None
     untrained = comparable(filter(_is_untrained, everything), results, ["exposures", X])
-    sheet = Sheet(names, Layout.of(names, [point.at for point in points], by))
-    rows = [_row(sheet, point, point.at[X]) for point in points]
     before = cells(found, kind, measure.name, untrained, names)
-    rows += [_row(sheet, point, 0, at) | {"_rule": True} for point, at in _across(before, points, names)]
-    rows.sort(key=lambda row: float(row["_t"]))
     fits = {line: _fits(found, kind, measure.name, few) for line, few in _lines(points, names).items()}
+    layout = Layout.of(names, [point.at for point in points], by).also(*(FITTED.values() if any(fits.values()) else ()))
+    sheet = Sheet(names, layout.also(BEFORE if before else None, chance_line(chance_of(measure))))
+    rows = [_row(sheet, point, point.at[X]) for point in points]
+    across = {"_rule": True, "_dash": BEFORE[0]}
+    rows += [_row(sheet, point, 0, at) | across for point, at in _across(before, points, names)]
+    rows.sort(key=lambda row: float(row["_t"]))
     fitted = [row for line, few in fits.items() for fit in few for row in _drawn(sheet, line, fit, rows)]
-    figure = sheet.figure(
+    return sheet.figure(
         f"retention-{kind}-{measure.name}",
         f"{measure.title.partition(' (')[0].capitalize()} by retention interval",
-        _said(points, fits, names, bool(before)),
+        _said(fits, names),
+        f"{over_what(points)} {by_construction(found, kind, measure, before)}".strip(),
         rows + fitted,
         lambda inside, data: {X: _chart(sheet, measure, inside, data)},
         [X],
     )
-    return figure
 
 
 def _is_untrained(result: Result) -> bool:
@@ -104,8 +110,9 @@ def _fits(found: Gathered, kind: str, measure: str, points: Sequence[Cell]) -> l
     known = [None if one.null_count == rows.num_rows else one for one in map(rows.column, ("item", "seed", "list"))]
     resamples = RESAMPLES if rows.num_rows <= MOST_RESAMPLED else 0
     return fit_curve(
-        steps, rows.column("value"), items=known[0], seeds=known[1], lists=known[2], curves=FITTED, resamples=resamples
-    )
+        steps, rows.column("value"), items=known[0], seeds=known[1], lists=known[2], curves=tuple(FITTED),
+        resamples=resamples,
+    )  # fmt: skip
 
 
 def _drawn(sheet: Sheet, line: tuple[Any, ...], fit: Fit, rows: Sequence[Row]) -> list[Row]:
@@ -116,6 +123,7 @@ def _drawn(sheet: Sheet, line: tuple[Any, ...], fit: Fit, rows: Sequence[Row]) -
     colour = text(at.get(sheet.layout.colour)) if sheet.layout.colour else ""
     common = {name: text(at[name]) for name in sheet.names} | {"seed": ALL, "_colour": colour, "_rule": False}
     common |= {"_panel": sheet.layout.panel(at), "_line": f"{fit.curve} {line}", "_fit": fit.curve}
+    common |= {"_dash": FITTED[fit.curve][0], "_mark": sheet.mark(at)}
     values = [float(value) for value in fit.at(steps)]
     return [
         common | {"_t": round(t, 4), "_y": round(value, 6)}
@@ -128,7 +136,8 @@ def interval_axis(rows: Sequence[Row]) -> Axis:
     """The horizontal axis, for rows that have their place on it in ``_t``."""
     last = max(row["_t"] for row in rows)
     ticks = (AT_ZERO, *(10.0**power for power in range(math.floor(math.log10(max(last, 1))) + 1)))
-    return Axis("_t", TITLE, "log", ticks, domain=(AT_ZERO, max(last, 2)), zero_label="0")
+    places = tuple(sorted({row["_t"] for row in rows if "_n" in row}))
+    return Axis("_t", TITLE, "log", ticks, domain=(AT_ZERO, max(last, 2)), zero_label="0", places=places)
 
 
 def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> Drawn:
@@ -141,32 +150,21 @@ def _chart(sheet: Sheet, measure: Measure, rows: Sequence[Row], data: str) -> Dr
     )  # fmt: skip
     if not fitted:
         return chart
-    lines = coloured(data, sheet.layout).transform_filter("datum._fit && !datum._published").mark_line(clip=True)
-    dashes = alt.Scale(domain=list(FITTED), range=[[1, 0], [5, 3]])
-    drawn = lines.encode(
-        x=x.encoding(),
-        y=y.encoding(alt.Y),
-        detail="_line:N",
-        strokeDash=alt.StrokeDash("_fit:N", scale=dashes, title="fit", legend=alt.Legend(symbolSize=400)),
-    )
+    lines = x.place(coloured(data, sheet.layout).transform_filter("datum._fit && !datum._published"))
+    drawn = lines.mark_line(clip=True).encode(y=y.encoding(alt.Y), detail="_line:N", **dashed(sheet.layout))
     return alt.layer(chart, drawn)
 
 
-def _said(
-    points: Sequence[Cell], fits: Mapping[tuple[Any, ...], Sequence[Fit]], names: Sequence[str], untrained: bool
-) -> str:
+def _said(fits: Mapping[tuple[Any, ...], Sequence[Fit]], names: Sequence[str]) -> str:
+    """What the curves say."""
     parts = []
     chosen = {line: fit for line, few in fits.items() for fit in few if fit.chosen}
-    if any(fits.values()):
-        parts.append("Solid: power law, dashed: exponential, each with a floor.")
     if chosen:
         power = sum(fit.curve == "power" for fit in chosen.values())
         parts.append(f"By error on intervals left out the power law is closer for {power} of {len(chosen)} lines.")
     if len(chosen) <= MOST_TOLD:
         parts += [f"{_called(line, names)}{_rate(fit)}." for line, fit in chosen.items()]
-    if untrained:
-        parts.append("Short dashes: before study.")
-    return caption(points, " ".join(parts))
+    return " ".join(parts)
 
 
 def _called(line: tuple[Any, ...], names: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ def search_figure(store: Store, sweep: str | None = None) -> Figure | None:
         have = noun(lacking, "has", "have")
         said += f" {amount(lacking, 'suggestion')} {have} no value: stopped, diverged, failed or not tried yet."
     columns = ["search", FIRST, *dict.fromkeys(name for row in numbers for name in row["_settings"])]
-    return Figure("searches", "Searches", said, panels, layout.legend, "", (), columns, numbers)
+    return Figure("searches", "Searches", said, panels, layout.legend, "", (), columns, numbers, said)
 
 
 def _points(store: Store, rows: Sequence[dict[str, Any]]) -> list[Row]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["COLOURS", "DASHES", "SHAPES", "config", "palette", "shapes"]
+__all__ = ["COLOURS", "DASHES", "INK", "SHAPES", "config", "letters", "palette", "shapes"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
+INK = "#222222"
+"""Of what is no page."""
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
@@ -26,6 +28,11 @@ def palette(values: Sequence[Any]) -> list[str]:
 def shapes(values: Sequence[Any]) -> list[str]:
     """A shape for each value: where colours repeat, shapes have changed."""
     return [SHAPES[(at + at // len(COLOURS)) % len(SHAPES)] for at in range(len(values))]
+
+
+def letters(width: float, size: float) -> int:
+    """How many letters of a font without serifs have room: a little more than half its size each, on average."""
+    return max(20, int(width / (0.54 * size)))
 
 
 def config(size: float = 12, ink: str = "currentColor", font: str = FONT) -> dict[str, Any]:
@@ -58,6 +65,7 @@ def config(size: float = 12, ink: str = "currentColor", font: str = FONT) -> dic
             "labelLimit": 220,
         },
         "title": {"color": ink, "fontSize": size, "fontWeight": 600, "anchor": "start", "offset": 8},
+        "style": {"note": {"fill": ink, "fontSize": size - 1, "fontWeight": "normal"}},
         "text": {"color": ink, "fontSize": size - 1},
         "point": {"size": 46 * scale**2, "filled": True, "opacity": 1},
         "line": {"strokeWidth": 1.8 * scale},

@@ -171,7 +171,16 @@ def _template() -> str:
 def _spec(chart: Any, height: int) -> dict[str, Any]:
     # Checked against Vega's schema where they are tested: a hundred charts take a second.
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(validate=False)
-    return {name: value for name, value in spec.items() if name not in ("config", "$schema")}
+    return {name: _without_legends(value) for name, value in spec.items() if name not in ("config", "$schema")}
+
+
+def _without_legends(part: Any) -> Any:
+    """The page has them in words, and Vega draws one that is described whatever its configuration says."""
+    if isinstance(part, list):
+        return [_without_legends(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    return {name: _without_legends(value) for name, value in part.items() if name != "legend"}
 
 
 def _filters(rows: Iterable[dict[str, Any]]) -> str:
@@ -254,8 +263,8 @@ def _symbol(colour: str, shape: str) -> str:
 
 def _dash(lengths: Sequence[int]) -> str:
     drawn = " ".join(map(str, lengths))
-    line = f"<line x1='0' y1='6' x2='26' y2='6' stroke='currentColor' stroke-width='2' stroke-dasharray='{drawn}'/>"
-    return f"<svg viewBox='0 0 26 12' width='26' height='12' aria-hidden='true'>{line}</svg>"
+    line = f"<line x1='0' y1='6' x2='30' y2='6' stroke='currentColor' stroke-width='2' stroke-dasharray='{drawn}'/>"
+    return f"<svg viewBox='0 0 30 12' width='30' height='12' aria-hidden='true'>{line}</svg>"
 
 
 MOST_NUMBERS = 400

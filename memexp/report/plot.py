@@ -29,6 +29,7 @@ def draw_file(
     by: str | None = None,
     out: str | None = None,
     width: str = "8.5cm",
+    note: bool = True,
 ) -> Path:
     """Draw a figure of a store, or of one of its sweeps, and say where it is.
 
@@ -39,6 +40,7 @@ def draw_file(
         x, y, by: as for `memexp.figures.plot`.
         out: the file, by default ``KIND.pdf`` in the current folder.
         width: centimetres, such as ``8.5cm``.
+        note: whether n and what intervals are over stand below.
 
     Raises:
         SpecError: a column is not there, nothing varies, or the file or width is none.
@@ -55,5 +57,5 @@ def draw_file(
     else:
         with gathered(store, sweep) as found:
             figure = plotted(found, kind, x, y, by, Effort.of_store(store))
-    save(figure, path, float(number[1]))
+    save(figure, path, float(number[1]), note=note)
     return path.absolute()

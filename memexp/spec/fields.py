@@ -75,10 +75,16 @@ def _with_fields(cls: Any) -> str:
     lines = []
     for name, info in cls.__pydantic_fields__.items():
         default = "" if info.is_required() else f" (default {_shown_default(info)})"
-        line = f"{name}: {' '.join((info.description or '').split())}".rstrip(": ") + default
+        line = f"{name}: {' '.join(_told(cls, name).split())}".rstrip(": ") + default
         lines.append(textwrap.fill(line, 100, initial_indent="    ", subsequent_indent="        "))
     text = inspect.cleandoc(cls.__doc__ or "")
     return "\n".join([text, "", "Fields:", *lines]) if lines else text
+
+
+def _told(cls: type, name: str) -> str:
+    """What stands below a field in the source, of an inherited one in that of the class it is from."""
+    fields = [vars(one).get("__pydantic_fields__", {}).get(name) for one in cls.__mro__]
+    return next((field.description for field in fields if field is not None and field.description), "")
 
 
 def _shown_default(info: FieldInfo) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from look.browser import Browser, View
-from made_results import fill
+from made_results import Made, fill
 
+from memexp.figures import chapters
+from memexp.figures.image_files import save
 from memexp.report.page import write_page
 from memexp.store import Store
 
@@ -27,7 +29,8 @@ CHARTS = """
     const marks = svg ? svg.querySelectorAll(drawnMarks).length : 0;
     const titles = svg ? [...svg.querySelectorAll('.role-axis-title text')].map(text => text.textContent) : [];
     const box = panel.getBoundingClientRect(), drawn = svg ? svg.getBoundingClientRect() : box;
-    return {figure: figure.id, marks, titles, wide: drawn.width, over: drawn.right - box.right};
+    const legends = svg ? svg.querySelectorAll('.role-legend').length : 0;
+    return {figure: figure.id, marks, titles, legends, wide: drawn.width, over: drawn.right - box.right};
   }))
 """
 OVERLAPS = """
@@ -47,6 +50,18 @@ OVERLAPS = """
   return found;
 })()
 """
+CUT = """
+[...document.querySelectorAll('.chart svg')].flatMap(svg => {
+  const whole = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(text => {
+    const box = text.getBoundingClientRect();
+    return box.width > 0 && getComputedStyle(text).opacity !== '0'
+      && (box.left < whole.left - 1 || box.right > whole.right + 1 || box.bottom > whole.bottom + 3);
+  }).map(text => text.textContent);
+})
+"""
+FONT = "<style>text { font-family: 'Liberation Sans', 'DejaVu Sans Condensed', sans-serif }</style>"
+"""As wide as the font that images are measured with."""
 BEYOND = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -71,6 +86,7 @@ def faults(view: View, path: Path) -> list[Any]:
     assert isinstance(charts, list)
     found += [f"{one['figure']} is blank" for one in charts if not one["marks"]]
     found += [f"{one['figure']} has axes without a title: {one['titles']}" for one in charts if len(one["titles"]) < 2]
+    found += [f"{one['figure']} has its legend twice" for one in charts if one["legends"]]
     found += [f"{one['figure']} is too narrow or too wide: {one}" for one in charts if one["wide"] < 150]
     found += [f"text over text: {words}" for words in view.ask(OVERLAPS)]
     if view.ask(BEYOND) > 0:
@@ -89,6 +105,31 @@ def test_every_family_is_drawn(browser: Browser, page: Path, width: int, dark: b
     paper, ink = view.ask("[document.body, document.querySelector('.chart')].map(e => getComputedStyle(e))"
                           ".map((style, at) => at ? style.color : style.backgroundColor)")  # fmt: skip
     assert (brightness(paper) < brightness(ink)) == dark
+    view.close()
+
+
+@pytest.mark.parametrize("width", [8, 17])
+def test_images_have_no_text_over_text(browser: Browser, tmp_path: Path, width: int) -> None:
+    """With names as long as they are on the hub."""
+    store = Store(tmp_path / "results")
+    fill(store)
+    made = Made(store)
+    for model in ("EleutherAI/gpt-neox-20b", "facebook/opt-13b", "HuggingFaceTB/SmolLM2-1.7B-Instruct"):
+        for exposures in (0, 1, 10):
+            made.result("recognition", made.recognition(exposures, 0), {}, model=model, exposures=exposures, seed=0)
+    made.sweep("hub", 9)
+    images = []
+    for chapter in chapters(store):
+        for figure in chapter.figures:
+            save(figure, tmp_path / "figure.svg", width)
+            images.append(f"<div class=chart>{(tmp_path / 'figure.svg').read_text()}</div>")
+    path = tmp_path / "images.html"
+    path.write_text(f"<meta charset=utf-8>{FONT}<body data-drawn=yes>{''.join(images)}", encoding="utf-8")
+    view = browser.open(path)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    view.picture(PICTURES / f"images-{width}.png")
+    assert view.ask("document.querySelectorAll('.chart svg').length") == len(images) > 10
+    assert view.ask(OVERLAPS) == [] and view.ask(CUT) == []
     view.close()
 
 

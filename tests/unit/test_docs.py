@@ -147,7 +147,8 @@ def test_python_is_executed(page: Path, here: Path, monkeypatch: pytest.MonkeyPa
     for block in found:
         lines += [""] * (block.line - 1 - len(lines)) + block.text.splitlines()
     module = types.ModuleType("page")
-    module.__file__ = str(here / f"{page.stem}_page.py")
+    named = re.search(r"these as `(\w+)\.py`", page.read_text(encoding="utf-8"))  # lists are found beside it
+    module.__file__ = str(here / f"{named[1] if named else f'{page.stem}_page'}.py")
     Path(module.__file__).write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.setitem(sys.modules, "page", module)  # where its classes are looked for
     write_lists(page, here)
@@ -267,3 +268,20 @@ def test_a_picture_says_what_it_was_drawn_from(drawing: types.ModuleType) -> Non
     start = png.index(drawing.CHUNK)
     assert int.from_bytes(png[start - 4 : start], "big") == size
     assert zlib.crc32(png[start : start + 4 + size]) == int.from_bytes(crc, "big")
+
+
+def test_markdown_of_the_repository_is_a_page_in_html() -> None:
+    """A link to it leads there; what it links to is where that page expects it."""
+    pytest.importorskip("sphinx")
+    spec = importlib.util.spec_from_file_location("docs_conf", DOCS / "conf.py")
+    assert spec is not None and spec.loader is not None
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    made = {page: conf.linked(page, page.read_text(encoding="utf-8")) for page in PAGES if page != README}
+    for page, text in made.items():
+        for _, path, _ in conf.LINK.findall(text):
+            target = (page.parent / path).resolve()
+            assert target.is_relative_to(DOCS) or target.suffix != ".md" or not target.exists(), (page.name, path)
+    architecture = made[DOCS / "repository" / "architecture.md"]
+    assert "[README.md](../index.md)" in architecture and "[Concepts](../concepts.md)" in architecture
+    assert "## The tree" in architecture and "(contributing.md)" in architecture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections.abc import Iterator
@@ -303,6 +304,110 @@ def test_any_column_of_numbers_can_be_drawn(found: Gathered) -> None:
 def test_what_cannot_be_drawn_is_a_line(found: Gathered, asked: dict[str, str], says: str) -> None:
     with pytest.raises(SpecError, match=says):
         plotted(found, **({"family": "exposures"} | asked))
+
+
+def svg_of(figure: Figure | None, folder: Path, width: float = 12, **more: Any) -> str:
+    assert figure is not None
+    save(figure, folder / "figure.svg", width, **more)
+    return (folder / "figure.svg").read_text()
+
+
+def words_of(svg: str) -> list[str]:
+    return [
+        " ".join(re.sub("<.*?>", " ", text).split()) for text in re.findall(r"<text.*?>(.*?)</text>", svg, re.DOTALL)
+    ]
+
+
+def test_an_image_says_what_its_lines_across_are(store: Store, found: Gathered, tmp_path: Path) -> None:
+    """And a page: its legend is what the figure has in `dashes`."""
+    figure = drawn(found)
+    assert figure is not None
+    assert [name for name, _ in figure.dashes] == ["before study (0 exposures)", "chance (0.5)"]
+    assert {row["_dash"] for row in rows_of(figure, rule=True)} == {"before study (0 exposures)"}
+    assert {name for name, _ in figure.dashes} <= {*words_of(svg_of(figure, tmp_path))}
+    for sweep, across in (("forgetting", "for comparison, without k"), ("retention", "exponential with a floor")):
+        profile = chapters(store, sweep)[0].figures[0]
+        assert across in words_of(svg_of(profile, tmp_path))
+
+
+def positions(svg: str, mark: str = "point", ends: str = "") -> list[tuple[float, float]]:
+    """Where points are, or rules that end there."""
+    found = re.findall(rf'aria-roledescription="{mark}" transform="translate\(([-\d.]+),([-\d.]+)\)"{ends}', svg)
+    return [(float(across), float(down)) for across, down in found]
+
+
+@pytest.mark.parametrize("x", ["exposures", "updates"])
+def test_points_of_one_place_stand_side_by_side(store: Store, tmp_path: Path, x: str) -> None:
+    """Each on its bar and its line: both models start at one mean."""
+    with gathered(store, "exposures") as found:
+        results = [one.settings for one in found.results("recognition")]
+        effort = Effort({one["stage_id"]: (None, 5 * one["exposures"], 9) for one in results})
+        some = found.only(lambda one: one.settings["lr"] < 5e-4)
+        svg = svg_of(plotted(some, "exposures", x, "recognition", None, effort), tmp_path, 8)
+    points, bars = positions(svg), positions(svg, "rule mark", ' x2="0" y2="-')
+    assert len(points) == len(bars) == 8
+    assert [at for at, _ in points] == pytest.approx([at for at, _ in bars], abs=0.01)
+    lines = re.findall(r'aria-roledescription="line mark" d="([^"]*)"', svg)
+    corners = [tuple(map(float, corner)) for line in lines for corner in re.findall(r"([-\d.]+),([-\d.]+)", line)]
+    assert sorted(corners) == [pytest.approx(point, abs=0.01) for point in sorted(points)]
+    for (one, _), (other, _) in zip(points[::2], points[1::2], strict=True):
+        assert 2 < other - one < 6
+    assert points[0][1] == points[1][1] and points[0][0] > 0
+
+
+def test_places_close_together_keep_their_order(tmp_path: Path) -> None:
+    """The marks of one end before half the way to the next."""
+    made = Made(Store(tmp_path / "results"))
+    exposures, models = (0, 8, 9, 10), ("tiny-s", "tiny-m", "tiny-l", "gpt2", "gpt2-xl")
+    for model in models:
+        for number in exposures:
+            made.result("recognition", made.recognition(1, 0), {}, model=model, exposures=number, seed=0)
+    made.sweep("close")
+    with gathered(made.store) as found:
+        points = positions(svg_of(drawn(found), tmp_path))
+    assert len(points) == len(exposures) * len(models)
+    places = [[at for at, _ in points[first : first + len(models)]] for first in range(0, len(points), len(models))]
+    assert all(place == sorted({*place}) for place in places)
+    gaps = [after[0] - before[-1] for before, after in itertools.pairwise(places)]
+    assert min(gaps) > places[0][-1] - places[0][0] - 0.5
+
+
+def test_an_image_says_its_n_and_what_intervals_are_over(found: Gathered, tmp_path: Path) -> None:
+    figure = drawn(found)
+    assert figure is not None and figure.note.startswith("n = 72 (24 items × 3 seeds) at each point. Bars are 95 %")
+    for width in (8, 17):
+        svg = svg_of(figure, tmp_path, width)
+        words = words_of(svg)
+        assert figure.note in " ".join(words)
+        size = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
+        assert size is not None and float(size[1]) == pytest.approx(width / 2.54 * 72, abs=0.6)
+    assert "n = 72" not in " ".join(words_of(svg_of(figure, tmp_path, note=False)))
+
+
+def swapped(made: Made, twin: bool) -> Store:
+    """A sweep of two seeds of which the second is counterbalanced, its foils those that were targets, or is not."""
+    for seed in (0, 1):
+        for exposures in (0, 1):
+            rows = made.recognition(exposures, 0)
+            if seed and twin:
+                rows = [row | {"target_nll": row["foil_nll"], "foil_nll": row["target_nll"]} for row in rows]
+            elif seed:  # as many other items are told apart
+                wrong = sum(row["target_nll"] < row["foil_nll"] for row in rows)
+                rows = [row | {"target_nll": float(item < wrong), "foil_nll": 0.5} for item, row in enumerate(rows)]
+            labels = {"counterbalanced": bool(seed)}
+            made.result("recognition", rows, labels, model="gpt2", exposures=exposures, seed=seed)
+    made.sweep("swapped")
+    return made.store
+
+
+@pytest.mark.parametrize("twin", [True, False])
+def test_a_half_that_is_forced_says_so(tmp_path: Path, twin: bool) -> None:
+    """Not where a half came about: the mean is that, and the items are not."""
+    with gathered(swapped(Made(Store(tmp_path / "results")), twin)) as found:
+        figure = drawn(found)
+    assert [row["_y"] for row in rows_of(figure) if row["exposures"] == 0] == [0.5]
+    assert figure is not None
+    assert ("0.5 before study is by construction" in figure.caption) == ("construction" in figure.note) == twin
 
 
 def test_files_are_as_wide_as_asked_for(found: Gathered, tmp_path: Path) -> None:

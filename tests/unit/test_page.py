@@ -136,7 +136,7 @@ def test_a_kind_of_a_users_own_is_drawn(tmp_path: Path) -> None:
         name = f"s{exposures}-p-c{exposures}"
         store.commit("darts", name, with_source(rows, "darts", Headline("mean of hits", "hits", chance=0.25)))
     text = Parsed(pages.page(store)).text
-    assert "Darts by exposures" in text and "chance, 0.25" in text
+    assert "Darts by exposures" in text and "chance (0.25)" in text
 
 
 def test_a_run_ends_with_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

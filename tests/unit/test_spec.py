@@ -426,6 +426,15 @@ def test_help_shows_the_fields_of_a_probe_of_ones_own(tmp_path: Path, monkeypatc
     ]
 
 
+def test_an_inherited_field_has_the_text_of_the_class_it_is_from() -> None:
+    for name in ("QA", "Choice"):
+        text = getattr(memexp, name).__doc__
+        assert (
+            "    items: The questions, with an answer each;" in text
+            and "    task: What the rows call the test;" in text
+        )
+
+
 def test_a_probe_without_source_has_the_names_of_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ModuleType("typed")  # into an interpreter that keeps no source
     monkeypatch.setitem(sys.modules, "typed", typed)
