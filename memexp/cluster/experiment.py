@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+from ray.tune.execution.class_cache import DEFAULT_ENV_VARS, ENV_VARS_TO_PROPAGATE
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
 
@@ -59,6 +59,8 @@ logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 # Tune would write credentials into a runtime environment, and Ray that to its logs; `environment` has them travel.
 ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+# Of Lightning, which is not here. Without it an actor begins in a process that Ray has started beforehand.
+DEFAULT_ENV_VARS.clear()
 
 
 def run_trials(

@@ -25,6 +25,16 @@ DRIVER = "memexp_driver"
 its workers wait for. Declared by `joined` on a local cluster and by cluster.yaml on a head node."""
 DRIVERS = 1_000
 
+VARIABLES = {
+    # Threads that spin while they wait cost other trials on the same cores up to four times their speed.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    # A process that is to be reused has to let go of its last trial: of gigabytes, on a busy machine. Tune allows it
+    # two seconds and counts the next trial as failed.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
+}
+"""Of every process that Ray starts for a sweep."""
+
 
 @contextlib.contextmanager
 def joined(address: str, sharded: bool) -> Iterator[None]:
@@ -68,21 +78,52 @@ def _check(address: str) -> None:
 
 def _init(address: str, sharded: bool) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    # Threads that spin while they wait cost other trials on the same cores up to four times their speed.
-    variables = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    # A process that is to be reused has to let go of its last trial: of gigabytes, on a busy machine. Tune allows it
-    # two seconds and counts the next trial as failed.
-    variables |= {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
-    runtime = {"env_vars": variables, "worker_process_setup_hook": environment.HOOK}
+    runtime = {"env_vars": VARIABLES, "worker_process_setup_hook": environment.HOOK}
     try:
-        if address == "local":
+        if address == "local" and not sharded:
+            # Workers inherit what this process has, and those that Ray starts beforehand fit, as without an environment.
+            with _on_loopback(), _lean(), _with_variables():
+                ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=False, **quiet)
+        elif address == "local":
             # Where Tune may stop a nested Train trial its cleaner asks the dashboard; without one the next trial hangs.
             with _on_loopback():
-                ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=sharded, runtime_env=runtime, **quiet)
+                ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=True, runtime_env=runtime, **quiet)
         else:
             ray.init(address, runtime_env=runtime, **quiet)
     except Exception as error:  # Ray raises plain ones, for what went wrong in one of its servers too
         raise ClusterError(_why(error, address)) from error
+
+
+@contextlib.contextmanager
+def _with_variables() -> Iterator[None]:
+    """While the context lasts, what is started inherits `VARIABLES`."""
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    os.environ.update(VARIABLES)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    """Without three servers that trials of one worker on this machine have no use for: seconds of every start.
+
+    They are the autoscaler, what prints workers' logs here, and the dashboard, of which Ray otherwise starts a part.
+    """
+    node = ray._private.node.Node
+    before = {name: getattr(node, name) for name in ("start_monitor", "start_log_monitor", "start_api_server")}
+    for name in before:
+        setattr(node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node, name, method)
 
 
 @contextlib.contextmanager
