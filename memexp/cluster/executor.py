@@ -7,11 +7,12 @@ with on_cluster(None, needs={Resources()}, store=Store("results")) as executor:
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from memexp.cluster.connect import Cluster, connected
+from memexp.cluster.experiment import run_trials
+from memexp.cluster.searches import run_searches
 from memexp.plan import Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.plan.retries import Outcome
@@ -39,8 +40,6 @@ class ClusterExecutor:
         self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
     ) -> Outcome:
         """See `memexp.cluster.experiment.run_trials`."""
-        from memexp.cluster.experiment import run_trials
-
         return run_trials(trials, store, attempt, self.cluster, on_progress)
 
     def execute_searches(
@@ -51,8 +50,6 @@ class ClusterExecutor:
         snapshots: Snapshots,
     ) -> tuple[list[Trial], Outcome]:
         """See `memexp.cluster.searches.run_searches`."""
-        from memexp.cluster.searches import run_searches
-
         return run_searches(ledgers, attempt, self.cluster, on_progress, snapshots)
 
 
@@ -64,15 +61,6 @@ def on_cluster(
     reads: Iterable[ResolvedModel | Stream] = (),
     peaks: Sequence[Peak] = (),
 ) -> Iterator[ClusterExecutor]:
-    """Connect for the time of the context; see `memexp.cluster.connect.connected` for arguments and errors.
-
-    Ray Tune is imported, in seconds, while Ray's servers start. What is wrong with it is raised where it is used.
-    """
-    threading.Thread(target=_import_tune, daemon=True, name="memexp-tune").start()
+    """Connect for the time of the context; see `memexp.cluster.connect.connected` for arguments and errors."""
     with connected(address, needs, store, reads, peaks) as cluster:
         yield ClusterExecutor(cluster)
-
-
-def _import_tune() -> None:
-    with contextlib.suppress(Exception):
-        import memexp.cluster.experiment  # noqa: F401

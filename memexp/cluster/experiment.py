@@ -59,7 +59,7 @@ logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 # Tune would write credentials into a runtime environment, and Ray that to its logs; `environment` has them travel.
 ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
-# Of Lightning, which is not here. Without it an actor begins in a process that Ray has started beforehand.
+# With variables of its own a trial would not begin in a process that Ray has started ahead of it: `joining` sets them.
 DEFAULT_ENV_VARS.clear()
 
 

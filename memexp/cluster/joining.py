@@ -32,8 +32,13 @@ VARIABLES = {
     # A process that is to be reused has to let go of its last trial: of gigabytes, on a busy machine. Tune allows it
     # two seconds and counts the next trial as failed.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
+    "PL_DISABLE_FORK": "1",  # what Tune has its trials know, for Lightning in a probe; see `experiment`
 }
 """Of every process that Ray starts for a sweep."""
+
+UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Methods of Ray's that start what trials of one worker on this machine have no use for: the autoscaler, what passes on
+lines that workers print, and the dashboard, of which Ray starts a part where it was told to do without."""
 
 
 @contextlib.contextmanager
@@ -80,23 +85,24 @@ def _init(address: str, sharded: bool) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     runtime = {"env_vars": VARIABLES, "worker_process_setup_hook": environment.HOOK}
     try:
-        if address == "local" and not sharded:
-            # Workers inherit what this process has, and those that Ray starts beforehand fit, as without an environment.
-            with _on_loopback(), _lean(), _with_variables():
-                ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=False, **quiet)
-        elif address == "local":
+        if address != "local":
+            ray.init(address, runtime_env=runtime, **quiet)
+        elif sharded:
             # Where Tune may stop a nested Train trial its cleaner asks the dashboard; without one the next trial hangs.
             with _on_loopback():
                 ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=True, runtime_env=runtime, **quiet)
         else:
-            ray.init(address, runtime_env=runtime, **quiet)
+            # Workers inherit all that this process knows. Without a runtime environment trials begin in the processes
+            # that Ray starts ahead of them; with one these stay idle, and others are started when trials ask for them.
+            with _on_loopback(), _without_unused(), _with_variables():
+                ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises plain ones, for what went wrong in one of its servers too
         raise ClusterError(_why(error, address)) from error
 
 
 @contextlib.contextmanager
 def _with_variables() -> Iterator[None]:
-    """While the context lasts, what is started inherits `VARIABLES`."""
+    """While the context lasts, what this process starts inherits `VARIABLES`."""
     before = {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(VARIABLES)
     try:
@@ -110,14 +116,11 @@ def _with_variables() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lean() -> Iterator[None]:
-    """Without three servers that trials of one worker on this machine have no use for: seconds of every start.
-
-    They are the autoscaler, what prints workers' logs here, and the dashboard, of which Ray otherwise starts a part.
-    """
+def _without_unused() -> Iterator[None]:
+    """While the context lasts, Ray starts without what is `UNUSED`, which `ray.init` has no options for."""
     node = ray._private.node.Node
-    before = {name: getattr(node, name) for name in ("start_monitor", "start_log_monitor", "start_api_server")}
-    for name in before:
+    before = {name: getattr(node, name) for name in UNUSED}
+    for name in UNUSED:
         setattr(node, name, lambda self, **_: None)
     try:
         yield
