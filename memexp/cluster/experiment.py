@@ -76,15 +76,12 @@ def run_trials(
     workers is a driver that holds no CPU and starts a TorchTrainer. A crashed trial is started once more.
     """
     send_probes(ask for trial in trials for ask in trial.asks)
-    sender = Sender()
-    sent = [sender.send(trial) for trial in trials]
+    sent = Sender().send_all(trials)
     # Without the trials, which would travel with the function.
     needs = [holds(trial, cluster) for trial in trials]
     listener = Listener(on_progress, attempt, trials)
     fit(
-        lambda config: tune_trial(
-            sent[config[NUMBER]].received(), config[NUMBER], store, attempt, needs[config[NUMBER]]
-        ),
+        lambda config: tune_trial(sent.received(config[NUMBER]), config[NUMBER], store, attempt, needs[config[NUMBER]]),
         lambda config: placement(needs[config[NUMBER]], cluster),
         attempt,
         listener,
