@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import ray
 
 from memexp.cluster import sending
-from memexp.cluster.sending import Sender
+from memexp.cluster.sending import Sender, send_probes
 from memexp.plan import bundle, grow
 from memexp.probes import Recall
 from memexp.spec import Condition, Model, Study, TextFile
@@ -82,3 +84,22 @@ def test_what_travels_with_a_function_is_one_reference_and_a_worker_fetches_its_
     everything, *own = objects.fetched
     assert everything == sent.trials and everything not in own
     assert len(own) == 4  # of each trial what it is, and its list
+
+
+def test_modules_are_looked_through_for_a_users_own_probes_only(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text(f"{LINE}\n")
+    study = Study(TextFile(file), exposures=0, lr=1e-3, batch_size=4)
+    asks = grow([Condition(tiny_model, study, probes=[Recall()])]).asks
+    looked: list[ModuleType] = []
+    monkeypatch.setattr(sending, "_folder", lambda module: looked.append(module))
+    send_probes(asks)
+    assert not looked
+    monkeypatch.setattr(Recall, "__module__", __name__)
+    monkeypatch.setattr(sending, "_folder", lambda module: module.__name__ == __name__ or None)
+    sent: list[ModuleType] = []
+    monkeypatch.setattr(sending.cloudpickle, "register_pickle_by_value", sent.append)
+    send_probes(asks)
+    assert sent == [sys.modules[__name__]]
