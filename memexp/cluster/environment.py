@@ -5,7 +5,7 @@
 
 Ray's own way, the runtime environment, is written to logs that everyone on a node may read. This one is the
 `noticeboard`. `HOOK` has every process that Ray starts for the sweep take them first, those of Ray Tune and Ray Train
-included.
+included. On a Ray of this machine that was started without a runtime environment workers inherit them.
 """
 
 from __future__ import annotations

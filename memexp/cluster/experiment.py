@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+from ray.tune.execution.class_cache import DEFAULT_ENV_VARS, ENV_VARS_TO_PROPAGATE
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
 
@@ -59,6 +59,8 @@ logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 # Tune would write credentials into a runtime environment, and Ray that to its logs; `environment` has them travel.
 ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+# With variables of its own a trial would not begin in a process that Ray has started ahead of it: `joining` sets them.
+DEFAULT_ENV_VARS.clear()
 
 
 def run_trials(
@@ -74,15 +76,12 @@ def run_trials(
     workers is a driver that holds no CPU and starts a TorchTrainer. A crashed trial is started once more.
     """
     send_probes(ask for trial in trials for ask in trial.asks)
-    sender = Sender()
-    sent = [sender.send(trial) for trial in trials]
+    sent = Sender().send_all(trials)
     # Without the trials, which would travel with the function.
     needs = [holds(trial, cluster) for trial in trials]
     listener = Listener(on_progress, attempt, trials)
     fit(
-        lambda config: tune_trial(
-            sent[config[NUMBER]].received(), config[NUMBER], store, attempt, needs[config[NUMBER]]
-        ),
+        lambda config: tune_trial(sent.received(config[NUMBER]), config[NUMBER], store, attempt, needs[config[NUMBER]]),
         lambda config: placement(needs[config[NUMBER]], cluster),
         attempt,
         listener,

@@ -25,6 +25,21 @@ DRIVER = "memexp_driver"
 its workers wait for. Declared by `joined` on a local cluster and by cluster.yaml on a head node."""
 DRIVERS = 1_000
 
+VARIABLES = {
+    # Threads that spin while they wait cost other trials on the same cores up to four times their speed.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    # A process that is to be reused has to let go of its last trial: of gigabytes, on a busy machine. Tune allows it
+    # two seconds and counts the next trial as failed.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
+    "PL_DISABLE_FORK": "1",  # what Tune has its trials know, for Lightning in a probe; see `experiment`
+}
+"""Of every process that Ray starts for a sweep."""
+
+UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Methods of Ray's that start what trials of one worker on this machine have no use for: the autoscaler, what passes on
+lines that workers print, and the dashboard, of which Ray starts a part where it was told to do without."""
+
 
 @contextlib.contextmanager
 def joined(address: str, sharded: bool) -> Iterator[None]:
@@ -68,21 +83,50 @@ def _check(address: str) -> None:
 
 def _init(address: str, sharded: bool) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    # Threads that spin while they wait cost other trials on the same cores up to four times their speed.
-    variables = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    # A process that is to be reused has to let go of its last trial: of gigabytes, on a busy machine. Tune allows it
-    # two seconds and counts the next trial as failed.
-    variables |= {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
-    runtime = {"env_vars": variables, "worker_process_setup_hook": environment.HOOK}
+    runtime = {"env_vars": VARIABLES, "worker_process_setup_hook": environment.HOOK}
     try:
-        if address == "local":
+        if address != "local":
+            ray.init(address, runtime_env=runtime, **quiet)
+        elif sharded:
             # Where Tune may stop a nested Train trial its cleaner asks the dashboard; without one the next trial hangs.
             with _on_loopback():
-                ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=sharded, runtime_env=runtime, **quiet)
+                ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=True, runtime_env=runtime, **quiet)
         else:
-            ray.init(address, runtime_env=runtime, **quiet)
+            # Workers inherit all that this process knows. Without a runtime environment trials begin in the processes
+            # that Ray starts ahead of them; with one these stay idle, and others are started when trials ask for them.
+            with _on_loopback(), _without_unused(), _with_variables():
+                ray.init("local", resources={DRIVER: DRIVERS}, include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises plain ones, for what went wrong in one of its servers too
         raise ClusterError(_why(error, address)) from error
+
+
+@contextlib.contextmanager
+def _with_variables() -> Iterator[None]:
+    """While the context lasts, what this process starts inherits `VARIABLES`."""
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    os.environ.update(VARIABLES)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _without_unused() -> Iterator[None]:
+    """While the context lasts, Ray starts without what is `UNUSED`, which `ray.init` has no options for."""
+    node = ray._private.node.Node
+    before = {name: getattr(node, name) for name in UNUSED}
+    for name in UNUSED:
+        setattr(node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node, name, method)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A sweep of a worker group on a Ray of its own: what is secret is in no log, and nothing listens to other machines."""
+"""Sweeps of one worker and of two on a Ray of their own: no log has secrets, and nothing listens to other machines."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Snoop(Probe):
 conditions = [
     Condition(model, Study(pair.targets, exposures=0, lr=1e-3, block_size=64), probes=[Snoop(pair.targets)])
 ]
-sweep = Sweep(name="snoop", conditions=conditions, resources=Resources(workers=2, cpus=0.5))
+sweep = Sweep(name="snoop", conditions=conditions, resources=Resources(workers={workers}, cpus=0.5))
 """
 
 
@@ -70,24 +70,32 @@ class Snooped:
     """The folder with Ray's logs."""
     store: Path
     listening: list[Listening]
-    """Every socket that listened while the group was at work."""
+    """Every socket that listened while its workers were at work."""
+    commands: list[str]
+    """What every process was started with that was there then."""
+    workers: int
 
 
-@pytest.fixture(scope="module")
-def snooped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snooped]:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def snooped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snooped]:
     folder = tmp_path_factory.mktemp("snooped")
     session = Path(tempfile.mkdtemp(prefix="mx"))  # Ray's sockets have no room for a long path
     script = sweep_script(folder)
     text = SNOOP.replace("{names!r}", repr(list(SECRETS))).replace("{here!r}", repr(str(folder)))
     text = text.replace("{marker!r}", repr(MARKER)).replace("{marker}", MARKER)
+    text = text.replace("{workers}", str(request.param))
     script.write_text(script.read_text().split("if __name__")[0] + text)
     process = command("run", script, "--store", folder / "store", RAY_TMPDIR=str(session), **SECRETS)
     while not (folder / "there").exists() and process.poll() is None:
         time.sleep(0.1)
-    found = [*listening(psutil.Process(process.pid))] if process.poll() is None else []
+    found, commands = list[Listening](), list[str]()
+    if process.poll() is None:
+        own = psutil.Process(process.pid)
+        found = [*listening(own)]
+        commands = [" ".join(child.cmdline()) for child in own.children(recursive=True)]
     (folder / "seen").touch()
     page, _ = process.communicate(timeout=240)
-    yield Snooped(page, session, folder / "store", found)
+    yield Snooped(page, session, folder / "store", found, commands, request.param)
     shutil.rmtree(session)
 
 
@@ -115,8 +123,16 @@ def test_a_worker_sees_the_secrets_and_no_log_has_them(snooped: Snooped) -> None
 
 def test_nothing_listens_to_other_machines(snooped: Snooped) -> None:
     names = {one.process for one in snooped.listening}
-    assert {"raylet", "gcs_server", "ray::RayTrainWorker"} <= names and len(snooped.listening) > 10
+    worker = "ray::ImplicitFunc" if snooped.workers == 1 else "ray::RayTrainWorker"
+    assert {"raylet", "gcs_server"} <= names and any(name.startswith(worker) for name in names)
+    assert len(snooped.listening) > 5
     assert not [one for one in snooped.listening if not one.private]
+
+
+def test_servers_that_are_not_asked_are_not_started(snooped: Snooped) -> None:
+    servers = ("monitor.py", "log_monitor.py", "dashboard.py")
+    there = {name for name in servers for command in snooped.commands if f"/{name} " in command}
+    assert there == (set() if snooped.workers == 1 else set(servers))
 
 
 def test_what_listens_to_them_would_be_seen() -> None:

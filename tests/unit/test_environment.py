@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray._private.node import Node
 
 from memexp.cluster import environment, joining, noticeboard
 
@@ -41,14 +42,36 @@ def test_a_worker_has_what_the_driver_has_and_keeps_what_it_has_not(
     assert node["HF_TOKEN"] == "hf_3"
 
 
-def test_a_runtime_environment_has_no_settings_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("address", "sharded"), [("local", True), ("127.0.0.1:6379", False)])
+def test_a_runtime_environment_has_no_settings_in_it(
+    address: str, sharded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
     monkeypatch.setattr(joining.ray, "init", lambda *_, **options: given.update(options))
-    joining._init("local", sharded=False)
+    joining._init(address, sharded)
     assert given["runtime_env"]["worker_process_setup_hook"] == environment.HOOK
-    assert not [name for name in given["runtime_env"]["env_vars"] if name.startswith(environment.PREFIXES)]
+    assert given["runtime_env"]["env_vars"] == joining.VARIABLES
+    assert not [name for name in joining.VARIABLES if name.startswith(environment.PREFIXES)]
     assert KEY not in repr(given)
+
+
+def test_workers_on_this_machine_inherit_what_they_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a runtime environment, with which they would not begin in processes that Ray starts ahead of them."""
+    given: dict[str, Any] = {}
+    shell = {"AWS_SECRET_ACCESS_KEY": KEY, "OMP_WAIT_POLICY": "ACTIVE"}
+    monkeypatch.setattr(os, "environ", dict(shell))
+
+    def init(*_: object, **options: Any) -> None:
+        given.update(options, environ=dict(os.environ))
+        assert all(getattr(Node, name)(None) is None for name in joining.UNUSED)  # of the servers that it starts
+
+    before = [getattr(Node, name) for name in joining.UNUSED]
+    monkeypatch.setattr(joining.ray, "init", init)
+    joining._init("local", sharded=False)
+    assert given.pop("environ") == shell | joining.VARIABLES
+    assert "runtime_env" not in given and given["include_dashboard"] is False
+    assert os.environ == shell and [getattr(Node, name) for name in joining.UNUSED] == before
 
 
 EARLY = """
