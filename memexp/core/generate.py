@@ -92,7 +92,7 @@ def greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> tuple[li
     With each token, whether its logit was a finite number.
     """
     if lm.company is not None:
-        return lm.company("greedy", (cues, steps))  # type: ignore[no-any-return] # untyped
+        return lm.company.greedy(cues, steps)
     ids, mask, positions, is_padded = _left_padded(lm, cues)
     past = None
     new: list[torch.Tensor] = []
@@ -198,7 +198,7 @@ def answer_batch(
     `past`: see `_begun`.
     """
     if lm.company is not None:
-        return lm.company("answers", (cues, limits, stops))  # type: ignore[no-any-return] # untyped
+        return lm.company.answers(cues, limits, stops)
     ends = set(lm.end_tokens)
     shown = _special_stops(lm, stops)
     broken: set[int] = set()

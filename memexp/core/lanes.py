@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from memexp.core.batch_sizes import Budget
+from memexp.core.company import Ends
 from memexp.core.data import Row, right_padded
 from memexp.core.faults import ends_process
 from memexp.core.generate import answer_batch, greedy_batch
@@ -33,7 +34,7 @@ from memexp.core.lane_draws import generator_state, set_generator_state
 from memexp.core.lane_layers import Seats, by_lane
 from memexp.core.lane_steps import NOTHING, Generators, Update, updates
 from memexp.core.lane_weights import LaneWeights
-from memexp.core.model import Ends, LanguageModel, blocks, drops, set_dropout
+from memexp.core.model import LanguageModel, blocks, drops, set_dropout
 from memexp.core.train import update
 from memexp.errors import ModelError
 

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from memexp.core.batch_sizes import Budget, largest
+from memexp.core.company import Company, Ends
 from memexp.core.copies import to_device
 from memexp.core.data import Row, ends_of, right_padded
 from memexp.core.head import Work, float32_logits, likeliest, likelihoods, losses, over
@@ -34,17 +35,12 @@ from memexp.core.traits import Traits, ask, head_is_plain
 from memexp.errors import ModelError
 from memexp.sources import Stored
 
-__all__ = ["Company", "LanguageModel", "blocks", "drops", "local", "set_dropout"]
+__all__ = ["LanguageModel", "blocks", "drops", "local", "set_dropout"]
 
-Ends: TypeAlias = list[tuple[Tensor, bool]]
 Sorted: TypeAlias = NDArray[np.int64]
 
 UNLIMITED = 1_000_000_000
 """transformers writes 1e30 for a tokenizer that knows no limit."""
-
-
-Company = Callable[[str, tuple[Any, ...]], Any]
-"""How a lane asks for what is done for several lanes at once, see lanes.py: what, and with what beside the model."""
 
 
 class LanguageModel(nn.Module):
@@ -117,7 +113,7 @@ class LanguageModel(nn.Module):
             (sum of lengths - 1,) float32 nats, row after row.
         """
         if self.company is not None and not torch.is_grad_enabled():
-            return self.company("nll", (ids, lengths))  # type: ignore[no-any-return] # as below
+            return self.company.nll(ids, lengths)
         padded, real = ids.numpy(), lengths.numpy()[:, None]
         at = np.arange(padded.shape[1])[None]
         # What is asked for is counted here: to look for it on a GPU is to wait for it.
@@ -136,7 +132,7 @@ class LanguageModel(nn.Module):
             tokens is the likeliest.
         """
         if self.company is not None and not torch.is_grad_enabled():
-            return self.company("ends", (rows, asked))  # type: ignore[no-any-return] # as below
+            return self.company.ends(rows, asked)
         places, order = ends_of(rows, asked)
         found = self("ends", *to_device(self.world.device, right_padded(rows), *places), places[1], past).detach().cpu()
         each = torch.empty_like(found).index_copy_(0, order, found).split([len(tokens) for _, tokens in asked])

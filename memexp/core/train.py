@@ -101,7 +101,7 @@ def _made(lm: LanguageModel, optimizer: AdamW, settings: Training, batch: Batch)
     seed = None if batch.draws is None else key_seed(*batch.draws, lm.world.rank)
     step = (optimizer, batch.rows, batch.lr, settings.clip_norm)
     if lm.company is not None:
-        return lm.company("update", (*step, settings.dropout, seed))  # type: ignore[no-any-return] # untyped
+        return lm.company.update(*step, settings.dropout, seed)
     if seed is not None:
         torch.manual_seed(seed)
     return update(lm, *step)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from memexp.core.lanes import Lanes
@@ -45,6 +46,14 @@ class _Lane:
         self.over = False
 
 
+class _Others:
+    """`memexp.core.model.Company`: whatever a lane asks for, it waits for the answer."""
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self.nll, self.ends, self.greedy = partial(ask, "nll"), partial(ask, "ends"), partial(ask, "greedy")
+        self.answers, self.update = partial(ask, "answers"), partial(ask, "update")
+
+
 class Lockstep:
     """The lanes of one trial."""
 
@@ -61,7 +70,7 @@ class Lockstep:
     def run(self, first: Job) -> None:
         """`first` and whatever it hands over, to the end; raises what it raises."""
         for lane, model in zip(self._all, self.lanes.models, strict=True):
-            model.company = self._asker(lane)
+            model.company = _Others(self._asker(lane))
             lane.thread = threading.Thread(
                 target=self._live,
                 args=(lane, first if lane.number == 0 else None),
@@ -127,8 +136,8 @@ class Lockstep:
         if self._ended:
             raise _Ended
 
-    def _asker(self, lane: _Lane) -> Callable[[str, tuple[Any, ...]], Any]:
-        def ask(what: str, given: tuple[Any, ...]) -> Any:
+    def _asker(self, lane: _Lane) -> Callable[..., Any]:
+        def ask(what: str, *given: Any) -> Any:
             lane.asked = what, given
             self._stop(lane, lambda: lane.asked is None)
             answer, lane.answer = lane.answer, None
