@@ -16,7 +16,7 @@ from support import data
 import memexp.trial.lane_choice as choice
 from memexp.core.processes import World
 from memexp.plan.attempts import Attempt
-from memexp.spec import LoRA, Resources
+from memexp.spec import Condition, LoRA, Resources
 from memexp.store import Store
 from memexp.trial.execute import WarmBase, execute
 
@@ -24,8 +24,8 @@ AUTO = Resources(lanes="auto")
 
 
 def leave(store: Store, resources: Resources = AUTO, base: WarmBase | None = None, **settings: Any) -> Store:
-    """Execute a grid, of LoRA with dropout."""
-    trial = trial_of(grid(LoRA(r=4), dropout=0.1, **settings))
+    """Execute some studies, of LoRA with dropout."""
+    trial = trial_of([one for one in grid(LoRA(r=4), dropout=0.1, **settings) if _is_cheap(one)])
     trial.resources = resources
     assert execute(trial, store, World.current(), Attempt("test", "a"), base=base) == []
     return store
@@ -34,6 +34,11 @@ def leave(store: Store, resources: Resources = AUTO, base: WarmBase | None = Non
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return leave(Store(tmp_path_factory.mktemp("alone")), Resources())
+
+
+def _is_cheap(condition: Condition) -> bool:
+    """Four trees of one exposure, and the untrained model."""
+    return condition.study.exposures < 2 and condition.forget is None and condition.interference is None
 
 
 Pretend = Callable[[dict[int, float | Exception]], list[int]]
@@ -94,10 +99,10 @@ def test_what_is_worth_it_is_chosen_and_remembered(pretend: Pretend, alone: Stor
     close(store, alone)
     [kept] = (tmp_path / choice.FOLDER).iterdir()
     assert json.loads(kept.read_text()).items() >= {"lanes": 4, "seconds": {"1": 1.0, "4": 2.0}}.items()
-    leave(store, lrs=(2e-3, 4e-3))
+    leave(store, lrs=(2e-3,))
     assert tried == [1, 4], "it was there"
     kept.write_text("{")
-    leave(store, lrs=(5e-3, 6e-3))
+    leave(store, lrs=(5e-3,))
     assert tried == [1, 4, 1, 4], "what does not read is found out again"
 
 

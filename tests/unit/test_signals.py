@@ -130,6 +130,9 @@ class Executor:
     def slots(self, resources: object) -> int:
         return 1
 
+    def device(self, resources: object) -> str:
+        return "cpu"
+
     def execute_trials(self, trials: Sequence[Trial], *rest: object) -> Outcome:
         for number in self.numbers:
             os.kill(os.getpid(), number)
@@ -141,7 +144,9 @@ def sweep(tmp_path: Path, pair: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("memexp.sweep._in_this_process", lambda work: contextlib.nullcontext(Executor()))
+    monkeypatch.setattr(
+        "memexp.sweep._in_this_process", lambda debugged: lambda work: contextlib.nullcontext(Executor())
+    )
     monkeypatch.setattr("memexp.driver.run.check_models", lambda forest, models: None)
     Path("small.py").write_text(SCRIPT.format(targets=pair.targets.path, foils=pair.foils.path))
     return "small.py"
