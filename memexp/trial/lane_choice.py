@@ -22,7 +22,7 @@ from memexp.core.lanes import Lanes
 from memexp.core.model import LanguageModel, set_dropout
 from memexp.core.optimizer import adamw
 from memexp.core.train import update
-from memexp.errors import StoreError
+from memexp.errors import StoreError, one_line
 from memexp.identity import identity
 from memexp.plan import TrainingStage
 from memexp.spec import Training
@@ -43,7 +43,7 @@ STEPS = 5
 def chosen(walk: Walk, base: WarmBase) -> int:
     """The lanes of a trial that may have several. The model is as loaded before and afterwards.
 
-    Raises what the model raises by itself.
+    Where the model fails by itself it is one, and nothing is kept: the trial finds out why, and records it.
     """
     stage = next((one for one in walk.trial.stages if isinstance(one, TrainingStage)), None)
     if stage is None:
@@ -55,9 +55,11 @@ def chosen(walk: Walk, base: WarmBase) -> int:
             return min(walk.lanes, int(json.loads(said)["lanes"]))
     except (StoreError, ValueError, KeyError, TypeError):
         pass  # what does not read is found out again
-    seconds = _tried(walk, base, stage)
+    seconds, failed = _tried(walk, base, stage)
+    if 1 not in seconds:
+        return 1
     lanes = next((n for n, each in seconds.items() if n > 1 and n * seconds[1] >= GAIN * each), 1)
-    about = {"lanes": lanes, "seconds": seconds, "model": stage.model.name, **walk.notes.made_with}
+    about = {"lanes": lanes, "seconds": seconds, "failed": failed, "model": stage.model.name, **walk.notes.made_with}
     walk.sink.put_text(path, json.dumps(about, default=str))
     return lanes
 
@@ -69,22 +71,29 @@ def _path(walk: Walk, stage: TrainingStage) -> str:
     return f"{FOLDER}/{identity([*step, walk.lanes, made['device'], made['threads'], made['torch']])}.json"
 
 
-def _tried(walk: Walk, base: WarmBase, stage: TrainingStage) -> dict[int, float]:
-    """Seconds of a step by lanes: of one, and of as many as can be had, halved until they are worth it."""
-    rows, settings = walk.texts.batches(stage)(stage.first_step).rows, stage.settings
-    found, count = {1: _alone(walk.state.lm, settings, rows)}, walk.lanes
-    while count > 1:
+def _tried(walk: Walk, base: WarmBase, stage: TrainingStage) -> tuple[dict[int, float], dict[int, str]]:
+    """Seconds of a step by lanes: of one, and of as many as can be had, halved until they are worth it; and why not."""
+    found, failed, count = dict[int, float](), dict[int, str](), 1
+    while count:
         try:
-            found[count] = _joint(base.lanes(walk.state.lm, count), settings, rows)
-        except Exception as error:  # want of memory, above all: half as many may have it
+            rows, settings = walk.texts.batches(stage)(stage.first_step).rows, stage.settings
+            lm = walk.state.lm
+            found[count] = _alone(lm, settings, rows) if count == 1 else _joint(base.lanes(lm, count), settings, rows)
+        except Exception as error:  # want of memory, above all: half as many may have it; the file says what it was
             if ends_process(error):
                 raise
-        if count in found and count * found[1] >= GAIN * found[count]:
+            failed[count] = one_line(error)
+        if count == 1:
+            count = walk.lanes if 1 in found else 0
+        elif count in found and count * found[1] >= GAIN * found[count]:
             break
-        renew(walk, base)
-        count //= 2
+        else:
+            renew(walk, base)
+            count = count // 2 if count > 3 else 0
+    if 1 in failed:
+        renew(walk, base)  # gradients of half a step may be left
     walk.state = walk.state.with_model(*base.get(walk.trial.base, walk.trial.resources, walk.world))
-    return found
+    return found, failed
 
 
 def _alone(lm: LanguageModel, settings: Training, rows: Sequence[Row]) -> float:

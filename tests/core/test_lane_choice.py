@@ -113,7 +113,18 @@ def test_half_as_many_are_tried_where_they_are_not(
     tried = pretend({1: 1.0, 4: four, 2: 1.5})
     store = leave(Store(tmp_path))
     assert tried == [1, 4, 2] and lanes_of(store) == {2}
+    [kept] = (tmp_path / choice.FOLDER).iterdir()
+    assert json.loads(kept.read_text())["failed"] == ({"4": str(four)} if isinstance(four, Exception) else {})
     close(store, alone)
+
+
+def test_a_model_that_fails_by_itself_has_one_and_nothing_is_kept(
+    pretend: Pretend, alone: Store, tmp_path: Path
+) -> None:
+    tried = pretend({1: RuntimeError("no memory")})
+    store = leave(Store(tmp_path))
+    assert tried == [1] and lanes_of(store) == {1} and data(store.location) == data(alone.location)
+    assert not (tmp_path / choice.FOLDER).exists()
 
 
 def test_where_nothing_is_gained_it_is_one_and_what_was_tried_is_undone(
