@@ -183,7 +183,7 @@ class Struck:
     @property
     def pids(self) -> list[int]:
         """The processes that were struck."""
-        return [int(path.read_text() or 0) for path in sorted(self.folder.glob("struck-*"))]
+        return [int(path.read_text()) for path in sorted(self.folder.glob("struck-*"))]
 
     def release(self) -> None:
         """Let what waits go on, and what is to come not wait."""

@@ -14,14 +14,17 @@ import sys
 import time
 
 DAY = 24 * 3600
+link = os.link  # which may be what is struck
 
 
 def struck(fault):
     """Leave a file that says so; False where the fault has struck as often as it should."""
+    said = f"{fault['folder']}/{os.getpid()}"
+    with open(said, "w") as file:
+        file.write(str(os.getpid()))
     for number in range(fault["times"]):
         try:
-            with open(f"{fault['folder']}/struck-{number}", "x") as file:
-                file.write(str(os.getpid()))
+            link(said, f"{fault['folder']}/struck-{number}")  # there with its content, or not at all
             return True
         except FileExistsError:
             continue
