@@ -50,6 +50,12 @@ class LocalExecutor:
 
         return known_as(torch.cuda.get_device_name()) if resources.gpus else "cpu"
 
+    def gpu_memory(self, resources: Resources) -> int:
+        """Of the GPU of this process."""
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory) if resources.gpus else 0
+
     def execute_trials(
         self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
     ) -> Outcome:

@@ -82,6 +82,16 @@ class Cluster:
         named = Counter(name[len(begin) :] for node in self.nodes for name in node if name.startswith(begin))
         return known_as(named.most_common(1)[0][0] if named else "")
 
+    def gpu_memory(self, resources: Resources) -> int:
+        """Bytes of the smallest GPU that such trials may be on; 0 where an autoscaler may start some that nobody saw,
+        or a node does not say."""
+        if self.reachable is not None:
+            return 0
+        alive = _alive()
+        pairs = zip(alive, rooms(alive), strict=True)
+        found = [room for node, room in pairs if _fit(node["Resources"], resources)]
+        return min((min(room.gpus, default=0) if room else 0 for room in found), default=0)
+
     def all_cpus(self, resources: Resources) -> float:
         """CPUs that each worker of a trial with these resources holds so that nothing has room beside it."""
         nodes = [*self.nodes, *(node for node, _ in self.kinds)]

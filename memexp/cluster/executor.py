@@ -40,6 +40,10 @@ class ClusterExecutor:
         """See `memexp.cluster.connect.Cluster.device`."""
         return self.cluster.device(resources)
 
+    def gpu_memory(self, resources: Resources) -> int:
+        """See `memexp.cluster.connect.Cluster.gpu_memory`."""
+        return self.cluster.gpu_memory(resources)
+
     def execute_trials(
         self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
     ) -> Outcome:

@@ -7,7 +7,7 @@ lines = execute(work, attempt, executor, console, hooks)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from memexp.plan.inspection import sizes
 from memexp.plan.outlay import Times
 from memexp.plan.retries import Outcome, concluded, execute_with_retries
 from memexp.plan.room import Peak
+from memexp.plan.sharing import shared
 from memexp.report.progress import Display, SearchDisplay
 from memexp.report.terminal import say
 from memexp.search.ledger import Ledger
@@ -45,6 +46,9 @@ class Executor(Protocol):
 
     def device(self, resources: Resources) -> str:
         """On what they are, of `memexp.plan.devices.DEVICES`, or about."""
+
+    def gpu_memory(self, resources: Resources) -> int:
+        """Bytes of the smallest GPU that they may be on; 0 where that is not known yet."""
 
     def execute_trials(
         self, trials: Sequence[Trial], store: Store, attempt: Attempt, on_progress: Callable[[Progress], None]
@@ -144,19 +148,31 @@ def execute(work: Work, attempt: Attempt, executor: Executor, console: Console, 
 def _conditions(work: Work, attempt: Attempt, executor: Executor, console: Console, hooks: Hooks) -> list[str]:
     asks = work.missing.asks
     inspections = sizes([model for _, models in work.models for model in models])
-    trials = planning.bundle(work.forest, asks, executor.slots, Times(inspections, executor.device))
+    forest = shared(work.forest, asks, inspections, executor)
+    for line in _shares(forest):
+        say(console, line)
+    trials = planning.bundle(forest, asks, executor.slots, Times(inspections, executor.device))
     trials = [dataclasses.replace(trial, snapshots=work.snapshots) for trial in trials]
     steps = {stage.id: stage.steps for trial in trials for stage in trial.stages if stage.id not in trial.given}
     work_to_do = f"{amount(len(trials), 'trial')}, {amount(sum(steps.values()), 'step')}"
     say(console, f"executing {work_to_do}, for {amount(len(asks), 'result')}")
     with Display(asks, steps, console, executor.plain) as display:
         return execute_with_retries(
-            work.forest,
+            forest,
             trials,
             lambda now, attempt: executor.execute_trials(now, work.store, attempt, hooks.beside(display)),
             work.store,
             attempt,
         )
+
+
+def _shares(forest: Forest) -> Iterator[str]:
+    """A line for every base whose trials share GPUs because they were let."""
+    for base, resources in forest.resources.items():
+        if resources.share and resources.gpus < 1:
+            stage = forest.base(base)
+            method = type(stage.method).__name__.lower()
+            yield f"{stage.model.name} ({method}, {stage.dtype}): {1 / resources.gpus:g} trials share a GPU"
 
 
 def _searches(work: Work, attempt: Attempt, executor: Executor, console: Console, hooks: Hooks) -> list[str]:

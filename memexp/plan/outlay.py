@@ -23,7 +23,7 @@ from memexp.sources import ResolvedModel, Stream, Texts
 from memexp.sources.tokens import bytes_per_token
 from memexp.spec import LoRA, Resources
 
-__all__ = ["Times", "Work", "hours", "load_of", "seconds_per_token", "work_alone", "work_of"]
+__all__ = ["Times", "Work", "hours", "load_of", "occupied", "seconds_per_token", "work_alone", "work_of"]
 
 BYTES = 4
 """Of text in a token, where no tokenizer is at hand that tells."""
@@ -158,9 +158,7 @@ def hours(
     work: Work, inspection: Inspection, base: BaseStage, resources: Resources, device: Device, per_token: float | None
 ) -> tuple[float, float, float]:
     """Hours of one device: at least, likely and at most; from `per_token` seconds of training where they are known."""
-    # Forward passes take 2 operations a parameter, those back 4, or 2 where no gradient of a weight is asked for;
-    # with checkpointing there is another one forward.
-    training = (4 if isinstance(base.method, LoRA) else 6) + 2 * resources.checkpointing
+    training = _operations(base, resources)
     measured = work.measured * 2 / training
     if per_token is not None:
         likely = per_token * (work.trained + measured) / 3600
@@ -178,6 +176,12 @@ def hours(
     return low, usual, high
 
 
+def _operations(base: BaseStage, resources: Resources) -> int:
+    """Of a parameter and token in training: 2 forward, 4 back, or 2 where no gradient of a weight is asked for; with
+    checkpointing another 2 forward."""
+    return (4 if isinstance(base.method, LoRA) else 6) + 2 * resources.checkpointing
+
+
 def _moved(inspection: Inspection, base: BaseStage, resources: Resources, device: Device) -> float:
     """Seconds a step in which weights, gradients and moments are moved, whatever the batch: at the best bandwidths."""
     width, workers = (2 if base.dtype == "bfloat16" else 4), resources.workers
@@ -188,6 +192,25 @@ def _moved(inspection: Inspection, base: BaseStage, resources: Resources, device
     between = (2 * width * inspection.parameters + 4 * learning) * (workers - 1) / workers
     away = 2 * 8 * learning / workers if resources.offload and resources.gpus else 0
     return memory / device.bandwidth + between / (ETHERNET if resources.spread else device.link) + away / PCIE
+
+
+def occupied(forest: Forest, base: str, inspection: Inspection, device: Device) -> float:
+    """The largest share of a training step in which the device computes, of the stages below a base on one worker.
+
+    1 where the host is never waited for, and where nothing is trained.
+    """
+    stage, resources = forest.base(base), forest.resources[base]
+    lengths = _Lengths(stage.model)
+    batches = {
+        (one.settings.batch_size, lengths.studied(forest, one))
+        for one in forest.stages.values()
+        if isinstance(one, TrainingStage) and forest.base(one.id).id == base
+    }
+    launch = HOST[1] * _launched(inspection, stage)
+    token = _operations(stage, resources) * inspection.parameters / device.speed(stage.dtype) / device.used[1]
+    moved = _moved(inspection, stage, resources, device) / REACHED[1]
+    found = [size * tokens * token + moved for size, tokens in batches]
+    return max((seconds / max(seconds, launch) for seconds in found), default=1.0)
 
 
 def _launched(inspection: Inspection, base: BaseStage) -> float:

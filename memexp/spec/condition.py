@@ -219,6 +219,11 @@ class Resources:
     """CPUs of each worker, and its number of threads (rounded up)."""
     gpus: NonNegative = 0.0
     """GPUs of each worker, one at most; a fraction is one worker's share of a GPU, and of its memory."""
+    share: bool = False
+    """Whether two or four trials may be on one GPU where a step of the model leaves it idle for so long that they do
+    not wait for each other, their memory suffices, and there are trials and CPUs for it; each gets its part of the
+    memory. For trials of one worker and ``gpus=1``. Trials with lanes fill a GPU by themselves, those of searches have
+    one each: give these ``gpus=0.25`` where you know that they fit."""
     spread: bool = False
     """Whether the workers of a trial may be on several nodes. They exchange all weights at every step, for which the
     network between nodes is often slow."""
@@ -250,7 +255,11 @@ class Resources:
                 f"Resources.gpus: {self.workers} workers with {self.gpus:g} GPUs each would meet on one GPU, which "
                 f"NCCL refuses; give gpus=1, or one worker with gpus={self.gpus:g}"
             )
-
+        if self.share and not (self.gpus and self.workers == 1):
+            raise SpecError(
+                f"Resources.share: trials of one worker with a GPU may share it, got workers={self.workers}, "
+                f"gpus={self.gpus:g}; give gpus=1, or leave share out"
+            )
         if self.lanes not in (1, "auto") and self.workers > 1:
             raise SpecError(
                 f"Resources.lanes: {self.lanes} lanes are of a model on one worker, got {self.workers} workers; give "

@@ -111,6 +111,21 @@ def test_groups_side_by_side_are_counted_node_by_node() -> None:
         cluster.check(Resources(workers=8, gpus=1))
 
 
+def test_the_smallest_gpu_that_a_trial_may_be_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"Alive": True, "Resources": one} for one in (HEAD, ONE, FOUR)]
+    seen = [Room(8), Room(8, (40,)), Room(8, (80, 24, 80, 80))]
+    monkeypatch.setattr(connect, "_alive", lambda: nodes)
+    monkeypatch.setattr(connect, "rooms", lambda _: seen)
+    cluster = Cluster(nodes=(HEAD, ONE, FOUR))
+    assert cluster.gpu_memory(Resources(gpus=1)) == 24
+    assert cluster.gpu_memory(Resources(gpus=1, cpus=16)) == 24, "of the large node"
+    seen[2] = Room(8, (80,))
+    assert cluster.gpu_memory(Resources(gpus=1)) == 40
+    seen[1] = None
+    assert cluster.gpu_memory(Resources(gpus=1)) == 0, "a node did not say"
+    assert dataclasses.replace(cluster, reachable={"GPU": 8.0}).gpu_memory(Resources(gpus=1)) == 0
+
+
 @pytest.mark.parametrize("slots", [1, 3, 6, 7, 11, 13, 999])
 def test_as_many_drivers_start_as_groups_fit(slots: int) -> None:
     cluster = Cluster(nodes=({"CPU": 2.0 * slots, DRIVER: 1000.0},))
