@@ -73,12 +73,13 @@ def answering(way: str, folder: Path) -> LM:
         return HFLM(pretrained=lm, tokenizer=tokenizer, batch_size=int(rows))
 
 
-def built(asked: Asked, entities: int) -> ConfigurableTask:
-    """The task over questions about so many countries."""
+def built(asked: Asked, entities: int, sampler: str = "default") -> ConfigurableTask:
+    """The task over questions about so many countries, its shots drawn by a sampler of the harness."""
     (folder,) = memexp.tasks.__path__
     rows = datasets.Dataset.from_list(FactWorld(entities=entities).rows(asked.subset))
     config = load_yaml(Path(folder, f"{asked.task}.yaml"), resolve_func=True)
     config |= {"custom_dataset": lambda **_: {"test": rows}, "num_fewshot": asked.shots}
+    config |= {"fewshot_config": {"sampler": sampler}} if sampler != "default" else {}
     with quiet():
         return ConfigurableTask(config=config)
 

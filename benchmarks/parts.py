@@ -347,6 +347,20 @@ def in_lanes(bench: Bench) -> Found:
     return found | {"series": series}
 
 
+def shared_prefixes(bench: Bench) -> Found:
+    """Tasks with shots, each prompt in full and what prompts begin with once."""
+    lengthen(bench.material)
+    found: Found = {"equality": {}, "unit": "CPU seconds, without importing, loading and building the task"}
+    found |= {"series": {}, "findings": []}
+    for title, case in bench.told("benchmarks.prefixed").items():
+        found["equality"][title] = {"items": case["items"], "nats": case["apart"]}
+        found["series"] |= {f"{title}, {way}": seconds for way, seconds in case["cpu"].items()}
+        ratios = _ratios(case["cpu"]["in full"], case["cpu"]["shared"])
+        asked = 2.0 if title.startswith("questions with 5") else None
+        found["findings"].append(finding(f"{title}: in full / shared", ratios, at_least=asked))
+    return found
+
+
 def busy_devices(bench: Bench) -> Found:
     """The published grid on simulated devices: when the last trial ends, beside the lower bound."""
     found = packing.measured()
@@ -394,6 +408,7 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "large_store": many_results,
     "real": on_a_real_model,
     "lanes": in_lanes,
+    "prefixes": shared_prefixes,
     "packing": busy_devices,
 }
 """By name, in the order they are executed."""

@@ -33,6 +33,7 @@ TITLES = {
     "large_store": "10,000 conditions and 20,000 results in a bucket on loopback",
     "real": "A real model, SmolLM2-135M, 48 pairs",
     "lanes": "Eight conditions in lanes",
+    "prefixes": "What prompts begin with, passed through once",
     "packing": "The published grid on simulated devices",
     "sizes": "Batch sizes of the careful way",
 }
@@ -62,11 +63,14 @@ A GPT-2 of 4.2 million parameters made from its configuration, study lists with 
 Lanes: "host" is the real depth with widths of 64, so that CPU seconds are what a GPU would wait for; "CPU" is a
 computation that fills a core by itself, which lanes cannot fill any better: `Resources(lanes="auto")` keeps one there.
 
+Prefixes: with the shots drawn anew for every question, as the published protocol has it, prompts share next to nothing.
+
 What is asked of a number, a floor ("at least") and an aim, was set before anything was measured.
 
 (a), (b) and HFLM use torch as it comes, which multiplies float32 matrices by MKL. memexp has oneDNN do it where that is
 as exact (memexp/core/matmul.py): on one AMD EPYC about twice as fast; on one of family 25, model 17 (Zen 4, folder
-zen4) both are equally fast, and what is left is memexp's own. Others were not measured.
+zen4) and one of family 23, model 1 (Zen 1) both are equally fast, and what is left is memexp's own. Others were not
+measured. Each part says in RESULTS.json on which it was.
 
 "Search" asks something else: whether a search over a continuous range finds, with half the trials, what a grid finds.
 The interval of the mean is what ten seeds leave open of the grid's mean best, that of one seed is where 95 % of seeds

@@ -21,6 +21,7 @@ from benchmarks.harnessed import answering, built, timed
 from benchmarks.material import MODEL, Material, lengthen, make, padding_efficiency
 from benchmarks.parts import PARTS as ALL_PARTS
 from benchmarks.parts import Bench, finding
+from benchmarks.prefixed import NATS, _apart
 from benchmarks.retained import stops
 from benchmarks.ways import PARTS, WAYS, way_of
 from memexp.plan import bundle, grow
@@ -155,6 +156,29 @@ def test_hflm_is_timed_with_its_best_batch_size(
     assert (whole["what"], whole["median"], whole["verdict"]) == (f"{title}: HFLM / memexp", 1.5, "floor held")
     assert (scorer["median"], scorer["verdict"]) == (0.5, "")
     assert len(found["findings"]) == 2 * len(TASKS)
+
+
+def test_prompts_in_full_are_beside_those_that_share(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = {"cpu": {"in full": [3.0, 6.0], "shared": [1.0, 4.0]}, "apart": 1e-7, "items": 8}
+    told = {"questions with 5 shots as published, GPT-2": case, "letters": case}
+    monkeypatch.setattr(Bench, "told", lambda *_: told)
+    found = ALL_PARTS["prefixes"](Bench(material, tmp_path, pairs=1, grid_pairs=1))
+    assert [one["values"] for one in found["findings"]] == [[3.0, 1.5]] * 2
+    assert [one["verdict"] for one in found["findings"]] == ["floor held", ""]
+    assert found["equality"]["letters"] == {"items": 8, "nats": 1e-7}
+
+
+def test_likelihoods_that_sharing_would_move_are_refused() -> None:
+    one = [[(-1.0, False), (-2.0, True)]]
+    assert _apart(one, [[(-1.0 + NATS / 2, False), (-2.0, True)]]) == pytest.approx(NATS / 2)
+    assert _apart([["yes"]], [["yes"]]) == 0
+    for other in ([[(-1.0 + 2 * NATS, False), (-2.0, True)]], [[(-2.0, False), (-1.0, True)]]):
+        with pytest.raises(Unequal):
+            _apart(one, other)
+    with pytest.raises(Unequal):
+        _apart([["yes"]], [["no"]])
 
 
 def test_the_lists_are_as_long_as_those_of_experiment_1(tmp_path: Path) -> None:
