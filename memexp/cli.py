@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from memexp.first_steps.examples import BEGIN, ending
+from memexp.loading import load
 from memexp.options import add_comparison_options, add_prune_options, add_purchase_options, add_query_options
-from memexp.script import OWN_OPTIONS, add_run_options, carried_out, guarded, said_if_slow
+from memexp.script import add_run_options, carried_out, guarded, said_if_slow
 from memexp.wording import amount
-
-if TYPE_CHECKING:
-    from memexp.sweep import Sweep
 
 __all__ = ["main"]
 
@@ -56,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
 
     def command(name: str, work: Any, text: str) -> argparse.ArgumentParser:
-        about, end = text[0].upper() + text[1:] + ".", ending(name, takes_sweep=work in (_plan, _run, _weights))
+        about = text[0].upper() + text[1:] + "."
+        end = ending(name, takes_sweep=work in (_plan, _run, _submit, _weights))
         sub = commands.add_parser(name, help=text, description=about, epilog=end, formatter_class=how)
         sub.set_defaults(command=work)
         sub.add_argument("--store", help="folder, s3://... or gs://... (default: MEMEXP_STORE or results)")
@@ -64,19 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     _add_first_steps(command)
-    plan = command("plan", _plan, "what a sweep comes to, and what of it the store has")
-    run = command("run", _run, "execute what of a sweep is missing; exit status 0 only if every condition is complete")
-    for sub in (plan, run):
-        sub.add_argument("sweep", metavar="SWEEP", help="Python file with a module attribute `sweep`")
-        sub.usage = f"memexp {'plan' if sub is plan else 'run'} [options] SWEEP [-- ARGS]"
-    plan.add_argument("--json", action="store_true", help="as one JSON object")
-    add_purchase_options(plan)
-    add_run_options(run)
-    weights = command("weights", _weights, "write the weights of one condition as a folder of transformers or PEFT")
-    weights.usage = "memexp weights [options] SWEEP CONDITION DIR [-- ARGS]"
-    weights.add_argument("sweep", metavar="SWEEP", help="Python file with a module attribute `sweep`")
-    weights.add_argument("condition", metavar="CONDITION", help="its condition_id, or the beginning of it")
-    weights.add_argument("folder", metavar="DIR", help="where to: not there yet, or empty")
+    _add_sweeps(command)
     add_comparison_options(command("compare", _compare, "differences of two stores or sweeps, with verdicts"))
     _add_status(command)
     add_query_options(command("query", _query, "ask the store in SQL, read-only; tables are named by kind"))
@@ -97,6 +83,40 @@ def _add_first_steps(command: Command) -> None:
     new.add_argument("name", metavar="NAME", help="writes NAME.py and NAME.csv; overwrites nothing")
     doctor = command("doctor", _doctor, "what of this machine is in order; exit status 0 if a local sweep can run")
     doctor.add_argument("--ray", action="store_true", help="start Ray, or join the cluster, as a run would: seconds")
+
+
+def _add_sweeps(command: Command) -> None:
+    """The commands that take a sweep."""
+    plan = command("plan", _plan, "what a sweep comes to, and what of it the store has")
+    run = command("run", _run, "execute what of a sweep is missing; exit status 0 only if every condition is complete")
+    for sub in (plan, run):
+        sub.add_argument("sweep", metavar="SWEEP", help="Python file with a module attribute `sweep`")
+        sub.usage = f"memexp {'plan' if sub is plan else 'run'} [options] SWEEP [-- ARGS]"
+    plan.add_argument("--json", action="store_true", help="as one JSON object")
+    add_purchase_options(plan)
+    add_run_options(run)
+    _add_jobs(command)
+    weights = command("weights", _weights, "write the weights of one condition as a folder of transformers or PEFT")
+    weights.usage = "memexp weights [options] SWEEP CONDITION DIR [-- ARGS]"
+    weights.add_argument("sweep", metavar="SWEEP", help="Python file with a module attribute `sweep`")
+    weights.add_argument("condition", metavar="CONDITION", help="its condition_id, or the beginning of it")
+    weights.add_argument("folder", metavar="DIR", help="where to: not there yet, or empty")
+
+
+def _add_jobs(command: Command) -> None:
+    """Sweeps that a cluster executes by itself."""
+    submit = command("submit", _submit, "have a cluster execute a sweep, whatever becomes of this machine")
+    submit.usage = "memexp submit [options] SWEEP [-- ARGS]"
+    submit.add_argument("sweep", metavar="SWEEP", help="Python file with a module attribute `sweep`")
+    submit.add_argument("--dir", metavar="DIR", help="the folder that travels (default: this one, or SWEEP's)")
+    submit.add_argument("--retry-diverged", action="store_true", help="as that of run")
+    logs = command("logs", _logs, "what a submitted sweep has said")
+    logs.add_argument("--follow", action="store_true", help="until it is over; exit status 0 if it is complete then")
+    stop = command("stop", _stop, "stop a submitted sweep; submitted again, it goes on")
+    for sub in (logs, stop):
+        sub.add_argument("job", metavar="JOB", nargs="?", help="as submit names it (default: the only one that runs)")
+    for sub in (submit, logs, stop):
+        sub.add_argument("--address", help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, else here)")
 
 
 def _add_status(command: Command) -> None:
@@ -136,7 +156,7 @@ def _plan(options: argparse.Namespace) -> int:
     from memexp.driver.outlook import Purchase
 
     purchase = Purchase(options.memory, options.price, options.device)
-    plan = _load(options.sweep, options.arguments).plan(options.store, purchase)
+    plan = load(options.sweep, options.arguments).plan(options.store, purchase)
     if options.json:
         print(plan.json())
         return 0
@@ -155,75 +175,36 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     with said_if_slow(f"reading {options.sweep} ..."):  # which imports what takes a second or two
-        sweep = _load(options.sweep, options.arguments)
+        sweep = load(options.sweep, options.arguments)
     return sweep.main(options)
 
 
 def _weights(options: argparse.Namespace) -> int:
     with said_if_slow(f"reading {options.sweep} ..."):
-        sweep = _load(options.sweep, options.arguments)
+        sweep = load(options.sweep, options.arguments)
     with said_if_slow("making the weights ..."):
         print(sweep.weights(options.condition, options.folder, options.store).absolute())
     return 0
 
 
-class _Arguments(list[str]):
-    """``sys.argv`` of a script, which tells whether the script looked beyond its own name."""
+def _submit(options: argparse.Namespace) -> int:
+    from memexp.submission.commands import submit
 
-    heeded = False
-
-    def __getitem__(self, key: Any) -> Any:
-        self.heeded |= key not in (0, -len(self))
-        return super().__getitem__(key)
-
-    def __iter__(self) -> Iterator[str]:
-        self.heeded = True
-        return super().__iter__()
+    where = {"store": options.store, "address": options.address, "folder": options.dir}
+    given = options.arguments
+    return submit(options.sweep, given, lambda path: load(path, given), **where, retry_diverged=options.retry_diverged)
 
 
-def _load(path: str, arguments: Sequence[str]) -> Sweep:
-    """Execute a sweep script and return its attribute ``sweep``.
+def _logs(options: argparse.Namespace) -> int:
+    from memexp.submission.commands import print_log
 
-    Raises:
-        SpecError: there is no such script, it fails (the message names the line), or it holds no sweep.
-    """
-    import importlib.util
-    from pathlib import Path
+    return print_log(options.job, options.address, options.follow)
 
-    from memexp.errors import MemexpError, SpecError
-    from memexp.script import loading
-    from memexp.sweep import Sweep
 
-    file = Path(path)
-    if not file.is_file():
-        raise SpecError(f"{path}: no such sweep script" + ("" if file.is_absolute() else f" in {Path.cwd()}"))
-    for argument in arguments:  # a script with run_options() would take them, and nobody would heed them
-        if argument.partition("=")[0] in OWN_OPTIONS:
-            raise SpecError(f"{argument} is an option of memexp's own: give it before {path}")
-    spec = importlib.util.spec_from_file_location(f"memexp_sweep_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise SpecError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    sys.argv = given = _Arguments([path, *arguments])
-    sys.path.insert(0, str(file.resolve().parent))
-    try:
-        with loading(path):
-            spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise SpecError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:  # the script is the user's and may raise anything; what it raised is told with its line
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
-        kind = "" if isinstance(error, MemexpError) else f"{type(error).__name__}: "
-        message = " ".join(str(error).split())
-        raise SpecError(f"{path}, line {lines[-1] if lines else '?'}: {kind}{message}") from error
-    if arguments and not given.heeded:
-        raise SpecError(f"{path}: takes no arguments (it never looks at sys.argv), got {' '.join(arguments)}")
-    sweep = getattr(module, "sweep", None)
-    if not isinstance(sweep, Sweep):
-        raise SpecError(f"{path}: has no module attribute `sweep` that is a memexp.Sweep")
-    return sweep
+def _stop(options: argparse.Namespace) -> int:
+    from memexp.submission.commands import stop
+
+    return stop(options.job, options.address)
 
 
 def _new(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import boto3
 import pytest
@@ -15,7 +15,7 @@ from ray.experimental import internal_kv
 
 from memexp.cluster.connect import DRIVER
 
-__all__ = ["a_bucket", "three_nodes"]
+__all__ = ["a_bucket", "guarded_cluster", "three_nodes"]
 
 
 @contextlib.contextmanager
@@ -47,9 +47,16 @@ def three_nodes(environment: Mapping[str, str] | None = None) -> Iterator[Cluste
 
     `environment`: variables for its servers.
     """
+    with guarded_cluster([0, 1, 1], environment) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def guarded_cluster(cpus: Sequence[int], environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """A cluster that wants a token, of a head and other nodes with so many CPUs; see `three_nodes`."""
     ours = internal_kv.global_gcs_client
     # Port None: the next free one, since another cluster of this machine may have the usual one.
-    head = {"num_cpus": 0, "resources": {DRIVER: 10}, "include_dashboard": True, "dashboard_port": None}
+    head = {"num_cpus": cpus[0], "resources": {DRIVER: 10}, "include_dashboard": True, "dashboard_port": None}
     with pytest.MonkeyPatch.context() as patch:
         for variable, value in {"RAY_AUTH_MODE": "token", **(environment or {})}.items():
             patch.setenv(variable, value)
@@ -60,8 +67,8 @@ def three_nodes(environment: Mapping[str, str] | None = None) -> Iterator[Cluste
             for variable in [variable for variable in os.environ if variable.startswith("AWS_")]:
                 unknown.delenv(variable)
             cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
-            for _ in range(2):
-                cluster.add_node(num_cpus=1)
+            for count in cpus[1:]:
+                cluster.add_node(num_cpus=count)
         try:
             yield cluster
         finally:

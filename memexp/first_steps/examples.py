@@ -21,6 +21,9 @@ _EXAMPLES = {
     "plan": "memexp plan sweeps/quickstart.py\n  memexp plan sweeps/facts.py -- --published --methods full",
     "run": "memexp run sweeps/quickstart.py\n"
     "  memexp run sweeps/recognition_recall.py --store s3://bucket/here -- --data ~/llm-memory --models gpt2",
+    "submit": "memexp submit sweeps/quickstart.py --store s3://bucket/here",
+    "logs": "memexp logs --follow",
+    "stop": "memexp stop quickstart-0a1b2c",
     "weights": "memexp weights sweeps/quickstart.py 0a1b2c3d weights && ls weights",
     "compare": "memexp compare results other-results --kind recognition --by model,lr",
     "status": "memexp status --watch",

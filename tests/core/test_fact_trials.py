@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from memexp import Store, Sweep
-from memexp.cli import _load
+from memexp.loading import load
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 SMALL = ("--models", "tiny-s", "--entities", "4", "--exposures", "1", "--seeds", "0", "--methods", "lora")
@@ -19,7 +19,7 @@ SMALL = ("--models", "tiny-s", "--entities", "4", "--exposures", "1", "--seeds",
 def executed(name: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Sweep, str]:
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    sweep, page = _load(str(SWEEPS / f"{name}.py"), SMALL), io.StringIO()
+    sweep, page = load(str(SWEEPS / f"{name}.py"), SMALL), io.StringIO()
     assert sweep.run(store, local=True, console=Console(file=page, width=120)), page.getvalue()
     return sweep, page.getvalue()
 

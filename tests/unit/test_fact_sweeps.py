@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 import memexp
-from memexp import QA, Choice, Full, LayerAblation, LoRA, Sweep
-from memexp.cli import _load
+from memexp import QA, Choice, Full, LayerAblation, LoRA, Sweep, loading
 from memexp.errors import DataError
 from memexp.plan import grow
 from memexp.stimuli.facts import FactWorld
@@ -26,7 +25,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     """A sweep as ``memexp plan sweeps/NAME.py -- ARGS`` gets it."""
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    return lambda name, *arguments: _load(str(SWEEPS / f"{name}.py"), arguments)
+    return lambda name, *arguments: loading.load(str(SWEEPS / f"{name}.py"), arguments)
 
 
 def test_facts_are_asked_before_and_after_both_kinds_of_text(load: Load) -> None:

@@ -31,10 +31,11 @@ from memexp import (
     Sweep,
     TextFile,
 )
-from memexp.cli import _load, _parser, main
+from memexp.cli import _parser, main
 from memexp.driver.run import Run
 from memexp.first_steps import doctor, examples
 from memexp.first_steps.new import write_new
+from memexp.loading import load
 from memexp.sources import Sources
 from memexp.sources.near_names import near_name
 from memexp.store import Store
@@ -58,7 +59,7 @@ def test_a_new_sweep_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.endswith("next: memexp run mine.py --local\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.csv", "mine.py"]
     assert "NAME" not in Path("mine.py").read_text()
-    sweep = _load("mine.py", [])
+    sweep = load("mine.py", [])
     assert sweep.name == "mine" and len(sweep.conditions) == 24
     forest = sweep.grow()
     assert {texts.count for texts in forest.texts.values()} == {12}
@@ -186,7 +187,7 @@ def test_every_help_ends_with_an_example_that_is_one(capsys: pytest.CaptureFixtu
         page = shown(capsys, command)
         *_, example = page.splitlines()
         assert example.startswith(f"  memexp {command}"), command
-        assert ("ARGS, which follow --" in " ".join(page.split())) is (command in ("plan", "run", "weights"))
+        assert ("ARGS, which follow --" in " ".join(page.split())) is (command in ("plan", "run", "submit", "weights"))
     for line in "\n".join(examples._EXAMPLES.values()).splitlines():
         words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line.partition(" -- ")[0].partition(" && ")[0])]
         assert _parser().parse_args(words[1:]).command is not None

@@ -52,6 +52,8 @@ LAYERS = [
     "local",
     "sweep",
     "first_steps",
+    "loading",
+    "submission",
     "cli",
 ]
 """From the ground up: the packages and modules of memexp, each of which may import itself and those before it."""
@@ -59,7 +61,12 @@ LAYERS = [
 KNOW_TORCH = {"core", "trial"}
 MAY_ASK_TORCH = {*KNOW_TORCH, "probes", "cluster", "local"}
 """Inside functions: on a worker torch is there, in the driver it need not be."""
-MAY_ASK_CLUSTER = {"sweep": {"executor", "addresses"}, "local": {"active_search"}, "first_steps": {"connect"}}
+MAY_ASK_CLUSTER = {
+    "sweep": {"executor", "addresses"},
+    "local": {"active_search"},
+    "first_steps": {"connect"},
+    "submission": {"jobs"},
+}
 """Inside functions, and these modules of it: `memexp.local` executes searches with the library of Ray's samplers."""
 TORCH = {"torch", "transformers", "peft", "accelerate", "lm_eval"}
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memexp import Recognition, Sweep
-from memexp.cli import _load
+from memexp import Recognition, Sweep, loading
 from memexp.plan import grow
 from memexp.sources import read_texts
 
@@ -24,7 +23,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     """The sweep as ``memexp plan sweeps/six_experiments.py -- ARGS`` gets it."""
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    return lambda *arguments: _load(str(SCRIPT), arguments)
+    return lambda *arguments: loading.load(str(SCRIPT), arguments)
 
 
 @pytest.fixture

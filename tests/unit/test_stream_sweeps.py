@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memexp import HubStream, RandomInit, ShippedText, Sweep, TextFile, TextStream
-from memexp.cli import _load
+from memexp import HubStream, RandomInit, ShippedText, Sweep, TextFile, TextStream, loading
 from memexp.plan import bundle
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -23,7 +22,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     """A sweep as ``memexp plan sweeps/NAME.py -- ARGS`` gets it."""
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    return lambda name, *arguments: _load(str(SWEEPS / f"{name}.py"), arguments)
+    return lambda name, *arguments: loading.load(str(SWEEPS / f"{name}.py"), arguments)
 
 
 @pytest.fixture
