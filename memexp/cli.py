@@ -112,6 +112,8 @@ def _add_jobs(command: Command) -> None:
     submit.add_argument("--retry-diverged", action="store_true", help="as that of run")
     logs = command("logs", _logs, "what a submitted sweep has said")
     logs.add_argument("--follow", action="store_true", help="until it is over; exit status 0 if it is complete then")
+    logs.add_argument("--probes", action="store_true", help="what probes of one's own printed, from the store")
+    logs.add_argument("--sweep", metavar="NAME", help="with --probes: of this sweep only")
     stop = command("stop", _stop, "stop a submitted sweep; submitted again, it goes on")
     for sub in (logs, stop):
         sub.add_argument("job", metavar="JOB", nargs="?", help="as submit names it (default: the only one that runs)")
@@ -196,8 +198,10 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from memexp.submission.commands import print_log
+    from memexp.submission.commands import print_log, print_probes
 
+    if options.probes:
+        return print_probes(_store(options), options.sweep)
     return print_log(options.job, options.address, options.follow)
 
 

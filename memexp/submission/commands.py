@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memexp.errors import SpecError
+from memexp.errors import SpecError, visible
 from memexp.script import said_if_slow
 from memexp.store import Store, default_store
 from memexp.submission.luggage import packed
@@ -17,7 +17,7 @@ from memexp.submission.luggage import packed
 if TYPE_CHECKING:
     from memexp.sweep import Sweep
 
-__all__ = ["print_log", "stop", "submit"]
+__all__ = ["print_log", "print_probes", "stop", "submit"]
 
 
 def submit(
@@ -86,6 +86,18 @@ def print_log(name: str | None, address: str | None, follow: bool) -> int:
     whole, said = jobs.ended(name)
     print(f"{name}: {said}")
     return 0 if whole else 1
+
+
+def print_probes(store: Store, sweep: str | None) -> int:
+    """Print what probes of one's own printed, of one sweep or all, measurement by measurement."""
+    paths = [path for path in store.list_text(".logs/") if sweep is None or path.split("/")[1] == sweep]
+    for path in paths:
+        print(f"== {path}")
+        for line in (store.get_text(path) or "").splitlines():
+            print(visible(line))
+    if not paths:
+        print(f"no probe of {sweep or 'any sweep'} has printed anything into {store.location}")
+    return 0
 
 
 def stop(name: str | None, address: str | None) -> int:

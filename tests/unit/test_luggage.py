@@ -10,8 +10,9 @@ import pytest
 from memexp import Condition, Model, Pair, Recognition, ShippedText, Study, TextFile
 from memexp.errors import SpecError
 from memexp.spec import Interference, ItemFile, TextStream
+from memexp.store import Store
 from memexp.submission import luggage as module
-from memexp.submission.commands import submit
+from memexp.submission.commands import print_probes, submit
 from memexp.submission.luggage import Luggage, packed
 
 STAYS = (".git/config", ".env", "sweeps/__pycache__/mine.pyc", "venv/lib/six.py", "venv/pyvenv.cfg", "results/stages/1")
@@ -86,3 +87,15 @@ def test_results_do_not_stay_on_the_heads_disk(project: Path) -> None:
         submit(str(project / "sweeps" / "mine.py"), [], lambda _: pytest.fail(""), "results", None, None)
     with pytest.raises(SpecError, match=r"^--dir: nowhere: no such folder"):
         submit(str(project / "sweeps" / "mine.py"), [], lambda _: pytest.fail(""), "s3://a/b", None, "nowhere")
+
+
+def test_what_probes_printed_is_read_from_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path)
+    assert print_probes(store, None) == 0
+    assert capsys.readouterr().out == f"no probe of any sweep has printed anything into {tmp_path}\n"
+    store.put_text(".logs/mine/surprise-0123.txt", "one\nall \x1b[2Jgone\n")
+    store.put_text(".logs/yours/surprise-0123.txt", "two\n")
+    print_probes(store, "mine")
+    assert capsys.readouterr().out == "== .logs/mine/surprise-0123.txt\none\nall ⟨U+001B⟩[2Jgone\n"
+    print_probes(store, None)
+    assert capsys.readouterr().out.count("== ") == 2
