@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,12 @@ class Cluster:
     """Total resources its autoscaler may reach, None without an autoscaler."""
     kinds: tuple[tuple[Mapping[str, float], int], ...] = ()
     """Resources of each kind of node the autoscaler may start, and how many of them."""
+    most: float = math.inf
+    """Nodes it may start of all kinds together."""
+    head: Mapping[str, float] = field(default_factory=dict)
+    """Resources of its head, which is there already and none of `kinds`."""
+    unknown: tuple[str, ...] = ()
+    """Kinds of node of which the configuration does not say what they have."""
 
     @property
     def spans_machines(self) -> bool:
@@ -104,8 +110,9 @@ class Cluster:
         """How many trials fit on the nodes there are, or may come to be; no worker is on two of them."""
         together = 1 if resources.spread else resources.workers
         now = sum(_fit(node, resources) // together for node in self.nodes)
-        then = sum(_fit(node, resources) // together * count for node, count in self.kinds)
-        return max(now, then) * together // resources.workers
+        then = _together(((_fit(node, resources) // together, count) for node, count in self.kinds), self.most)
+        then += _fit(self.head, resources) // together
+        return int(max(now, then)) * together // resources.workers
 
     def _told(self) -> str:
         """The nodes there are, or may come to be, those alike together."""
@@ -114,6 +121,15 @@ class Cluster:
             had = [(name, node.get(name, 0.0)) for name in ("CPU", "GPU")]
             counts[" and ".join(f"{has:g} {noun(has, name)}" for name, has in had if has)] += count
         return ", ".join(f"{amount(count, 'node')} of {has}" for has, count in counts.items() if has)
+
+    @property
+    def _silent(self) -> str:
+        """What to do about nodes that nobody knows."""
+        if not self.unknown:
+            return ""
+        whose = f"node type {self.unknown[0]}" if len(self.unknown) == 1 else f"node types {', '.join(self.unknown)}"
+        said = "has no `resources`" if len(self.unknown) == 1 else "have no `resources`"
+        return f"; {whose} {said} in the cluster's configuration: give them there, as {{CPU: 4, GPU: 1}}"
 
     def check(self, resources: Resources) -> None:
         """Raise ClusterError if a trial with these resources could never start."""
@@ -124,9 +140,10 @@ class Cluster:
             total = resources.workers * each
             if total > self.total(name):
                 needs = f"{named} needs {total:g} {noun(total, name)}"
-                raise ClusterError(f"{needs} and the cluster can reach {self.total(name):g}")
+                raise ClusterError(f"{needs} and the cluster can reach {self.total(name):g}{self._silent}")
             if not any(node.get(name, 0.0) >= each for node in nodes):
-                raise ClusterError(f"a worker with {each:g} {noun(each, name)} fits on no node of the cluster")
+                says = f"a worker with {each:g} {noun(each, name)} fits on no node of the cluster"
+                raise ClusterError(f"{says}{self._silent}")
         if not self._fitting(resources):
             apart = not resources.spread and self._fitting(dataclasses.replace(resources, spread=True))
             whom = f"all {resources.workers} workers" if resources.workers > 1 else "its worker"
@@ -200,36 +217,48 @@ def _check_memory(cluster: Cluster, peaks: Sequence[Peak]) -> None:
         refuse([peak], [room for node, room in pairs if room and _fit(node["Resources"], peak.resources) >= needed])
 
 
+def _together(each: Iterable[tuple[float, float]], most: float) -> float:
+    """What `most` nodes have at best: of each kind what one has, and how many there may be."""
+    found = 0.0
+    for has, count in sorted(each, reverse=True):
+        taken = min(count, most)
+        most -= taken
+        found += has * taken
+    return found
+
+
 def _look() -> Cluster:
     nodes = tuple(node["Resources"] for node in _alive())
-    return Cluster(nodes, *_autoscaled())
+    return _autoscaled(Cluster(nodes))
 
 
 def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _autoscaled() -> tuple[Mapping[str, float] | None, tuple[tuple[Mapping[str, float], int], ...]]:
-    """Totals the autoscaler of a ``ray up`` cluster may reach, and the resources and number of each kind of node.
+def _autoscaled(cluster: Cluster) -> Cluster:
+    """`cluster` with what the autoscaler of a ``ray up`` cluster may start.
 
     From its own configuration: Ray itself tells only what is there already, and a lone head has no GPU.
     """
     file = Path(BOOTSTRAPPED).expanduser()
     if not file.exists():
-        return None, ()
+        return cluster
     import yaml
 
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        kinds = config["available_node_types"]
-        totals: Counter[str] = Counter()
-        found = []
-        for name, kind in kinds.items():
-            count = 1 if name == config.get("head_node_type") else int(kind.get("max_workers", 0))
-            found.append((kind.get("resources", {}), count))
-            for resource, amount in kind.get("resources", {}).items():
-                totals[resource] += count * amount
-        return totals, tuple(found)
+        types, head = config["available_node_types"], config.get("head_node_type")
+        workers = int(config.get("max_workers", sum(int(kind.get("max_workers", 0)) for kind in types.values())))
+        have = {str(name): dict(kind.get("resources") or {}) for name, kind in types.items()}
+        kinds = tuple((have[name], int(types[name].get("max_workers", workers))) for name in have if name != head)
+        mine = have.get(head, {})
+        totals = {
+            name: mine.get(name, 0.0) + _together(((node.get(name, 0.0), count) for node, count in kinds), workers)
+            for name in {resource for node in have.values() for resource in node}
+        }
+        unknown = tuple(name for name, node in have.items() if not node)
+        return Cluster(cluster.nodes, totals, kinds, workers, mine, unknown)
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ClusterError(f"{file}: not a cluster configuration: {type(error).__name__}: {error}") from error
 

@@ -24,6 +24,9 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start as ray_start
 
+from memexp import ClusterError, Resources
+from memexp.cluster import connect
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
 
@@ -132,9 +135,25 @@ def test_nodes_have_one_gpu_or_several_and_scale_from_none(config: Config) -> No
     assert workers
     for node in workers.values():
         assert node["min_workers"] == 0 < node["max_workers"] <= config["max_workers"]
-    assert sorted(node["resources"]["GPU"] for node in workers.values()) == [1, 4]  # one for trials, one for groups
+    assert sorted(node["resources"]["GPU"] for node in workers.values()) == [1, 4, 8]  # for trials, for groups
     assert config["idle_timeout_minutes"] > 0
     assert config["provider"]["cache_stopped_nodes"] is False
+
+
+def test_published_large_models_have_a_node_each(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    file.write_text(TEXT)
+    monkeypatch.setattr(connect, "BOOTSTRAPPED", str(file))
+    cluster = connect._autoscaled(connect.Cluster((config["available_node_types"]["head"]["resources"],)))
+    for workers, slots in ((4, 2 + 2), (8, 1)):
+        group = Resources(workers=workers, cpus=4, gpus=1)
+        cluster.check(group)
+        assert cluster.slots(group) == slots  # two nodes of four GPUs, and one of eight
+    with pytest.raises(ClusterError, match="no node has room for all 9 workers together"):
+        cluster.check(Resources(workers=9, gpus=1))
+    assert cluster.total("GPU") == 2 * 4 + 8 + 5, "eight nodes in all"
 
 
 def test_every_ray_process_asks_for_the_token(config: Config) -> None:

@@ -140,7 +140,8 @@ def test_nodes_that_the_autoscaler_may_start_count(tmp_path: Path, monkeypatch: 
     file = tmp_path / "ray_bootstrap_config.yaml"
     file.write_text(json.dumps(HEAD_ONLY))
     monkeypatch.setattr(connect, "BOOTSTRAPPED", str(file))
-    cluster = Cluster(({"CPU": 0.0, DRIVER: 1000.0},), *connect._autoscaled())
+    head = Cluster(({"CPU": 0.0, DRIVER: 1000.0},))
+    cluster = connect._autoscaled(head)
     assert cluster.spans_machines
     assert cluster.slots(Resources(gpus=1)) == 8
     with pytest.raises(ClusterError, match=r"no node has room for all 2 .* there are 8 nodes of 4 CPUs and 1 GPU; "):
@@ -152,7 +153,41 @@ def test_nodes_that_the_autoscaler_may_start_count(tmp_path: Path, monkeypatch: 
         cluster.check(Resources(cpus=8))
     file.write_text("available_node_types: 3")
     with pytest.raises(ClusterError, match="not a cluster configuration"):
-        connect._autoscaled()
+        connect._autoscaled(head)
+    monkeypatch.setattr(connect, "BOOTSTRAPPED", str(tmp_path / "none"))
+    assert connect._autoscaled(head) == head
+
+
+def test_no_more_nodes_than_the_whole_cluster_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    monkeypatch.setattr(connect, "BOOTSTRAPPED", str(file))
+    types: dict[str, Any] = {
+        **HEAD_ONLY["available_node_types"],  # type: ignore[dict-item]
+        "gpus": {"resources": {"CPU": 96, "GPU": 8}, "max_workers": 2},
+        "spot": {"resources": {"CPU": 4, "GPU": 1}},  # as many as all
+    }
+
+    def cluster(most: int) -> Cluster:
+        file.write_text(json.dumps({**HEAD_ONLY, "max_workers": most, "available_node_types": types}))
+        return connect._autoscaled(Cluster(({"CPU": 0.0, DRIVER: 1000.0},)))
+
+    assert cluster(100).slots(Resources(gpus=1)) == 2 * 8 + 98
+    assert cluster(3).slots(Resources(gpus=1)) == 2 * 8 + 1
+    assert cluster(1).slots(Resources(workers=8, gpus=1)) == 1 and cluster(1).total("GPU") == 8
+    cluster(1).check(Resources(workers=8, gpus=1))
+    with pytest.raises(ClusterError, match="needs 9 GPUs"):
+        cluster(1).check(Resources(workers=9, gpus=1, spread=True))
+
+
+def test_nodes_that_nobody_knows_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    types = {"head": {"resources": {"CPU": 0}}, "gpu": {"max_workers": 8}}
+    file.write_text(json.dumps({"head_node_type": "head", "max_workers": 8, "available_node_types": types}))
+    monkeypatch.setattr(connect, "BOOTSTRAPPED", str(file))
+    cluster = connect._autoscaled(Cluster(({"CPU": 0.0},)))
+    says = "can reach 0; node type gpu has no `resources` in the cluster's configuration: give them there"
+    with pytest.raises(ClusterError, match=says):
+        cluster.check(Resources(gpus=1))
 
 
 def test_a_disk_is_shared_if_its_file_system_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
