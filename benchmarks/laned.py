@@ -2,7 +2,7 @@
 
     python -m benchmarks.laned FOLDER OUT.json
 
-"Host": architectures at their real depth and with all widths at 16, as good as nothing to compute: CPU seconds are what
+"Host": architectures at their real depth and with all widths at 8, as good as nothing to compute: CPU seconds are what
 the host needs to say what is to be computed, which is what a GPU waits for. (At widths of 64 a third of what eight full
 models take is AdamW's arithmetic, which is a GPU's.) "CPU": models that a CPU computes. FOLDER
 is what `benchmarks.material.make` wrote.
@@ -43,14 +43,14 @@ WARM = 2
 CLIP = 1.0
 
 DEEP: Mapping[str, Mapping[str, Any]] = {
-    "GPT-2 124M": {"model_type": "gpt2", "n_layer": 12, "n_embd": 16, "n_head": 4},
+    "GPT-2 124M": {"model_type": "gpt2", "n_layer": 12, "n_embd": 8, "n_head": 2, "n_positions": 64},
     "OPT-1.3B": {
-        **{"model_type": "opt", "num_hidden_layers": 24, "hidden_size": 16, "word_embed_proj_dim": 16},
-        **{"ffn_dim": 64, "num_attention_heads": 4, "pad_token_id": None},
+        **{"model_type": "opt", "num_hidden_layers": 24, "hidden_size": 8, "word_embed_proj_dim": 8},
+        **{"ffn_dim": 32, "num_attention_heads": 2, "pad_token_id": None},
     },
     "Llama-3 8B": {
-        **{"model_type": "llama", "num_hidden_layers": 32, "hidden_size": 16, "intermediate_size": 64},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False},
+        **{"model_type": "llama", "num_hidden_layers": 32, "hidden_size": 8, "intermediate_size": 32},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": False},
     },
 }
 """Depths, with widths of next to nothing."""
@@ -77,7 +77,7 @@ def cases(material: Material) -> dict[str, Case]:
     for how, method in (("LoRA", LoRA(r=8)), ("full", Full())):
         found[f"CPU, GPT-2 of 4.2M, {how}"] = Case(Model(str(material.model)), method, texts, 16, 5)
     if (FOLDER / "config.json").exists():
-        found["CPU, SmolLM2-135M, LoRA"] = Case(Model(str(FOLDER)), LoRA(r=8), texts, 16, 3)
+        found["CPU, SmolLM2-135M, LoRA"] = Case(Model(str(FOLDER)), LoRA(r=8), texts, 16, 1)
     return found
 
 

@@ -60,7 +60,7 @@ A GPT-2 of 4.2 million parameters made from its configuration, study lists with 
 
 - The real model is SmolLM2-135M-Instruct as `make real` makes it: as it is for recognition and recall, studied at 1e-4.
 
-Lanes: "host" is the real depth with widths of 16, so that CPU seconds are what a GPU would wait for; "CPU" is a
+Lanes: "host" is the real depth with widths of 8, so that CPU seconds are what a GPU would wait for; "CPU" is a
 computation that fills a core by itself, which lanes cannot fill any better: `Resources(lanes="auto")` keeps one there.
 
 Prefixes: with the shots drawn anew for every question, as the published protocol has it, prompts share next to nothing.
