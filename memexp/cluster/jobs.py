@@ -37,8 +37,6 @@ WITHIN = 60
 """Seconds that a sweep has to end in where it is stopped; Ray's own way is three."""
 EVERY = 1.0
 """Seconds between two looks at a job."""
-
-
 TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 """What tells of packing in lines of its own."""
 
@@ -169,7 +167,7 @@ class Jobs:
                 "RAY_AUTH_TOKEN or ~/.ray/auth_token to what its head has (`ray get-auth-token` there)"
             ) from error
         except OSError as error:  # of sockets, and of the library that asks
-            raise ClusterError(f"{self._silent} any more") from error
+            raise ClusterError(self._silent) from error
         except (RuntimeError, ValueError) as error:  # as Ray raises what a head answers
             raise ClusterError(f"{self.address}: {one_line(error, 300)}") from error
 
