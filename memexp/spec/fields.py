@@ -15,7 +15,7 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
@@ -94,6 +94,14 @@ def _shown_default(info: FieldInfo) -> str:
     return f"{name}()" if name.isidentifier() else "made anew"
 
 
+def _words(problems: Sequence[Any], field: Any) -> str:
+    """The words that a field takes instead of a number, as in ``'auto'``."""
+    found = (
+        one["ctx"]["expected"] for one in problems if one["loc"][:1] == (field,) and one["type"] == "literal_error"
+    )
+    return next(found, "")
+
+
 def _first_complaint(cls: type, error: ValidationError) -> str:
     """One line for the first violation of `cls`: ``Study.lr: Input should be greater than 0, got -1.0``."""
     problems = error.errors(include_url=False)
@@ -118,6 +126,8 @@ def _first_complaint(cls: type, error: ValidationError) -> str:
     choices = [p["ctx"] for p in problems if p["loc"][:1] == (first,) and "class_name" in p.get("ctx", {})]
     if choices:
         message = "must be " + " or ".join(dict.fromkeys(f"{choice['class_name']}(...)" for choice in choices))
+    elif problem["type"] != "literal_error" and (words := _words(problems, first)):
+        message += f", or {words}"
     elif problem["type"] == "tuple_type":
         message = "must be a list"
     elif problem["type"] == "too_short":
