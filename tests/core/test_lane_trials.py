@@ -149,7 +149,8 @@ def test_a_model_without_lanes_goes_on_in_one(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"lanes": 0}, "Resources.lanes"),
+        ({"lanes": 0}, "Resources.lanes: Input should be greater than 0, or 'auto', got 0"),
+        ({"lanes": "many"}, "Resources.lanes: Input should be a valid integer, or 'auto', got 'many'"),
         ({"lanes": 2, "workers": 2}, "lanes are of a model on one worker"),
         ({"lanes": 2, "offload": True}, "offload=False or lanes=1"),
     ],
