@@ -2,10 +2,10 @@
 
     python -m benchmarks.laned FOLDER OUT.json
 
-"Host": architectures at their real depth and with all widths at 8, as good as nothing to compute: CPU seconds are what
-the host needs to say what is to be computed, which is what a GPU waits for. (At widths of 64 a third of what eight full
-models take is AdamW's arithmetic, which is a GPU's.) "CPU": models that a CPU computes. FOLDER
-is what `benchmarks.material.make` wrote.
+"Host": architectures at their real depth with widths of 8 and 400 tokens, as good as nothing to compute: CPU seconds
+are what the host needs to say what is to be computed, which is what a GPU waits for. (At widths of 64 and 4,000 tokens
+half of what eight full models take is arithmetic, AdamW's above all, which is a GPU's.) "CPU": models that a CPU
+computes. FOLDER is what `benchmarks.material.make` wrote.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from benchmarks.equality import Unequal
 from benchmarks.material import Material
 from benchmarks.smollm2 import FOLDER
-from memexp import Full, LoRA, Model, RandomInit, ShippedText, Study
+from memexp import Full, LoRA, Model, RandomInit, ShippedText, Study, TextFile, TrainedTokenizer
 from memexp.core.data import Row, encode, order
 from memexp.core.lanes import Lanes
 from memexp.core.load import load
@@ -70,8 +70,9 @@ class Case:
 def cases(material: Material) -> dict[str, Case]:
     """By title."""
     texts, found = material.texts("targets"), dict[str, Case]()
+    few = TrainedTokenizer([TextFile(str(material.file("targets")))], 400)
     for name, config in DEEP.items():
-        model = Model(name, tokenizer="tiny-s", init=RandomInit(dict(config)))
+        model = Model(name, tokenizer=few, init=RandomInit(dict(config)))
         for how, method in (("LoRA", LoRA(r=8)), ("full", Full())):
             found[f"host, {name}, {how}"] = Case(model, method, [text[:16] for text in texts], 2, 10)
     for how, method in (("LoRA", LoRA(r=8)), ("full", Full())):
