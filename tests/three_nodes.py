@@ -56,7 +56,8 @@ def guarded_cluster(cpus: Sequence[int], environment: Mapping[str, str] | None =
     """A cluster that wants a token, of a head and other nodes with so many CPUs; see `three_nodes`."""
     ours = internal_kv.global_gcs_client
     # Port None: the next free one, since another cluster of this machine may have the usual one.
-    head = {"num_cpus": cpus[0], "resources": {DRIVER: 10}, "include_dashboard": True, "dashboard_port": None}
+    free = {"dashboard_port": None, "dashboard_agent_listen_port": None}
+    head = {"num_cpus": cpus[0], "resources": {DRIVER: 10}, "include_dashboard": True, **free}
     with pytest.MonkeyPatch.context() as patch:
         for variable, value in {"RAY_AUTH_MODE": "token", **(environment or {})}.items():
             patch.setenv(variable, value)
