@@ -18,6 +18,7 @@ from support import command, ended
 
 from memexp.records import rows_for
 from memexp.store import Store
+from memexp.wording import amount
 
 pytestmark = pytest.mark.drill
 
@@ -136,5 +137,5 @@ def test_an_import_goes_on_where_it_was_killed(
     there = content(store)
     assert len(imported) == 200 and len(there) < 200 and set(there) <= set(imported)
     page = ended(command("import", "llm-memory", published, "--store", store), 0)
-    assert f"{8 - len(there) // 25} files new, {len(there) // 25} already there" in page
+    assert f": {amount(8 - len(there) // 25, 'file')} new, {len(there) // 25} already there" in page
     assert content(store) == imported
