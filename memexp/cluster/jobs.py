@@ -24,6 +24,7 @@ from typing import Any
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from memexp.cluster.joining import TOKEN
 from memexp.cluster.servers import answers
 from memexp.errors import ClusterError, one_line
 
@@ -31,7 +32,7 @@ __all__ = ["ADDRESS", "Jobs"]
 
 ADDRESS = "http://127.0.0.1:8265"
 """Where ``ray dashboard cluster.yaml`` brings a head's dashboard, and where it is on the head itself."""
-SWEEP, STORE = "memexp-sweep", "memexp-store"
+SWEEP = "memexp-sweep"
 """What a job of ours is known by."""
 WITHIN = 60
 """Seconds that a sweep has to end in where it is stopped; Ray's own way is three."""
@@ -64,14 +65,13 @@ class Jobs:
         with self._told(), _alone():
             self._client = JobSubmissionClient(self.address)
 
-    def submit(self, sweep: str, command: Sequence[str], folder: Path, store: str = "") -> str:
+    def submit(self, sweep: str, command: Sequence[str], folder: Path) -> str:
         """Have the head execute a command in a copy of a folder; returns the job's name.
 
         Args:
             sweep: the name of the sweep.
             command: what is executed.
             folder: what travels.
-            store: where results go, for those who list jobs.
         """
         name = f"{re.sub('[^A-Za-z0-9_.-]+', '-', sweep)[:60]}-{uuid.uuid4().hex[:6]}"
         runtime = {
@@ -86,7 +86,7 @@ class Jobs:
                         entrypoint=shlex.join(command),
                         submission_id=name,
                         runtime_env=runtime,
-                        metadata={SWEEP: sweep, STORE: store},
+                        metadata={SWEEP: sweep},
                     )
                     return name
                 except RuntimeError as error:  # a head says so for seconds after its start
@@ -126,10 +126,15 @@ class Jobs:
             time.sleep(EVERY)
 
     def stop(self, name: str) -> str:
-        """End a job, and wait until it is over; returns in a word how it ended."""
+        """End a job, and wait until it is over; returns in a word how it ended. Raises ClusterError if it does not."""
         with self._told():
             self._client.stop_job(name)
+        end = time.monotonic() + 2 * WITHIN  # Ray kills what has not ended `WITHIN`
         while not (status := self._info(name).status).is_terminal():
+            if time.monotonic() > end:
+                raise ClusterError(
+                    f"{self.address}: {name} was told to stop and has not; the same command tells it again"
+                )
             time.sleep(EVERY)
         return str(status.value).lower()
 
@@ -162,10 +167,7 @@ class Jobs:
         except ClusterError:
             raise
         except AuthenticationError as error:
-            raise ClusterError(
-                f"{self.address} wants {'another' if _has_token() else 'a'} token: set RAY_AUTH_MODE=token here, and "
-                "RAY_AUTH_TOKEN or ~/.ray/auth_token to what its head has (`ray get-auth-token` there)"
-            ) from error
+            raise ClusterError(f"{self.address} wants {'another' if _has_token() else 'a'} token: {TOKEN}") from error
         except OSError as error:  # of sockets, and of the library that asks
             raise ClusterError(self._silent) from error
         except (RuntimeError, ValueError) as error:  # as Ray raises what a head answers

@@ -18,12 +18,17 @@ from memexp.cluster import environment
 from memexp.cluster.servers import Servers, answers, watched
 from memexp.errors import ClusterError, one_line
 
-__all__ = ["DRIVER", "DRIVERS", "joined"]
+__all__ = ["DRIVER", "DRIVERS", "TOKEN", "joined"]
 
 DRIVER = "memexp_driver"
 """Custom resource that a driver of a worker group holds instead of a CPU: on a small machine that CPU would be the one
 its workers wait for. Declared by `joined` on a local cluster and by cluster.yaml on a head node."""
 DRIVERS = 1_000
+TOKEN = (
+    "set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN or ~/.ray/auth_token to what its head has (`ray get-auth-token` "
+    "there)"
+)
+"""What to do where a cluster wants its token."""
 
 VARIABLES = {
     # Threads that spin while they wait cost other trials on the same cores up to four times their speed.
@@ -160,10 +165,7 @@ def _why(error: Exception, address: str) -> str:
         wants = "another token" if os.environ.get("RAY_AUTH_MODE") == "token" else "RAY_AUTH_MODE=token and its token"
         if "no authentication token was found" in refusal:
             wants = "its token"
-        return (
-            f"the Ray cluster at {address} wants {wants}: set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN or "
-            "~/.ray/auth_token to what its head has (`ray get-auth-token` there)"
-        )
+        return f"the Ray cluster at {address} wants {wants}: {TOKEN}"
     if address == "local":
         return f"Ray did not start: {one_line(error, 200)}; the same command tries again"
     return f"no Ray cluster at {address!r}: {one_line(error, 200)}"

@@ -64,7 +64,7 @@ def submit(
         command = ["memexp", "run", "--address", "auto", "--store", location]
         command += ["--retry-diverged"] if retry_diverged else []
         command += [str(within), *(["--", *arguments] if arguments else [])]
-        name = jobs.submit(sweep.name, command, luggage.folder, location)
+        name = jobs.submit(sweep.name, command, luggage.folder)
     told = f" --address {jobs.address}" if address else ""
     print(f"submitted {name} to {jobs.address}; this machine may be switched off")
     print(f"  memexp status --watch --store {location}")
