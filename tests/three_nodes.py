@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from ray._private.authentication import authentication_token_setup
 from ray.cluster_utils import Cluster
 from ray.experimental import internal_kv
+from s3_server import s3_server
 
 from memexp.cluster.connect import DRIVER
 
@@ -21,22 +21,17 @@ __all__ = ["a_bucket", "guarded_cluster", "three_nodes"]
 @contextlib.contextmanager
 def a_bucket(name: str) -> Iterator[str]:
     """The address of an S3 bucket on loopback, which this process and those that it starts know how to reach."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
     settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, value in settings.items():
+    with s3_server() as endpoint, pytest.MonkeyPatch.context() as patch:
+        for variable, value in {"AWS_ENDPOINT_URL": endpoint, **settings}.items():
             patch.setenv(variable, value)
-        boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"]).create_bucket(Bucket=name)
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=name)
         yield f"s3://{name}"
-    server.stop()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from core.small import weights
 from core.test_interference import after
 from core.test_snapshot import CASES, Subject, assert_same
 from core.test_trial import Grid, grid, rows, statuses, store, trial_of
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 
 import memexp.core.checkpoint
 import memexp.core.train
@@ -49,17 +49,14 @@ WORLD = World.current()
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A store's URL on moto's S3 server."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    for name, value in (
-        *(("AWS_ENDPOINT_URL", endpoint), ("AWS_REGION", "us-east-1")),
-        *(("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")),
-    ):
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="bucket")
-    yield "s3://bucket/results"
-    server.stop()
+    with s3_server() as endpoint:
+        for name, value in (
+            *(("AWS_ENDPOINT_URL", endpoint), ("AWS_REGION", "us-east-1")),
+            *(("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")),
+        ):
+            monkeypatch.setenv(name, value)
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="bucket")
+        yield "s3://bucket/results"
 
 
 def learn(subject: Subject, first: int, last: int) -> list[Step]:

@@ -25,7 +25,7 @@ import polars
 import pyarrow as pa
 import pytest
 from made_results import Made
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 
 from memexp.driver.pruning import prune
 from memexp.errors import StoreError
@@ -61,14 +61,11 @@ def environment() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module")
 def s3(environment: pytest.MonkeyPatch) -> Iterator[Any]:
     """A client of moto's server, which has a bucket named ``bucket`` and is AWS_ENDPOINT_URL."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    environment.setenv("AWS_ENDPOINT_URL", endpoint)
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-    client.create_bucket(Bucket="bucket")
-    yield client
-    server.stop()
+    with s3_server() as endpoint:
+        environment.setenv("AWS_ENDPOINT_URL", endpoint)
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        client.create_bucket(Bucket="bucket")
+        yield client
 
 
 @pytest.fixture
