@@ -23,6 +23,7 @@ from memexp.plan.devices import known_as
 from memexp.plan.retries import Outcome
 from memexp.plan.room import Peak, here, refuse
 from memexp.search.ledger import Ledger
+from memexp.signals import Stopped, put_off, stopped_by
 from memexp.spec import Resources, Snapshots
 from memexp.store import Store
 
@@ -110,15 +111,28 @@ class LocalExecutor:
         """One trial, and what failed of it; none where the GPU of this process is lost: there is no other process."""
         from memexp.core.processes import World
         from memexp.trial.execute import execute
+        from memexp.trial.leaving import Leaving, Notice
 
         if self._lost:
             return
-        world = World.current(trial.resources.gpus)
+        world, notice = World.current(trial.resources.gpus), Notice()
+
+        def saves_first() -> bool:
+            notice.give(stopped_by())
+            return notice.trainings > 0
+
         try:
-            outcome.failures += execute(trial, store, world, attempt, report, self._base, watch=self._watch)
+            with put_off(saves_first):
+                outcome.failures += execute(
+                    trial, store, world, attempt, report, self._base, watch=self._watch, notice=notice
+                )
+        except Leaving:
+            raise Stopped from None
         except DeviceError as error:
             self._lost = True
             outcome.failures += [*error.lines, f"{error}: say the same command again for the rest"]
+        if notice.why is not None:  # the trial was over before it heard of it
+            raise Stopped
 
 
 class _Stopped(BaseException):

@@ -200,7 +200,8 @@ STAGES = pa.schema(
 diverged (the loss was not finite), skipped (a stage before it failed), stopped (not reached, since the rule of a search
 ended its trajectory before), differs (a second attempt measured other numbers than the stored ones), unsaved (a
 snapshot could not be written, and training went on), unread (a snapshot could not be taken up, and training began
-earlier), begun (by a trial that may die of it), or halved (memory ran out, and it is tried with half the batch)."""
+earlier), begun (by a trial that may die of it), halved (memory ran out, and it is tried with half the batch), or left
+(the machine was about to be taken away, and the trial goes on elsewhere from what was saved)."""
 
 SWEEPS = pa.schema(
     [

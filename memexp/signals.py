@@ -3,6 +3,8 @@
 with heeded():
     ...          # `Stopped`, a KeyboardInterrupt, comes out of here
 asked()          # which signal it was
+with put_off(to_come):
+    ...          # `to_come` is asked whether the stop comes by itself (`stop_now`), once what is at hand is saved
 
 The first signal raises in the main thread. Whoever catches what code of others raises asks here whether a stop was
 asked for meanwhile: libraries catch interrupts and raise something else.
@@ -16,11 +18,22 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-__all__ = ["Interrupted", "Stopped", "asked", "heeded", "interrupt_main", "status", "stop", "stopped_by"]
+__all__ = [
+    "Interrupted",
+    "Stopped",
+    "asked",
+    "heeded",
+    "interrupt_main",
+    "put_off",
+    "status",
+    "stop",
+    "stop_now",
+    "stopped_by",
+]
 
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INSISTENCE = 10.0
@@ -46,6 +59,10 @@ class _State:
     """How many of `heeded` are open."""
     interrupted: bool = False
     """Whether the interrupt to come is of our own making."""
+    to_come: Callable[[], bool] = lambda: False
+    """Whether the stop that is asked for comes by itself."""
+    due: bool = False
+    """Whether that has been said, and it has not come."""
 
 
 _state = _State()
@@ -103,6 +120,25 @@ def heeded(last: bool = False) -> Iterator[None]:
                 _state.asked = None
 
 
+@contextlib.contextmanager
+def put_off(to_come: Callable[[], bool]) -> Iterator[None]:
+    """While the context lasts, a signal that is not Ctrl-C raises nothing where `to_come`, asked then, says so.
+
+    What is at hand is then to raise `Stopped` soon, or another thread to call `stop_now`. Ctrl-C is not put off: who
+    presses it waits.
+    """
+    before, _state.to_come = _state.to_come, to_come
+    try:
+        yield
+    finally:
+        _state.to_come, _state.due = before, False
+
+
+def stop_now() -> None:
+    """Raise the `Stopped` that was put off, in the main thread."""
+    interrupt_main()
+
+
 def stop(number: int) -> None:
     """Note that a stop is asked for, and by what."""
     _state.asked, _state.since = signal.Signals(number), time.monotonic()
@@ -113,10 +149,21 @@ def _heed(number: int, frame: FrameType | None) -> None:
         _state.interrupted = False
         if _state.asked is None:
             raise Interrupted
+        _raise_if_due()
     elif _state.asked is None:
         stop(number)
-        raise Stopped
+        _state.due = number != signal.SIGINT and _state.to_come()
+        if not _state.due:
+            raise Stopped
+    elif number == signal.SIGINT and _state.due:
+        _raise_if_due()
     elif time.monotonic() - _state.since > INSISTENCE:
         with contextlib.suppress(OSError):
             os.write(2, f"stopped by {stopped_by()} at once\n".encode())
         os._exit(status())
+
+
+def _raise_if_due() -> None:
+    if _state.due:
+        _state.due = False
+        raise Stopped

@@ -29,6 +29,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from memexp.cluster import environment, nodes, places
 from memexp.cluster.connect import DRIVER, Cluster
 from memexp.cluster.deaths import MEMORY, killed_for_memory
+from memexp.cluster.draining import LEFT, Farewell, left, noticed
 from memexp.cluster.sending import Sender, send_probes
 from memexp.errors import ClusterError, one_line, without_secrets
 from memexp.events import Event
@@ -105,7 +106,7 @@ def fit(
 
     Raises ClusterError where this node has no room for Tune's records.
     """
-    with _scratch() as scratch:
+    with _scratch() as scratch, listener.farewell.awaited():
         tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space=space,
@@ -184,13 +185,21 @@ def _execute(trial: Trial, store: Store, attempt: Attempt, held: Resources, repo
     nodes.check_here()
     from memexp.core.processes import World
     from memexp.trial.execute import execute
+    from memexp.trial.leaving import Leaving, Notice
 
     # By a process that died before this one started: what hung costs itself only.
     failed = failures(store, attempt, [trial.base, *trial.stages])
     attempt = attempt.begun()
     trial = leave_out(trial, failed, store, attempt)
+    notice = Notice()
     try:
-        lines = execute(trial, store, World.current(trial.resources.gpus), attempt, reporter, _warm_base())
+        with noticed(notice):
+            world = World.current(trial.resources.gpus)
+            lines = execute(trial, store, world, attempt, reporter, _warm_base(), notice=notice)
+    except Leaving:
+        gone = left(notice)
+        reporter.tell(str(gone))
+        raise gone from None
     finally:
         _give_back()
     reporter.flush([*failed.values(), *lines])
@@ -259,6 +268,7 @@ class Listener(tune.Callback):  # type: ignore[misc] # untyped
         """One line for every stage that a trial recorded as failed."""
         self.lost: dict[int, Death] = {}
         """How trials died, by their number."""
+        self.farewell = Farewell(lambda line: on_progress(Progress(said=(line,))))
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks among what a restored experiment would need; a display cannot be and is not."""
@@ -273,6 +283,11 @@ class Listener(tune.Callback):  # type: ignore[misc] # untyped
         self.on_progress(Progress(answered, steps, reached, said=said, events=events))
         if result.get("killed"):
             self._lose(trial, result["killed"])
+        if any(line.endswith(LEFT) for line in said):
+            self.farewell.gone(trial.trial_id)
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        self.farewell.look({trial.trial_id for trial in trials if trial.status == TuneTrial.RUNNING})
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._lose(trial, _last_words(trial))

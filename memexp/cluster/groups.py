@@ -21,6 +21,7 @@ from ray.util.queue import Empty, Queue
 
 from memexp.cluster import environment, nodes, places
 from memexp.cluster.deaths import killed_for_memory
+from memexp.cluster.draining import LEFT, left, noticed, was_left
 from memexp.cluster.rendezvous import AtNode
 from memexp.errors import without_secrets
 from memexp.plan import Trial
@@ -74,6 +75,9 @@ def drive(trial: Trial, held: Resources, store: Store, attempt: Attempt) -> tupl
             return lines + fit_group(_group(trial, held, store, this, reports), reports), None
         except (TrainingFailedError, RayError) as error:
             places.give_back(f"{this.name} ")
+            if was_left(error):
+                tune.report({"answered": [], "steps": 0, "said": [f"a node of a worker group is about to go: {LEFT}"]})
+                continue
             failed = failures(store, this, [trial.base, *trial.stages])
             if not failed and not trial.halved and Log.read(store, this).rows(status="halved"):
                 trial = dataclasses.replace(trial, halved=True)
@@ -173,6 +177,7 @@ def _work(config: dict[str, Any]) -> list[str]:
     nodes.check_here()
     from memexp.core.processes import World
     from memexp.trial.execute import execute
+    from memexp.trial.leaving import Leaving, Notice
 
     trial: Trial = config["trial"]
 
@@ -185,6 +190,10 @@ def _work(config: dict[str, Any]) -> list[str]:
         # Not through Train, to which all ranks report together.
         config["reports"].put({"answered": [], "steps": 0, "said": [line]})
 
-    with told(tell):
-        world = World.current(trial.resources.gpus)
-        return execute(trial, config["store"], world, config["attempt"], report)
+    notice = Notice()
+    try:
+        with told(tell), noticed(notice):
+            world = World.current(trial.resources.gpus)
+            return execute(trial, config["store"], world, config["attempt"], report, notice=notice)
+    except Leaving:
+        raise left(notice) from None

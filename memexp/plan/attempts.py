@@ -62,7 +62,7 @@ Failed = tuple[str, str | None]
 
 Part = Literal["conditions", "apart", "searches", "conditions-alone", "apart-alone", "searches-alone"]
 Status = Literal[
-    "complete", "failed", "diverged", "skipped", "stopped", "differs", "unsaved", "unread", "begun", "halved"
+    "complete", "failed", "diverged", "skipped", "stopped", "differs", "unsaved", "unread", "begun", "halved", "left"
 ]
 
 
@@ -249,11 +249,11 @@ class Log:
         """The latest row of each stage, and of what went wrong with its measurements.
 
         Without those whose numbers differ from stored ones, that speak of a snapshot or a second try, or that something
-        began.
+        began or goes on elsewhere.
         """
         found: dict[Failed, Row] = {}
         for one in sorted(self.rows(), key=lambda row: row["finished"]):
-            if one["status"] not in ("differs", "unsaved", "unread", "begun", "halved"):
+            if one["status"] not in ("differs", "unsaved", "unread", "begun", "halved", "left"):
                 found[one["stage_id"], one["probe_id"]] = one
         return found
 

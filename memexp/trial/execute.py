@@ -12,6 +12,7 @@ from memexp.plan.attempts import Attempt, Progress
 from memexp.store.snapshots import Marks, find
 from memexp.trial.base import WarmBase
 from memexp.trial.failing import lost_devices
+from memexp.trial.leaving import Leaving, Notice
 from memexp.trial.reporting import Report
 from memexp.trial.rows import Sink
 from memexp.trial.walk import Walk
@@ -27,6 +28,7 @@ def execute(
     report: Report = lambda _: None,
     base: WarmBase | None = None,
     watch: bool = True,
+    notice: Notice | None = None,
 ) -> list[str]:
     """Train and measure what of `trial` is not in `sink` yet. All ranks of `world` call.
 
@@ -41,12 +43,14 @@ def execute(
         report: called with the progress made, on every rank equally often.
         base: keeps the base model for the next trial of this process; by default it is let go of.
         watch: whether a process that makes no progress for ``Resources.stall_minutes`` ends itself.
+        notice: given when this process is about to be taken away.
 
     Returns:
         One line for every stage or measurement that failed; empty where all is complete.
 
     Raises:
         DeviceError: this process can make no more use of its GPU; what failed of it is recorded.
+        Leaving: there was `notice` for this rank or another; what was trained is saved.
         StoreError: nothing can be recorded.
     """
     asks = _outstanding(trial, sink, world)
@@ -55,10 +59,17 @@ def execute(
     marks, leaves = world.broadcast((find(sink), trial.lacking_leaves(sink)) if world.leads else (Marks(), ()))
     if not asks and not leaves:
         return []
-    walk = Walk(trial, asks, leaves, marks, sink, world, attempt, report)
+    notice = notice or Notice()
+    if world.any(notice.why is not None):  # before a model is loaded for nothing
+        raise Leaving
+    walk = Walk(trial, asks, leaves, marks, sink, world, attempt, report, notice)
     report(Progress(events=(TrialStarted(attempt.sweep, attempt.of, trial.base.model.name),)))
     with lost_devices(world):
-        lines = walk.run(base or WarmBase(), trial.resources.stall_minutes if watch else None)
+        try:
+            lines = walk.run(base or WarmBase(), trial.resources.stall_minutes if watch else None)
+        except Leaving:
+            walk.notes.commit()
+            raise
     report(Progress(events=(TrialEnded(attempt.sweep, attempt.of, len(lines)),)))
     return lines
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from memexp.core.lanes import Lanes
 from memexp.signals import Interrupted
+from memexp.trial.leaving import Leaving
 
 __all__ = ["Lockstep"]
 
@@ -65,6 +66,8 @@ class Lockstep:
         self._back = threading.Semaphore(0)
         """Given when a lane stops."""
         self._failure: BaseException | None = None
+        self._left: Leaving | None = None
+        """Of a lane that has saved what it had, as the others are about to do."""
         self._ended = self._done = False
 
     def run(self, first: Job) -> None:
@@ -122,6 +125,8 @@ class Lockstep:
                     self._stop(lane, lambda: bool(self._jobs))
         except _Ended:
             pass
+        except Leaving as error:
+            self._left, self._jobs = error, []  # what nobody has begun is for another trial
         except BaseException as error:  # raised again by `run`, in the thread that it belongs to
             self._failure = self._failure or error
         finally:
@@ -156,6 +161,9 @@ class Lockstep:
         if able or self._done:
             return
         asking = [lane for lane in self._all if lane.asked is not None]
+        if not asking and self._left is not None:  # all others wait for one that has left
+            self._failure = self._left
+            return
         what = min((lane.asked[0] for lane in asking if lane.asked is not None), key=ORDER.index)
         some = [(lane, lane.asked[1]) for lane in asking if lane.asked is not None and lane.asked[0] == what]
         answers = self.lanes.do(what, [(lane.number, given) for lane, given in some])

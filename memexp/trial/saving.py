@@ -1,6 +1,6 @@
 """Snapshots of a trajectory in the middle of training, as often as the sweep's `Snapshots` say, and taken up again.
 
-saver = Saver(trial, leaves, sink, notes, world, marks)
+saver = Saver(trial, leaves, sink, notes, world, marks, notice)
 loaded = saver.load(stage, lm)
 train(..., after=saver.along(stage, lm, optimizer, done))
 """
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch.optim import AdamW
 
 from memexp.core.checkpoint import Loaded, load_snapshot, save_snapshot
@@ -23,6 +24,7 @@ from memexp.core.train import Step
 from memexp.errors import StoreError
 from memexp.plan import Stage, TrainingStage, Trial
 from memexp.store.snapshots import Mark, Marks, Unfit, discard
+from memexp.trial.leaving import Leaving, Notice
 from memexp.trial.rows import Notes, Sink
 
 __all__ = ["Saver"]
@@ -36,6 +38,20 @@ class _Unsaved:
     seconds: float = 0.0
 
 
+@dataclass
+class _Training:
+    """A stage that is trained, or was the last."""
+
+    stage: TrainingStage
+    lm: LanguageModel
+    optimizer: AdamW
+    steps: list[Step]
+    """All of it, those before a snapshot that was taken up included."""
+    before: int
+    """How many these are."""
+    began: float
+
+
 class Saver:
     """Saves trajectories in time, takes them up again, and discards what nobody will load again."""
 
@@ -47,18 +63,21 @@ class Saver:
         notes: Notes,
         world: World,
         marks: Marks,
+        notice: Notice,
     ) -> None:
         """`leaves`: stages whose ends are for trials to come; `marks`: the snapshots there were at first."""
         self.spacing, self.leaves, self.given = trial.snapshots, leaves, trial.given
         self.sink, self.notes, self.world = sink, notes, world
         self.marks, self._kept = marks, set(marks.trajectories)
+        self.notice = notice
+        self._last: _Training | None = None
         self._unsaved = _Unsaved()  # since the last snapshot, on the way to where the model is
         self._unsaved_at: dict[str, _Unsaved] = {}
 
     def beside(self) -> Saver:
         """The saver of another lane, whose model is elsewhere: what is kept is known to both."""
         other = copy.copy(self)
-        other._unsaved = _Unsaved()
+        other._unsaved, other._last = _Unsaved(), None
         return other
 
     def at_fork(self, stage: str) -> None:
@@ -68,6 +87,7 @@ class Saver:
     def back_at(self, stage: str) -> None:
         """The model is after `stage` again."""
         self._unsaved = dataclasses.replace(self._unsaved_at.get(stage, _Unsaved()))
+        self._last = None
 
     def marks_of(self, stage: TrainingStage) -> list[Mark]:
         """The snapshots at the end or in the middle of a stage, the newest first."""
@@ -95,8 +115,12 @@ class Saver:
     def along(
         self, stage: TrainingStage, lm: LanguageModel, optimizer: AdamW, done: Iterable[Step]
     ) -> Callable[[Sequence[Step]], None]:
-        """What to call with the steps of a stage, of which the steps `done` were made before; see `train`."""
+        """What to call with the steps of a stage, of which the steps `done` were made before; see `train`.
+
+        Where there is notice it raises `Leaving`, all that was trained being saved.
+        """
         steps, clock = list(done), time.monotonic()
+        training = _Training(stage, lm, optimizer, steps, len(steps), clock)
 
         def after(made: Sequence[Step]) -> None:
             nonlocal clock
@@ -104,18 +128,29 @@ class Saver:
             now = time.monotonic()
             self._unsaved.steps += len(made)
             self._unsaved.seconds += now - clock
-            clock = now
+            self._last = training
+            due, leaving = self._asked()
             if self._is_shared(stage) and steps[-1].step == stage.last_step:
                 # Under the stage's own name: a later one on the line would take its place, and other trials begin here.
-                name = stage.id
-            elif self._due:
-                name = stage.trajectory
-            else:
-                return
-            self._save(name, stage, lm, optimizer, steps)
+                self._save(stage.id, training)
+            elif due or leaving:
+                self._save(stage.trajectory, training)
+            if leaving:
+                made = steps[training.before :]
+                tokens = sum(step.tokens for step in made)
+                self.notes.add(stage, "left", training.began, self.notice.why, steps=len(made), tokens=tokens)
+                raise Leaving
             clock = time.monotonic()
 
         return after
+
+    def leave_if_told(self, stage: Stage) -> None:
+        """Save what training has made and raise `Leaving`, if there is notice. All ranks call before a measurement."""
+        if self._asked()[1]:
+            if self._last is not None and self._last.stage is stage and self._unsaved.steps:
+                self._save(self._last.stage.trajectory, self._last)
+            self.notes.add(stage, "left", time.monotonic(), self.notice.why)
+            raise Leaving
 
     def _is_shared(self, stage: Stage) -> bool:
         """Whether other trials, or other sweeps, may begin at the end of a stage."""
@@ -125,20 +160,22 @@ class Saver:
         """How many steps may be made before a snapshot is due by their number."""
         return sys.maxsize if self.spacing.steps is None else self.spacing.steps - self._unsaved.steps
 
-    @property
-    def _due(self) -> bool:
-        """Whether a snapshot is due. All ranks ask."""
+    def _asked(self) -> tuple[bool, bool]:
+        """Whether a snapshot is due, and whether the machine of any rank is about to go. All ranks ask."""
         minutes, steps = self.spacing.minutes, self.spacing.steps
-        due = minutes is not None and self.world.any(self._unsaved.seconds >= 60 * minutes)
-        return due or (steps is not None and self._unsaved.steps >= steps)
+        late = minutes is not None and self._unsaved.seconds >= 60 * minutes
+        leaving = self.notice.why is not None
+        if self.world.size > 1:
+            late, leaving = (self.world.sum(torch.tensor([late, leaving], dtype=torch.float64)) > 0).tolist()
+        return late or (steps is not None and self._unsaved.steps >= steps), leaving
 
-    def _save(self, name: str, stage: TrainingStage, lm: LanguageModel, optimizer: AdamW, steps: list[Step]) -> None:
+    def _save(self, name: str, training: _Training) -> None:
         """A snapshot that cannot be written is recorded; the trajectory goes on and tries again in time."""
-        began = time.monotonic()
+        began, stage, steps = time.monotonic(), training.stage, training.steps
         try:
             self._kept.add(name)
             mark = Mark(name, steps[-1].step)
-            save_snapshot(self.sink, mark, stage.start or stage.parent, lm, optimizer, steps)
+            save_snapshot(self.sink, mark, stage.start or stage.parent, training.lm, training.optimizer, steps)
             if name != stage.trajectory and self.world.leads:
                 discard(self.sink, stage.trajectory)  # what came before the end
         except StoreError as error:

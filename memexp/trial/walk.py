@@ -29,6 +29,7 @@ from memexp.store.snapshots import Mark, Marks
 from memexp.trial.base import WarmBase, renew
 from memexp.trial.encoded import TrialTexts
 from memexp.trial.failing import Failures
+from memexp.trial.leaving import Notice
 from memexp.trial.measuring import measured
 from memexp.trial.printed import Printed
 from memexp.trial.reporting import Counted, Report, line_of
@@ -55,11 +56,9 @@ class Walk:
         world: World,
         attempt: Attempt,
         report: Report,
+        notice: Notice,
     ) -> None:
-        """What is left to do of `trial`: `asks`, and the stages `leaves` whose ends are for trials to come.
-
-        `marks`: the snapshots there were in the store when the trial began.
-        """
+        """Of `trial` `asks` are left to do, and the ends of `leaves`, for trials to come; `marks`: of what is saved."""
         self.trial, self.asks, self.leaves = trial, asks, leaves
         self.sink, self.world, self.report = sink, world, report
         self.stages = {stage.id: stage for stage in (trial.base, *trial.stages)}
@@ -67,7 +66,7 @@ class Walk:
         self.lanes = lanes_of(trial, asks, self.children)
         self.notes = Notes(sink, world, attempt, made_with(world, trial.resources, trial.base.dtype, self.lanes))
         self.results = Results(trial, sink, self.notes)
-        self.saver = Saver(trial, leaves, sink, self.notes, world, marks)
+        self.saver = Saver(trial, leaves, sink, self.notes, world, marks, notice)
         self.activity = Activity(trial.base)
         if trial.cautious:
             self.activity.begins = self.notes.begin
@@ -192,7 +191,8 @@ class Walk:
             save(steps)
 
         batches, room = self.texts.batches(stage), self.saver.room
-        made = train(state.lm, optimizer, settings, batches, first, stage.last_step, after, room)
+        with self.saver.notice.heeded():
+            made = train(state.lm, optimizer, settings, batches, first, stage.last_step, after, room)
         if self.world.leads:
             self.results.trained(stage, [*done, *made])
         self.notes.add(stage, "complete", began, steps=len(made), tokens=sum(step.tokens for step in made))
@@ -211,6 +211,7 @@ class Walk:
     def _measure(self, stage: Stage) -> None:
         """Every outstanding measurement of a stage once, for all who ask. One that fails costs its own rows only."""
         for asks in _by_probe(ask for ask in self.asks if ask.stage == stage.id):
+            self.saver.leave_if_told(stage)
             began, probe, texts = time.monotonic(), asks[0].probe, self.texts.of_probe(asks[0])
             printed = Printed(probe)
             guard = Inert(self.state.lm, weights=written_by_user(type(probe)))

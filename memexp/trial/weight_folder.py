@@ -31,6 +31,7 @@ from memexp.spec import LoRA, Snapshots
 from memexp.store import Store
 from memexp.store.snapshots import find
 from memexp.trial.base import WarmBase
+from memexp.trial.leaving import Notice
 from memexp.trial.walk import Walk
 
 __all__ = ["write_weights"]
@@ -99,7 +100,7 @@ def _made(trial: Trial, ask: Ask, store: Store) -> LanguageModel:
     trial.asks, trial.leaves, trial.snapshots = [], (ask.stage,), Snapshots(minutes=None, keep=True)
     world = World.current(trial.resources.gpus)
     attempt = Attempt("weights", "weights")
-    walk = Walk(trial, [], [ask.stage], find(store), _Unchanged(store), world, attempt, lambda _: None)
+    walk = Walk(trial, [], [ask.stage], find(store), _Unchanged(store), world, attempt, lambda _: None, Notice())
     walk.saver.leaves = ()  # nothing is saved on the way
     lines = walk.run(WarmBase(), None)
     if lines or walk.state.at != ask.stage:

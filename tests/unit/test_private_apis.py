@@ -143,6 +143,13 @@ TABLE = [
         for name in ("Node", "start_monitor", "start_log_monitor", "start_api_server")
     ),
     Private(
+        "ray._private.state",
+        "state.get_draining_nodes",
+        ("cluster/draining.py",),
+        "trials on a node that is about to go do not save what they have trained",
+        lambda module: module.state.get_draining_nodes,
+    ),
+    Private(
         "ray.train.torch.config",
         "_TorchBackend",
         ("cluster/rendezvous.py",),

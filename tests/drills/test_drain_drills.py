@@ -1,0 +1,105 @@
+"""Machines that are taken away with a word before: what is trained is saved at once, and goes on elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from drills.strikes import ON_RAY, WITHOUT_RAY, finish, grid, results, rows, same, steps_made, until
+from drills.test_node_drills import lose
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+from support import command, data
+from three_nodes import a_bucket, guarded_cluster
+
+from memexp.store import Store
+from memexp.store.snapshots import find
+
+pytestmark = [pytest.mark.drill, pytest.mark.cluster]
+
+SECONDS = 15
+"""From the word to the snapshot, on a machine that is busy with all of this: two of them until the word is heard."""
+LONG = 1500
+"""Steps of interference."""
+ONE: dict[str, Any] = {"exposures": (2,), "lrs": (1e-3,), "stops": (LONG,), "snapshots": None}
+"""One long trajectory, of which nothing is saved in time."""
+
+
+def drain(cluster: Cluster, node: Any) -> None:
+    """What a cloud's notice, or SIGTERM of `ray start --block`, makes of a node."""
+    deadline = int(time.time() * 1000) + 120_000
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why = GcsClient(cluster.gcs_address).drain_node(node.node_id, reason, "a drill", deadline)
+    assert accepted, why
+
+
+def trains(node: Any, workers: int) -> bool:
+    """Whether a trial is under way on a node, with all of its workers."""
+    (raylet,) = (one.process.pid for one in node.all_processes["raylet"])
+    kind, found = "RayTrainWorker" if workers > 1 else "ImplicitFunc", 0
+    for process in psutil.Process(raylet).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += any(kind in word for word in process.cmdline()[:1])
+    return found == workers
+
+
+def saved(store: Path | str) -> int:
+    """The step of the snapshot there is, 0 where there is none."""
+    return max((one.step for one in find(Store(store)).found), default=0)
+
+
+def in_interference(store: Path | str) -> bool:
+    """Whether study is over, two short exposures."""
+    return len(Store(store).names("training")) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_node_that_is_drained_is_left_at_once(workers: int, tmp_path: Path) -> None:
+    script = grid(tmp_path, **ONE, workers=workers)
+    assert finish(script, tmp_path / "undisturbed", where=WITHOUT_RAY if workers == 1 else ON_RAY) == (0, 2)
+    with a_bucket("memexp-drained") as bucket, guarded_cluster([0, workers, workers]) as cluster:
+        store = f"{bucket}/{workers}"
+        process = command("run", script, "--store", store, "--address", cluster.address)
+        until(lambda: in_interference(store) or process.poll() is not None)
+        (node,) = [node for node in cluster.worker_nodes if trains(node, workers)]
+        (other,) = cluster.worker_nodes - {node}
+        began = time.monotonic()
+        drain(cluster, node)
+        until(lambda: saved(store) or process.poll() is not None)
+        took, step = time.monotonic() - began, saved(store)
+        assert 0 < step < LONG and took < SECONDS
+        until(lambda: trains(other, workers) or process.poll() is not None)
+        lose(cluster, node)
+        page, _ = process.communicate(timeout=300)
+        print(page)
+        assert process.returncode == 0 and "saved, to go on elsewhere" in page and "died" not in page
+        assert same(store, data(tmp_path / "undisturbed"))
+        assert steps_made(store, "interference") == [LONG - step]
+        assert [row["steps"] for row in rows(store, "stages") if row["status"] == "left"] == [step]
+
+
+@pytest.mark.parametrize("where", [WITHOUT_RAY, ON_RAY], ids=["local", "ray"])
+def test_a_sweep_that_gets_sigterm_saves_first(where: tuple[str, ...], tmp_path: Path) -> None:
+    script = grid(tmp_path, **ONE)
+    assert finish(script, tmp_path / "undisturbed", where=WITHOUT_RAY) == (0, 2)
+    store = tmp_path / "store"
+    process = command("run", script, "--store", store, *where)
+    until(lambda: in_interference(store) or process.poll() is not None)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    page, _ = process.communicate(timeout=60)
+    print(page)
+    assert process.returncode == 143 and time.monotonic() - began < 2 * SECONDS
+    assert "stopped by SIGTERM: 0 of 1 condition complete; the same command goes on" in page
+    assert "Traceback" not in page and results(store) == 0
+    step = saved(store)
+    assert 0 < step < LONG
+    assert finish(script, store, where=where) == (0, 2)
+    assert same(store, data(tmp_path / "undisturbed"))
+    assert steps_made(store, "interference") == [LONG - step]
