@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# memexp on the nodes that SLURM gives a job: Ray on all of them while the job lasts, the driver of the sweep on the first.
+# memexp on the nodes that SLURM gives a job: Ray on all of them while it lasts, the driver of the sweep on the first.
 #
-#   sbatch --nodes=2 --cpus-per-task=16 --gpus-per-node=4 clusters/slurm.sh sweeps/facts.py --store /shared/results -- --gpus 1
+#   sbatch --nodes=2 --cpus-per-task=16 --gpus-per-node=4 \
+#       clusters/slurm.sh sweeps/facts.py --store /shared/results -- --gpus 1
 #
-# What comes after the script's name is what `memexp run` takes. The present folder, its environment .venv (`make setup`;
-# another one: MEMEXP_VENV=FOLDER) and the store have to be on a file system that all nodes see, and so does HF_HOME.
+# What comes after the name of this file is what `memexp run` takes. All nodes have to see the present folder, its
+# environment .venv (`make setup`; another one: MEMEXP_VENV=FOLDER), the store and HF_HOME.
 #
 # Two minutes before the time of the job is over its trials save what they have trained, and the job is queued again: it
 # goes on where it was. `scancel` ends it for good; the same sbatch goes on later.
@@ -28,6 +29,7 @@ RAY_FOLDER=/tmp/ray-$SLURM_JOB_ID # short: a socket's path has 107 characters
 # The first node, on which this script runs, and a port that two jobs on it do not share.
 ADDRESS=$(python -c 'import ray; print(ray.util.get_node_ip_address())'):$((20000 + SLURM_JOB_ID % 10000))
 export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_FOLDER ADDRESS RAY_USAGE_STATS_ENABLED=0
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # at the end nothing is left to be saved
 
 # `memexp_driver` is what the driver of a trial of several workers holds, on the first node.
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" bash -c '
@@ -76,8 +78,8 @@ while kill -0 "$driver" 2> /dev/null; do # a signal ends `wait` before the drive
 done
 trap - TERM USR1
 
-kill -TERM "$servers" && wait "$servers" || true
-if [ -n "$over" ]; then
+scancel --signal=TERM "$SLURM_JOB_ID.0" && wait "$servers" || true
+if [ -n "$over" ] && [ "$status" = 143 ]; then # stopped, and not done
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

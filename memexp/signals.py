@@ -63,6 +63,8 @@ class _State:
     """Whether the stop that is asked for comes by itself."""
     due: bool = False
     """Whether that has been said, and it has not come."""
+    now: bool = False
+    """Whether the signal to come is `stop_now`'s."""
 
 
 _state = _State()
@@ -135,8 +137,10 @@ def put_off(to_come: Callable[[], bool]) -> Iterator[None]:
 
 
 def stop_now() -> None:
-    """Raise the `Stopped` that was put off, in the main thread."""
-    interrupt_main()
+    """Raise the `Stopped` that was put off, in the main thread, by the signal that was put off."""
+    if _state.asked is not None:  # no interrupt: where Ctrl-C is ignored from outside that would be, too
+        _state.now = True
+        os.kill(os.getpid(), _state.asked)
 
 
 def stop(number: int) -> None:
@@ -149,6 +153,8 @@ def _heed(number: int, frame: FrameType | None) -> None:
         _state.interrupted = False
         if _state.asked is None:
             raise Interrupted
+    elif _state.now:
+        _state.now = False
         _raise_if_due()
     elif _state.asked is None:
         stop(number)

@@ -51,6 +51,12 @@ class Bucket:
         retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(minutes=3)}
         if self.scheme == "gs":
             return GCSStore(bucket, prefix=prefix or None, client_options=client, retry_config=retry)
+        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+            endpoint = os.environ.get(name, "https://")
+            if not endpoint.startswith(("http://", "https://")):  # over which the library would panic
+                raise StoreError(
+                    f"{name} is {endpoint!r}, which is no http:// or https:// address: unset it or mend it"
+                )
         s3: S3Config = {"disable_bulk_delete": True}  # which not every S3-compatible storage knows
         return S3Store(bucket, prefix=prefix or None, config=s3, client_options=client, retry_config=retry)
 

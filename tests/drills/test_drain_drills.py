@@ -25,10 +25,13 @@ pytestmark = [pytest.mark.drill, pytest.mark.cluster]
 
 SECONDS = 15
 """From the word to the snapshot, on a machine that is busy with all of this: two of them until the word is heard."""
-LONG = 1500
-"""Steps of interference."""
-ONE: dict[str, Any] = {"exposures": (2,), "lrs": (1e-3,), "stops": (LONG,), "snapshots": None}
-"""One long trajectory, of which nothing is saved in time."""
+LONG = {1: 1200, 2: 400}
+"""Steps of interference, by workers: a quarter of a minute."""
+
+
+def script_of(folder: Path, workers: int = 1) -> Path:
+    """One long trajectory, of which nothing is saved in time."""
+    return grid(folder, exposures=(2,), lrs=(1e-3,), stops=(LONG[workers],), snapshots=None, workers=workers)
 
 
 def drain(cluster: Cluster, node: Any) -> None:
@@ -61,7 +64,7 @@ def in_interference(store: Path | str) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_node_that_is_drained_is_left_at_once(workers: int, tmp_path: Path) -> None:
-    script = grid(tmp_path, **ONE, workers=workers)
+    script, last = script_of(tmp_path, workers), LONG[workers]
     assert finish(script, tmp_path / "undisturbed", where=WITHOUT_RAY if workers == 1 else ON_RAY) == (0, 2)
     with a_bucket("memexp-drained") as bucket, guarded_cluster([0, workers, workers]) as cluster:
         store = f"{bucket}/{workers}"
@@ -73,20 +76,20 @@ def test_a_node_that_is_drained_is_left_at_once(workers: int, tmp_path: Path) ->
         drain(cluster, node)
         until(lambda: saved(store) or process.poll() is not None)
         took, step = time.monotonic() - began, saved(store)
-        assert 0 < step < LONG and took < SECONDS
+        assert 0 < step < last and took < SECONDS
         until(lambda: trains(other, workers) or process.poll() is not None)
         lose(cluster, node)
         page, _ = process.communicate(timeout=300)
         print(page)
         assert process.returncode == 0 and "saved, to go on elsewhere" in page and "died" not in page
         assert same(store, data(tmp_path / "undisturbed"))
-        assert steps_made(store, "interference") == [LONG - step]
+        assert steps_made(store, "interference") == [last - step]
         assert [row["steps"] for row in rows(store, "stages") if row["status"] == "left"] == [step]
 
 
 @pytest.mark.parametrize("where", [WITHOUT_RAY, ON_RAY], ids=["local", "ray"])
 def test_a_sweep_that_gets_sigterm_saves_first(where: tuple[str, ...], tmp_path: Path) -> None:
-    script = grid(tmp_path, **ONE)
+    script, last = script_of(tmp_path), LONG[1]
     assert finish(script, tmp_path / "undisturbed", where=WITHOUT_RAY) == (0, 2)
     store = tmp_path / "store"
     process = command("run", script, "--store", store, *where)
@@ -99,7 +102,7 @@ def test_a_sweep_that_gets_sigterm_saves_first(where: tuple[str, ...], tmp_path:
     assert "stopped by SIGTERM: 0 of 1 condition complete; the same command goes on" in page
     assert "Traceback" not in page and results(store) == 0
     step = saved(store)
-    assert 0 < step < LONG
+    assert 0 < step < last
     assert finish(script, store, where=where) == (0, 2)
     assert same(store, data(tmp_path / "undisturbed"))
-    assert steps_made(store, "interference") == [LONG - step]
+    assert steps_made(store, "interference") == [last - step]
