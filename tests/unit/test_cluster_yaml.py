@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import re
 import shlex
@@ -22,6 +23,10 @@ import yaml
 from botocore.validate import ParamValidator
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.event_logger import AutoscalerEventLogger
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.scripts.scripts import start as ray_start
 
 from memexp import ClusterError, Resources
@@ -135,7 +140,7 @@ def test_nodes_have_one_gpu_or_several_and_scale_from_none(config: Config) -> No
     assert workers
     for node in workers.values():
         assert node["min_workers"] == 0 < node["max_workers"] <= config["max_workers"]
-    assert sorted(node["resources"]["GPU"] for node in workers.values()) == [1, 4, 8]  # for trials, for groups
+    assert sorted(node["resources"]["GPU"] for node in workers.values()) == [1, 1, 4, 4, 8, 8]  # for trials, for groups
     assert config["idle_timeout_minutes"] > 0
     assert config["provider"]["cache_stopped_nodes"] is False
 
@@ -147,13 +152,13 @@ def test_published_large_models_have_a_node_each(
     file.write_text(TEXT)
     monkeypatch.setattr(connect, "BOOTSTRAPPED", str(file))
     cluster = connect._autoscaled(connect.Cluster((config["available_node_types"]["head"]["resources"],)))
-    for workers, slots in ((4, 2 + 2), (8, 1)):
+    for workers, slots in ((4, 2 * (2 + 2)), (8, 2 * 1)):
         group = Resources(workers=workers, cpus=4, gpus=1)
         cluster.check(group)
-        assert cluster.slots(group) == slots  # two nodes of four GPUs, and one of eight
+        assert cluster.slots(group) == slots  # two nodes of four GPUs and one of eight, on spot or not
     with pytest.raises(ClusterError, match="no node has room for all 9 workers together"):
         cluster.check(Resources(workers=9, gpus=1))
-    assert cluster.total("GPU") == 2 * 4 + 8 + 5, "eight nodes in all"
+    assert cluster.total("GPU") == 2 * 8 + 4 * 4 + 2, "eight nodes in all"
 
 
 def test_every_ray_process_asks_for_the_token(config: Config) -> None:
@@ -164,6 +169,24 @@ def test_every_ray_process_asks_for_the_token(config: Config) -> None:
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert any("chmod 600 ~/.ray/auth_token" in command for command in config["setup_commands"])
     assert "RAY_AUTH_TOKEN=" not in TEXT  # the secret itself is never written here
+
+
+@pytest.mark.parametrize(("gpus", "name"), [(1, "gpu"), (4, "gpus"), (8, "gpus8")])
+def test_spot_instances_come_first_and_others_where_there_are_none(config: Config, gpus: int, name: str) -> None:
+    """By the scheduler of Ray's autoscaler, which takes a group on one node for one request."""
+    kinds = AutoscalingConfig(config, skip_content_hash=True).get_node_type_configs()
+    wanted = ResourceRequestUtil.make({"GPU": gpus, "CPU": 4 * gpus})
+    for failed, started in ({}, f"{name}-spot"), ({f"{name}-spot": 0.0}, name):
+        request = SchedulingRequest(
+            disable_launch_config_check=True,
+            node_type_configs=kinds,
+            max_num_nodes=config["max_workers"],
+            resource_requests=ResourceRequestUtil.group_by_count([wanted]),
+            recoverable_resource_availabilities=failed,
+        )
+        reply = ResourceDemandScheduler(AutoscalerEventLogger(logging.getLogger())).schedule(request)
+        launched = {one.instance_type: one.count for one in reply.to_launch}
+        assert {started: 1}.items() <= launched.items() and launched.keys() <= {started, "head"}
 
 
 def test_dashboard_listens_on_loopback_only(config: Config) -> None:
@@ -194,7 +217,7 @@ def test_what_is_mounted_exists(config: Config) -> None:
 
 
 def test_no_path_of_a_machine_and_no_host(config: Config) -> None:
-    allowed = ("/aws/service/", "/dev/sda1", "/dev/null")
+    allowed = ("/aws/service/", "/dev/sda1", "/dev/null", "/opt/dlami/nvme")  # the last of AWS' GPU images
     absolute = [word for word in re.findall(r"(?<![\w~.*$/-])/[\w.-]+[\w./-]*", TEXT) if not word.startswith(allowed)]
     assert not absolute
     assert "://" not in TEXT.replace("s3://", "")

@@ -150,6 +150,12 @@ TABLE = [
         lambda module: module.state.get_draining_nodes,
     ),
     Private(
+        "ray._raylet",
+        "GcsClient",
+        ("cluster/spot.py",),
+        "a spot instance that AWS takes back is not drained, and its trials lose what they have not saved",
+    ),
+    Private(
         "ray.train.torch.config",
         "_TorchBackend",
         ("cluster/rendezvous.py",),
