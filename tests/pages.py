@@ -106,7 +106,7 @@ def complaint(words: list[str], page: Path, whole: bool = True) -> str | None:
     program, *rest = words
     if program in UNTRIED:
         return None
-    reader = {"memexp": _memexp, "make": _make, "python": _python, "ray": _ray, "lm_eval": _lm_eval}.get(program)
+    reader = READERS.get(program)
     if reader is None:
         return f"no test knows {program}"
     said = io.StringIO()
@@ -133,6 +133,17 @@ def _memexp(words: list[str], page: Path) -> str | None:
     if sweep is None or words[0] not in ("plan", "run") or sweep == "SWEEP":
         return None
     return _script(sweep, words[cut + 1 :], page)
+
+
+def _sbatch(words: list[str], page: Path) -> str | None:
+    (place,) = [place for place, word in enumerate(words) if word.endswith(".sh")]
+    return _there(words[place : place + 1], page) or _memexp(["run", *words[place + 1 :]], page)
+
+
+def _there(words: list[str], page: Path) -> str | None:
+    """Of a program that no test starts: the files that it is given are there."""
+    missing = [word for word in words if word.startswith("clusters/") and not (ROOT / word).is_file()]
+    return f"no {missing[0]}" if missing else None
 
 
 def _make(words: list[str], page: Path) -> str | None:
@@ -216,3 +227,16 @@ def pages() -> Iterator[Path]:
     """All pages, and what stands beside README."""
     yield from PAGES
     yield from (ROOT / f"{name}.md" for name in ("ARCHITECTURE", "CONTRIBUTING", "SECURITY"))
+
+
+READERS = {
+    "memexp": _memexp,
+    "make": _make,
+    "python": _python,
+    "ray": _ray,
+    "lm_eval": _lm_eval,
+    "sbatch": _sbatch,
+    "docker": _there,
+    "kubectl": _there,
+}
+"""What reads a program's command, and says what is wrong with it."""
