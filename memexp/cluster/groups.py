@@ -31,7 +31,7 @@ from memexp.spec import Resources
 from memexp.store import Store
 from memexp.store.patience import told
 
-__all__ = ["drive", "fit_group"]
+__all__ = ["drive", "fit_group", "scaling"]
 
 # Train looks at its workers every two seconds by default, which a short trial waits for several times over.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -140,19 +140,24 @@ def fit_group(group: TorchTrainer, reports: Queue) -> list[str]:
             return ended.result()
 
 
-def _group(trial: Trial, held: Resources, store: Store, attempt: Attempt, reports: Queue) -> TorchTrainer:
+def scaling(held: Resources) -> ScalingConfig:
+    """So many workers with so much each, on one node unless they may be spread: links between nodes are slow."""
     resources = {"CPU": held.cpus}
     if held.gpus:
         resources["GPU"] = held.gpus
+    return ScalingConfig(
+        num_workers=held.workers,
+        use_gpu=held.gpus > 0,
+        resources_per_worker=resources,
+        placement_strategy="PACK" if held.spread else "STRICT_PACK",
+    )
+
+
+def _group(trial: Trial, held: Resources, store: Store, attempt: Attempt, reports: Queue) -> TorchTrainer:
     return _Trainer(
         _work,
         train_loop_config={"trial": trial, "store": store, "attempt": attempt, "reports": reports},
-        scaling_config=ScalingConfig(
-            num_workers=held.workers,
-            use_gpu=held.gpus > 0,
-            resources_per_worker=resources,
-            placement_strategy="PACK" if held.spread else "STRICT_PACK",
-        ),
+        scaling_config=scaling(held),
         torch_config=AtNode(),
         run_config=RunConfig(
             # Of the name depends whether Train takes this for the continuation of another attempt: it never is, since
