@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import sys
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,8 @@ class _Training:
 
     stage: TrainingStage
     lm: LanguageModel
-    optimizer: AdamW
+    optimizer: weakref.ref[AdamW]
+    """What goes on from here without it lets go of its moments, which are twice the model."""
     steps: list[Step]
     """All of it, those before a snapshot that was taken up included."""
     before: int
@@ -120,7 +122,7 @@ class Saver:
         Where there is notice it raises `Leaving`, all that was trained being saved.
         """
         steps, clock = list(done), time.monotonic()
-        training = _Training(stage, lm, optimizer, steps, len(steps), clock)
+        training = _Training(stage, lm, weakref.ref(optimizer), steps, len(steps), clock)
 
         def after(made: Sequence[Step]) -> None:
             nonlocal clock
@@ -171,11 +173,13 @@ class Saver:
 
     def _save(self, name: str, training: _Training) -> None:
         """A snapshot that cannot be written is recorded; the trajectory goes on and tries again in time."""
-        began, stage, steps = time.monotonic(), training.stage, training.steps
+        began, stage, steps, optimizer = time.monotonic(), training.stage, training.steps, training.optimizer()
+        if optimizer is None:
+            return
         try:
             self._kept.add(name)
             mark = Mark(name, steps[-1].step)
-            save_snapshot(self.sink, mark, stage.start or stage.parent, training.lm, training.optimizer, steps)
+            save_snapshot(self.sink, mark, stage.start or stage.parent, training.lm, optimizer, steps)
             if name != stage.trajectory and self.world.leads:
                 discard(self.sink, stage.trajectory)  # what came before the end
         except StoreError as error:

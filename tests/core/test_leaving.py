@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import pytest
 from core.test_lane_trials import assert_same, grid
 from core.test_trial import rows, statuses, trial_of
 
+import memexp.core.train
+import memexp.trial.walk
+from memexp.core.optimizer import adamw
 from memexp.core.processes import World
+from memexp.core.train import update
 from memexp.plan.attempts import Attempt, Progress
 from memexp.spec import Condition, Full, LoRA, Resources, Snapshots
 from memexp.store import Store
@@ -72,3 +77,23 @@ def test_elsewhere_it_goes_on(lanes: int, method: Full | LoRA, looks: int, tmp_p
 def steps(store: Store) -> int:
     """Those of complete stages, which of one that was taken up again came after the snapshot, and those before it."""
     return sum(row["steps"] for row in rows(store, "stages") if row["status"] in ("complete", "left"))
+
+
+def test_what_could_be_saved_keeps_no_optimizer_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a stage begins with moments of its own, those of the one before it are gone: two would not fit."""
+    made: list[weakref.ref[Any]] = []
+    most = 0
+
+    def counted(*given: Any) -> Any:
+        made.append(weakref.ref(optimizer := adamw(*given)))
+        return optimizer
+
+    def updated(*given: Any) -> Any:
+        nonlocal most
+        most = max(most, sum(one() is not None for one in made))
+        return update(*given)
+
+    monkeypatch.setattr(memexp.trial.walk, "adamw", counted)
+    monkeypatch.setattr(memexp.core.train, "update", updated)
+    executed([one for one in grid(Full()) if one.forget or one.interference], Store(tmp_path), 1)
+    assert len(made) > 3 and most == 1
