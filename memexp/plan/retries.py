@@ -15,7 +15,7 @@
 | a trial that says where it is died | that stage or measurement is recorded as failed, the rest is executed |
 | the monitor killed it before it began with anything | `STARTS` times: what was taken may have been another's |
 | a worker group found no place | `PLACEMENTS` times, since an autoscaler may be starting nodes |
-| its node is about to be taken away, and says so | it saves and goes on elsewhere, which counts as nothing, however often |
+| its node is about to be taken away, and says so | it saves and goes on elsewhere, however often: no attempt |
 | a snapshot could not be written | training goes on; the next one is due in time |
 | one does not read, or is of something else | it is recorded; an older one is taken up, or training begins anew |
 

@@ -63,7 +63,7 @@ def test_what_is_to_be_opened_exists() -> None:
     rows = [line for line in section("To change X, open Y").splitlines() if line.startswith("| ")][1:]
     assert len(rows) >= AT_LEAST
     for line in rows:
-        files = re.findall(r"`((?:memexp|sweeps)/[^`]*)`", line)
+        files = re.findall(r"`((?:memexp|sweeps|clusters)/[^`]*)`", line)
         assert files, line
         missing = [file for file in files if not (ROOT / file).exists()]
         assert missing == [], line
