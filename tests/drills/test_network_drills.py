@@ -77,7 +77,8 @@ def cluster(namespace: str, folder: Path) -> Iterator[str]:
 
 
 def answers(address: str) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((address.partition(":")[0], int(address[11:])), 1):
+    host, _, port = address.partition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
         return True
     return False
 
