@@ -13,6 +13,7 @@ asked for meanwhile: libraries catch interrupts and raise something else.
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import os
 import signal
@@ -173,3 +174,11 @@ def _raise_if_due() -> None:
     if _state.due:
         _state.due = False
         raise Stopped
+
+
+@atexit.register  # early, so that it comes late
+def _deaf() -> None:
+    """In the end Python gives signals back their usual meaning, and one that came then would be the exit status."""
+    if _state.asked is not None:
+        for number in HEEDED:
+            signal.signal(number, signal.SIG_IGN)

@@ -145,7 +145,7 @@ class Walk:
                 return False
             began = self.activity.turn_to(stage)
             self.state.at = None
-            with self.shortage.batches(self.state.lm, stage):
+            with self.saver.notice.heeded(), self.shortage.batches(self.state.lm, stage):
                 self._change(stage, loaded, began)
         except StoreError:
             raise  # nothing could be recorded any more
@@ -191,8 +191,7 @@ class Walk:
             save(steps)
 
         batches, room = self.texts.batches(stage), self.saver.room
-        with self.saver.notice.heeded():
-            made = train(state.lm, optimizer, settings, batches, first, stage.last_step, after, room)
+        made = train(state.lm, optimizer, settings, batches, first, stage.last_step, after, room)
         if self.world.leads:
             self.results.trained(stage, [*done, *made])
         self.notes.add(stage, "complete", began, steps=len(made), tokens=sum(step.tokens for step in made))

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.drill, pytest.mark.cluster]
 
 SECONDS = 15
 """From the word to the snapshot, on a machine that is busy with all of this: two of them until the word is heard."""
-LONG = {1: 1200, 2: 400}
+LONG = {1: 1200, 2: 250}
 """Steps of interference, by workers: a quarter of a minute."""
 
 
@@ -85,12 +85,12 @@ def test_a_node_that_is_drained_is_left_at_once(workers: int, tmp_path: Path) ->
         assert [row["steps"] for row in rows(store, "stages") if row["status"] == "left"] == [step]
 
 
-@pytest.mark.parametrize("where", [WITHOUT_RAY, ON_RAY], ids=["local", "ray"])
-def test_a_sweep_that_gets_sigterm_saves_first(where: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_sweep_that_gets_sigterm_saves_first(tmp_path: Path) -> None:
+    """With its trials in other processes; core/test_leaving.py has those of its own."""
     script, last = script_of(tmp_path), LONG[1]
     assert finish(script, tmp_path / "undisturbed", where=WITHOUT_RAY) == (0, 2)
     store = tmp_path / "store"
-    process = command("run", script, "--store", store, *where)
+    process = command("run", script, "--store", store, *ON_RAY)
     until(lambda: in_interference(store) or process.poll() is not None)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -101,6 +101,6 @@ def test_a_sweep_that_gets_sigterm_saves_first(where: tuple[str, ...], tmp_path:
     assert "Traceback" not in page and results(store) == 0
     step = saved(store)
     assert 0 < step < last
-    assert finish(script, store, where=where) == (0, 2)
+    assert finish(script, store, where=WITHOUT_RAY) == (0, 2)
     assert same(store, data(tmp_path / "undisturbed"))
     assert steps_made(store, "interference") == [last - step]

@@ -87,8 +87,9 @@ def test_a_probe_in_trouble_costs_its_own_rows_only(
     (folder / "mended").touch()
     assert finish(script, store) == (0, 2 * 3)
     assert len(rows(store, "trouble")) == 3
-    assert finish(sweep_script(folder, **settings), tmp_path / "undisturbed") == (0, 2 * 3)
-    assert same(store, data(tmp_path / "undisturbed"))
+    if workers == 1:  # of two, whose groups take minutes to start, the drills of kills see that
+        assert finish(sweep_script(folder, **settings), tmp_path / "undisturbed") == (0, 2 * 3)
+        assert same(store, data(tmp_path / "undisturbed"))
 
 
 def test_a_loss_that_is_no_number_is_an_outcome_and_not_tried_again(tmp_path: Path) -> None:

@@ -241,6 +241,31 @@ def test_who_insists_is_obeyed_at_once(monkeypatch: pytest.MonkeyPatch, capfd: p
     assert capfd.readouterr().err == "stopped by SIGTERM at once\n"
 
 
+def test_a_stop_that_is_put_off_comes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Ctrl-C is ignored, as in what a shell's script starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.heeded(), signals.put_off(lambda: True):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.asked() == signal.SIGTERM
+            with pytest.raises(signals.Stopped):
+                signals.stop_now()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_does_not_wait_for_a_stop_that_was_put_off() -> None:
+    with signals.heeded(), signals.put_off(lambda: True):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(signals.Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+        signals.stop_now()  # it has come already
+    with signals.heeded(), signals.put_off(lambda: True), pytest.raises(signals.Stopped):
+        os.kill(os.getpid(), signal.SIGINT)
+    with signals.heeded(), signals.put_off(lambda: False), pytest.raises(signals.Stopped):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 # With Ray
 
 
