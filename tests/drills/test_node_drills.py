@@ -1,4 +1,4 @@
-"""The head of a cluster is lost in the middle of a sweep. Of other nodes: test_drain_drills.py, test_network_drills.py."""
+"""Nodes of a cluster are lost in the middle of a sweep without a word, a worker node and then the head."""
 
 from __future__ import annotations
 
@@ -35,13 +35,17 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, pa.T
     return script, data(folder / "undisturbed")
 
 
-def test_the_head_is_killed(long: tuple[Path, dict[str, pa.Table]]) -> None:
+def test_nodes_are_killed(long: tuple[Path, dict[str, pa.Table]]) -> None:
     script, undisturbed = long
     with a_bucket("memexp-nodes") as bucket:
         store = f"{bucket}/head"  # what is in a bucket outlives its server in this process
         with three_nodes() as cluster:
             process = command("run", script, "--store", store, "--address", cluster.address)
             until(lambda: results(store) >= 4 or process.poll() is not None)
+            lose(cluster, min(cluster.worker_nodes, key=str))
+            seen = results(store)
+            until(lambda: results(store) > seen or process.poll() is not None)
+            assert process.poll() is None, process.communicate()
             lose(cluster, cluster.head_node)
             assert results(store) < FILES
             page, _ = process.communicate(timeout=300)
