@@ -238,6 +238,10 @@ class Deaf(World):
     def broadcast(self, value: Any) -> Any:
         return value
 
+    def sum(self, value: Any) -> Any:
+        """Its own."""
+        return value
+
 
 def test_on_several_ranks_it_ends_the_group_as_any_error_does(
     tiny_model: Model, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

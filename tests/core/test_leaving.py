@@ -112,7 +112,9 @@ def test_what_could_be_saved_keeps_no_optimizer_alive(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda one: one.name)
-def test_a_signal_in_this_process(sent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_this_process(
+    sent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """In the fourth of nine steps, two thirds of an exposure: it is made and saved, but for Ctrl-C."""
     store, made = Store(tmp_path), 0
     trial = trial_of([without_forks(1, Full())[-1]])
@@ -125,6 +127,9 @@ def test_a_signal_in_this_process(sent: int, tmp_path: Path, monkeypatch: pytest
         return update(*given)
 
     monkeypatch.setattr(memexp.core.train, "update", updated)
+    # Where the tests were started by nohup SIGHUP is ignored, and stays so.
+    before = signal.signal(sent, signal.default_int_handler if sent == signal.SIGINT else signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(sent, before))
     with signals.heeded(), pytest.raises(signals.Stopped):
         LocalExecutor(WarmBase()).execute_trials([trial], store, Attempt("test", "test"), lambda _: None)
     assert [mark.step for mark in find(store).found] == ([] if sent == signal.SIGINT else [4])
