@@ -63,7 +63,7 @@ while time.monotonic() < end and os.path.exists(f"/proc/{servers}"):
         pass  # not yet
     if found == nodes:
         sys.exit()
-    time.sleep(1)
+    time.sleep(1)  # for ten minutes at most, or until Ray has ended
 sys.exit(f"Ray came up on {found} of {nodes} nodes: memexp-{os.environ['SLURM_JOB_ID']}-ray.log says why")
 END
 

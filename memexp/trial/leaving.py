@@ -28,7 +28,7 @@ class Notice:
     why: str | None = None
     """A clause; None while it may stay."""
     trainings: int = 0
-    """How many lanes train: there is something to save soon."""
+    """How many stages are being made, by lanes: there is something to save soon."""
 
     def give(self, why: str) -> None:
         """The trial is to leave. The first reason stays."""
@@ -36,7 +36,7 @@ class Notice:
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
-        """While the context lasts, training is under way that heeds it after every step."""
+        """While the context lasts, a stage is made: its training heeds the notice after every step."""
         self.trainings += 1
         try:
             yield

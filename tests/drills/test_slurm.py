@@ -96,7 +96,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             for pid in (int(file.read_text()) for file in folder.glob("*.pid") if file.read_text().strip()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
-            time.sleep(1)
+            time.sleep(1)  # they write their last lines into the folder, which is about to go
 
 
 def said(*command: str) -> str:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_where_no_service_answers_it_is_asked_again(monkeypatch: pytest.MonkeyPa
         if len(waits) == 3:
             raise TimeoutError
 
-    monkeypatch.setattr("memexp.cluster.spot.time.sleep", enough)
+    monkeypatch.setattr("memexp.cluster.spot.time", SimpleNamespace(sleep=enough))  # of this module alone
     with pytest.raises(TimeoutError):
         watch(lambda _: pytest.fail("nothing was said"))
     assert waits == [5.0] * 3
