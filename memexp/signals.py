@@ -4,7 +4,8 @@ with heeded():
     ...          # `Stopped`, a KeyboardInterrupt, comes out of here
 asked()          # which signal it was
 with put_off(to_come):
-    ...          # `to_come` is asked whether the stop comes by itself (`stop_now`), once what is at hand is saved
+    ...          # `to_come` is asked whether the stop comes by itself (`stop_now`), once what is at hand is saved, for
+                 # which it has `GRACE`
 
 The first signal raises in the main thread. Whoever catches what code of others raises asks here whether a stop was
 asked for meanwhile: libraries catch interrupts and raise something else.
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 __all__ = [
+    "GRACE",
     "Interrupted",
     "Stopped",
     "asked",
@@ -39,6 +41,8 @@ __all__ = [
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INSISTENCE = 10.0
 """Seconds that stopping may take. Signals that come meanwhile change nothing, later ones end the process at once."""
+GRACE = 20.0
+"""Seconds for which a stop is put off: who kills the process afterwards waits for thirty."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -64,6 +68,8 @@ class _State:
     """Whether the stop that is asked for comes by itself."""
     due: bool = False
     """Whether that has been said, and it has not come."""
+    patience: threading.Timer | None = None
+    """Ends when it has not come for too long."""
     now: bool = False
     """Whether the signal to come is `stop_now`'s."""
 
@@ -127,14 +133,16 @@ def heeded(last: bool = False) -> Iterator[None]:
 def put_off(to_come: Callable[[], bool]) -> Iterator[None]:
     """While the context lasts, a signal that is not Ctrl-C raises nothing where `to_come`, asked then, says so.
 
-    What is at hand is then to raise `Stopped` soon, or another thread to call `stop_now`. Ctrl-C is not put off: who
-    presses it waits.
+    What is at hand is then to raise `Stopped` soon, or another thread to call `stop_now`; what hangs is stopped after
+    `GRACE`. Ctrl-C is not put off: who presses it waits.
     """
     before, _state.to_come = _state.to_come, to_come
     try:
         yield
     finally:
-        _state.to_come, _state.due = before, False
+        if _state.patience is not None:
+            _state.patience.cancel()
+        _state.to_come, _state.due, _state.patience = before, False, None
 
 
 def stop_now() -> None:
@@ -162,6 +170,9 @@ def _heed(number: int, frame: FrameType | None) -> None:
         _state.due = number != signal.SIGINT and _state.to_come()
         if not _state.due:
             raise Stopped
+        _state.patience = threading.Timer(GRACE, stop_now)
+        _state.patience.daemon = True
+        _state.patience.start()
     elif number == signal.SIGINT and _state.due:
         _raise_if_due()
     elif time.monotonic() - _state.since > INSISTENCE:

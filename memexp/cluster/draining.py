@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from memexp.cluster import noticeboard
-from memexp.signals import put_off, stop_now, stopped_by
+from memexp.signals import GRACE, put_off, stop_now, stopped_by
 
 if TYPE_CHECKING:
     from memexp.trial.leaving import Notice
@@ -33,8 +33,6 @@ STOP = "stop"
 """The notice of a driver that is to stop."""
 EVERY = 2.0
 """Seconds between two looks: a cloud gives thirty or more."""
-GRACE = 20.0
-"""Seconds for which a driver that is to stop waits for its trials: who kills it afterwards waits for thirty."""
 LEFT = "saved, to go on elsewhere"
 """What the error of a trial that has left says."""
 

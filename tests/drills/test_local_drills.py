@@ -113,7 +113,7 @@ def test_a_short_sweep_that_is_killed_here_is_finished_by_ray(tmp_path: Path, un
 def _on_a_terminal_that_is_closed(results: Store, undisturbed: Path) -> None:
     mark = Path(results.location).parent / "terminal"
     wait = MEET.format(mine=str(mark), other=str(mark.with_name("nobody")), name="small", free=4)
-    script = sweep_script(undisturbed / "lists", more=wait)
+    script = sweep_script(undisturbed / "lists", more=f"{wait}\nfrom memexp import signals\nsignals.GRACE = 2\n")
     process, terminal = on_a_terminal("run", "--local", "--store", results.location, script)
     while not mark.exists():
         assert process.poll() is None

@@ -254,6 +254,14 @@ def test_a_stop_that_is_put_off_comes_by_itself(monkeypatch: pytest.MonkeyPatch)
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_stop_that_is_put_off_does_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "GRACE", 0.2)
+    with signals.heeded(), pytest.raises(signals.Stopped), signals.put_off(lambda: True):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        raise AssertionError
+
+
 def test_ctrl_c_does_not_wait_for_a_stop_that_was_put_off() -> None:
     with signals.heeded(), signals.put_off(lambda: True):
         os.kill(os.getpid(), signal.SIGTERM)
