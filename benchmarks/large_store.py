@@ -31,7 +31,7 @@ from memexp.store import Store
 from memexp.store.manifests import Manifest, write_manifest
 from memexp.store.threads import threaded
 
-__all__ = ["MOST", "Spent", "executed", "fill"]
+__all__ = ["ENVIRONMENT", "MOST", "SCRIPT", "Spent", "counts", "executed", "fill", "served", "settings"]
 
 SCRIPT = """\
 from memexp import *
@@ -133,7 +133,7 @@ def executed(scratch: Path, rounds: int, seeds: int = 100) -> Spent:
     script.write_text(SCRIPT.format(items=ITEMS, seeds=seeds), encoding="utf-8")
     forest = runpy.run_path(str(script))["sweep"].grow()
     spent: dict[str, list[tuple[float, int]]] = {}
-    with served() as url, _environment({**ENVIRONMENT, "AWS_ENDPOINT_URL": url}):
+    with served() as url, settings({**ENVIRONMENT, "AWS_ENDPOINT_URL": url}):
         fill(Store(BUCKET), forest, "large")
         for _ in range(rounds):
             for name, cost in measure(scratch, BUCKET, script, url).items():
@@ -142,7 +142,8 @@ def executed(scratch: Path, rounds: int, seeds: int = 100) -> Spent:
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def settings(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables, for the time of the context."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

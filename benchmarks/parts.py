@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import grid, packing, real
+from benchmarks import grid, packing, real, scaled
 from benchmarks.child import execute, python
 from benchmarks.equality import CELL, Unequal, compare, compare_stores
 from benchmarks.executed import TINY_TRIALS
@@ -373,6 +373,32 @@ def busy_devices(bench: Bench) -> Found:
     }
 
 
+def thousands_of_trials(bench: Bench) -> Found:
+    """What driver, Ray and store take for hundreds and for thousands of trials."""
+    *alone, beside = scaled.executed(bench.fresh())
+    first, last = alone[0], alone[-1]
+    apart = last.trials - first.trials
+    found = [
+        finding("requests of a trial beside the results of others / on an empty store", [beside.asked / first.asked])
+    ]
+    for one in alone:
+        most = {"at_most": 470.0} if one.trials == 1_000 else {}
+        found.append(finding(f"{one.trials:,} trials: MiB of the driver", [one.driver], **most))
+        found.append(finding(f"{one.trials:,} trials: MiB of Ray's global control store", [one.gcs]))
+        found.append(finding(f"{one.trials:,} trials: requests of a trial to the store", [one.asked]))
+    found.append(finding("CPU seconds of the driver for a trial more", [(last.cpu - first.cpu) / apart]))
+    found.append(finding("MiB of the driver for 1,000 trials more", [1_000 * (last.driver - first.driver) / apart]))
+    found.append(
+        finding("seconds for a trial more, on eight places and two CPUs", [(last.seconds - first.seconds) / apart])
+    )
+    return {
+        "equality": {"results of each": [one.trials for one in alone]},
+        "unit": "wall seconds of the whole command",
+        "series": {f"{one.trials:,} trials": [one.seconds] for one in alone},
+        "findings": found,
+    }
+
+
 def profile(bench: Bench, part: str) -> Found:
     """Where memexp's time goes in study, recognition or recall; ``study@bfloat16`` with that dtype declared."""
     if not part.startswith("study"):
@@ -410,5 +436,6 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "lanes": in_lanes,
     "prefixes": shared_prefixes,
     "packing": busy_devices,
+    "scale": thousands_of_trials,
 }
 """By name, in the order they are executed."""

@@ -35,6 +35,7 @@ TITLES = {
     "lanes": "Eight conditions in lanes",
     "prefixes": "What prompts begin with, passed through once",
     "packing": "The published grid on simulated devices",
+    "scale": "Hundreds and thousands of trials on eight nodes",
     "sizes": "Batch sizes of the careful way",
 }
 

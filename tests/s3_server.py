@@ -14,7 +14,7 @@ __all__ = ["s3_server"]
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[str]:
+def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
     """The address of moto's S3, in threads of this process.
 
     moto looks whether an object is there and puts it later, so that two of its threads may both find none: of requests
@@ -27,10 +27,10 @@ def s3_server() -> Iterator[str]:
         with turn if "HTTP_IF_NONE_MATCH" in environment else contextlib.nullcontext():
             return moto(environment, answer)
 
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    server = make_server(host, 0, application, threaded=True, request_handler=MotoRequestHandler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield f"http://{host}:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()

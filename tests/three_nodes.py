@@ -19,15 +19,15 @@ __all__ = ["a_bucket", "guarded_cluster", "three_nodes"]
 
 
 @contextlib.contextmanager
-def a_bucket(name: str) -> Iterator[str]:
-    """The address of an S3 bucket on loopback, which this process and those that it starts know how to reach."""
+def a_bucket(name: str, host: str = "127.0.0.1") -> Iterator[str]:
+    """The address of an S3 bucket at `host`, which this process and those that it starts know how to reach."""
     settings = {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    with s3_server() as endpoint, pytest.MonkeyPatch.context() as patch:
+    with s3_server(host) as endpoint, pytest.MonkeyPatch.context() as patch:
         for variable, value in {"AWS_ENDPOINT_URL": endpoint, **settings}.items():
             patch.setenv(variable, value)
         boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=name)
