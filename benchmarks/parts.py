@@ -375,24 +375,31 @@ def busy_devices(bench: Bench) -> Found:
 
 def thousands_of_trials(bench: Bench) -> Found:
     """What driver, Ray and store take for hundreds and for thousands of trials."""
-    *alone, beside = scaled.executed(bench.fresh())
-    first, last = alone[0], alone[-1]
-    apart = last.trials - first.trials
+    alone = scaled.executed(bench.fresh(), scaled.SIZES)
+    beside = scaled.executed(bench.fresh(), scaled.SIZES[:2], scaled.FILLED)
+
+    def more(what: str, of: Sequence[scaled.Executed] = alone) -> float:
+        """For a trial more."""
+        first, *_, last = of
+        return float(getattr(last, what) - getattr(first, what)) / (last.trials - first.trials)
+
+    first = more("requests", alone[:2])
     found = [
-        finding("requests of a trial beside the results of others / on an empty store", [beside.asked / first.asked])
+        finding("requests of a trial to an empty store", [first]),
+        finding(
+            "20,000 results of others in the store: requests of a trial, times", [more("requests", beside) / first]
+        ),
+        finding("CPU seconds of the driver for a trial more", [more("cpu")]),
+        finding("wall seconds for a trial more", [more("seconds")]),
+        finding("MiB of the driver for 1,000 trials more", [1_000 * more("driver")]),
+        finding("MiB of Ray's global control store for 1,000 trials more", [1_000 * more("gcs")]),
     ]
     for one in alone:
         most = {"at_most": 470.0} if one.trials == 1_000 else {}
         found.append(finding(f"{one.trials:,} trials: MiB of the driver", [one.driver], **most))
         found.append(finding(f"{one.trials:,} trials: MiB of Ray's global control store", [one.gcs]))
-        found.append(finding(f"{one.trials:,} trials: requests of a trial to the store", [one.asked]))
-    found.append(finding("CPU seconds of the driver for a trial more", [(last.cpu - first.cpu) / apart]))
-    found.append(finding("MiB of the driver for 1,000 trials more", [1_000 * (last.driver - first.driver) / apart]))
-    found.append(
-        finding("seconds for a trial more, on eight places and two CPUs", [(last.seconds - first.seconds) / apart])
-    )
     return {
-        "equality": {"results of each": [one.trials for one in alone]},
+        "equality": {"trials": [one.trials for one in alone]},
         "unit": "wall seconds of the whole command",
         "series": {f"{one.trials:,} trials": [one.seconds] for one in alone},
         "findings": found,

@@ -13,13 +13,13 @@ import runpy
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from benchmarks.child import ENVIRONMENT, ROOT, Failed, execute, python
+from benchmarks.child import ENVIRONMENT, ROOT, Failed, python
 from benchmarks.large_store import ENVIRONMENT as ACCESS
 from benchmarks.large_store import SCRIPT as OTHERS
 from benchmarks.large_store import counts, fill, served, settings
@@ -32,16 +32,16 @@ NODES = 8
 SIZES = (250, 1_000, 4_000)
 """Trials."""
 FILLED = 100
-"""Seeds of the sweep whose results are there before, where some are: 200 results each, of another sweep."""
+"""Seeds of another sweep: 20,000 results."""
 SCRIPT = """\
 from memexp import *
 from memexp.plan import packing
 packing.FINEST = packing.SHARE = 10**9  # a trial for each, however short
 packing.STARTS = 0
 pair = Pair(ShippedText("sentences-targets", first=12), ShippedText("sentences-foils", first=12))
-sweep = Sweep(name="scale", conditions=[
+sweep = Sweep(name="of-{trials}", conditions=[
     Condition(Model("tiny-s"), Study(pair.targets, exposures=1, lr=(i + 1) * 1e-6, batch_size=4),
-              probes=[Recognition(pair)])
+              seed={trials}, probes=[Recognition(pair)])
     for i in range({trials})])
 """
 MIB = 2**20
@@ -49,7 +49,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Executed:
-    """A sweep, from an empty cluster to its end."""
+    """A sweep, each of its conditions a trial."""
 
     trials: int
     seconds: float
@@ -62,39 +62,35 @@ class Executed:
     """MiB of Ray's global control store at the end."""
     requests: int
     """To the store."""
-    again: int
-    """To the store by the same command, once nothing is missing."""
-
-    @property
-    def asked(self) -> float:
-        """Requests of a trial."""
-        return (self.requests - self.again) / self.trials
 
 
-def executed(scratch: Path, sizes: tuple[int, ...] = SIZES, nodes: int = NODES, seeds: int = FILLED) -> list[Executed]:
-    """Sweeps of so many trials on an empty store, and the first of them once more beside the results of others."""
-    found = [_executed(scratch, trials, nodes, 0) for trials in sizes]
-    return [*found, _executed(scratch, sizes[0], nodes, seeds)]
+def executed(scratch: Path, sizes: Sequence[int], seeds: int = 0, nodes: int = NODES) -> list[Executed]:
+    """Sweeps of so many trials, one after the other on one cluster and in one store.
 
-
-def _executed(scratch: Path, trials: int, nodes: int, seeds: int) -> Executed:
-    script = scratch / f"of_{trials}.py"
-    script.write_text(SCRIPT.format(trials=trials), encoding="utf-8")
+    Args:
+        scratch: an empty folder.
+        sizes: the numbers of trials.
+        seeds: of another sweep, `FILLED` for instance, whose results are in the store before: 200 for each.
+        nodes: beside the head.
+    """
     environment = {**ACCESS, **ENVIRONMENT, "XDG_CACHE_HOME": str(scratch / "cache"), "MEMEXP_REPORT": "no"}
+    store, found = "s3://bucket/results", list[Executed]()
     with served() as url, settings({**environment, "AWS_ENDPOINT_URL": url}), _cluster(nodes) as (address, gcs):
-        store = f"s3://bucket/of-{trials}-beside-{seeds}"
         if seeds:
             _fill(scratch, store, seeds)
-        command = python("-m", "memexp.cli", "run", script, "--store", store, "--address", address)
-        before = sum(counts(url).values())
-        began = time.perf_counter()
-        cpu, driver = _watched(command)
-        seconds = time.perf_counter() - began
-        after, kept = sum(counts(url).values()), psutil.Process(gcs).memory_info().rss
-        execute(command)
-        again = sum(counts(url).values()) - after
-    print(f"scale: {trials} trials: {seconds:.0f} s, driver {cpu:.1f} CPU s and {driver / MIB:.0f} MiB", flush=True)
-    return Executed(trials, seconds, cpu, driver / MIB, kept / MIB, after - before, again)
+        for trials in sizes:
+            script = scratch / f"of_{trials}.py"
+            script.write_text(SCRIPT.format(trials=trials), encoding="utf-8")
+            before, began = sum(counts(url).values()), time.perf_counter()
+            cpu, driver = _watched(
+                python("-m", "memexp.cli", "run", script, "--store", store, "--address", address, "--ray")
+            )
+            seconds, requests = time.perf_counter() - began, sum(counts(url).values()) - before
+            kept = psutil.Process(gcs).memory_info().rss
+            one = Executed(trials, seconds, cpu, driver / MIB, kept / MIB, requests)
+            print(f"scale, {200 * seeds} results there before: {one}", flush=True)
+            found.append(one)
+    return found
 
 
 def _fill(scratch: Path, store: str, seeds: int) -> None:

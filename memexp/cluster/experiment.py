@@ -35,6 +35,7 @@ from memexp.errors import ClusterError, one_line, without_secrets
 from memexp.events import Event
 from memexp.plan import Trial
 from memexp.plan.attempts import Attempt, Progress, failures
+from memexp.plan.missing import lacking
 from memexp.plan.retries import DEATHS, Death, Outcome, leave_out
 from memexp.spec import Resources
 from memexp.store import Store
@@ -178,8 +179,8 @@ def _execute(trial: Trial, store: Store, attempt: Attempt, held: Resources, repo
 
         lines, killed = drive(trial, held, store, attempt)
         # All of it: the last report of a group that died may have died with it.
-        there = {kind: store.names(kind) for kind in {ask.kind for ask in trial.asks}}
-        answered = [ask.file for ask in trial.asks if ask.name in there[ask.kind]]
+        open_ = {ask.file for ask in lacking(trial.asks, store)}
+        answered = [ask.file for ask in trial.asks if ask.file not in open_]
         tune.report({"answered": answered, "steps": 0, "failures": lines, "killed": killed})
         return
     nodes.check_here()

@@ -5,8 +5,9 @@ asks = find_missing(forest, store).asks
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from memexp.records import MADE_WITH, rows_for, with_source
 from memexp.store import Store
 from memexp.store.threads import threaded
 
-__all__ = ["Copy", "Missing", "answered", "copy_results", "find_missing"]
+__all__ = ["Copy", "Missing", "answered", "copy_results", "find_missing", "lacking"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,19 @@ def find_missing(
         lost = {(ask.kind, ask.name) for ask in found.diverged}
         found.asks = [ask for ask in found.asks if (ask.kind, ask.name) not in lost]
     return found
+
+
+class Files(Protocol):
+    """What tells which files there are; `memexp.store.Store` does."""
+
+    def exists(self, kind: str, name: str) -> bool:
+        """Whether there is a file of this name."""
+
+
+def lacking(asks: Sequence[Ask], store: Files) -> list[Ask]:
+    """Those of `asks` without a file, each asked for by itself: a trial has few, and a store may have a million."""
+    there = threaded(lambda ask: store.exists(ask.kind, ask.name), asks)
+    return [ask for ask, found in zip(asks, there, strict=True) if not found]
 
 
 def copy_results(missing: Missing, store: Store) -> None:

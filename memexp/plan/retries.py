@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 
 from memexp.plan.attempts import Attempt, Failed, Log, Part, failures, row, sentence, skipped, write
 from memexp.plan.forest import Forest
+from memexp.plan.missing import lacking
 from memexp.plan.trials import Trial, apart
 from memexp.records import versions
 from memexp.store import Store
@@ -116,7 +117,7 @@ def still_missing(trial: Trial, store: Store) -> Trial:
     """What of a trial is not in the store."""
     return dataclasses.replace(
         trial,
-        asks=[ask for ask in trial.asks if not store.exists(ask.kind, ask.name)],
+        asks=lacking(trial.asks, store),
         leaves=trial.lacking_leaves(store),
     )
 

@@ -69,7 +69,7 @@ class HiddenFiles:
 
     def list_text(self, prefix: str) -> list[str]:
         """The paths of side files that begin with `prefix`, such as ``.running/``, sorted."""
-        folder = _side(f"{prefix.split('/')[0]}/any").removesuffix("/any")
+        folder = _side(f"{prefix.rpartition('/')[0] or prefix}/any").removesuffix("/any")
         with explained(f"list {self.location}/{prefix}"):
             return sorted(path for path in self._medium.walk(folder) if path.startswith(prefix))
 

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import hashlib
 import re
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Annotated, Literal, Protocol
@@ -25,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints
 
 from memexp.errors import MemexpError, StoreError, StoreGoneError, one_line
 from memexp.identity import NUMERICS
+from memexp.store.threads import THREADS, threaded
 
 __all__ = [
     "FOLDER",
@@ -110,13 +112,15 @@ class Marks:
         return dataclasses.replace(self, found=self.found - {mark})
 
 
-def find(store: SideFiles) -> Marks:
-    """All snapshots there are. Where the folder cannot be listed there are none, with the reason.
+def find(store: SideFiles, of: Collection[str] | None = None) -> Marks:
+    """The snapshots of some trajectories, or all there are; none, with the reason, where they cannot be listed.
 
     Raises StoreGoneError, as all here that reads does: of an outage no snapshot is at fault.
     """
+    # Of a few each by itself: a listing of all takes the longer the more are kept.
+    prefixes = [f"{FOLDER}/"] if of is None or len(of) > THREADS else [f"{FOLDER}/{one}/" for one in sorted(of)]
     try:
-        paths = store.list_text(f"{FOLDER}/")
+        paths = [path for found in threaded(store.list_text, prefixes) for path in found]
     except StoreGoneError:
         raise
     except StoreError as error:

@@ -9,6 +9,8 @@ from memexp.core.processes import World
 from memexp.events import TrialEnded, TrialStarted
 from memexp.plan import Ask, Trial
 from memexp.plan.attempts import Attempt, Progress
+from memexp.plan.forest import TrainingStage
+from memexp.plan.missing import lacking
 from memexp.store.snapshots import Marks, find
 from memexp.trial.base import WarmBase
 from memexp.trial.failing import lost_devices
@@ -56,7 +58,7 @@ def execute(
     asks = _outstanding(trial, sink, world)
     left = {ask.file for ask in asks}
     report(Progress(answered=tuple(ask.file for ask in trial.asks if ask.file not in left)))
-    marks, leaves = world.broadcast((find(sink), trial.lacking_leaves(sink)) if world.leads else (Marks(), ()))
+    marks, leaves = world.broadcast((_marks(trial, sink), trial.lacking_leaves(sink)) if world.leads else (Marks(), ()))
     if not asks and not leaves:
         return []
     notice = notice or Notice()
@@ -76,8 +78,15 @@ def execute(
 
 def _outstanding(trial: Trial, sink: Sink, world: World) -> list[Ask]:
     """The asks without a file: an earlier attempt or another sweep may have answered some. Rank 0 decides for all."""
-    done: set[str] = set()
+    left: set[str] = set()
     if world.leads:
-        done = {f"{kind}/{name}" for kind in {ask.kind for ask in trial.asks} for name in sink.names(kind)}
-    done = world.broadcast(done)
-    return [ask for ask in trial.asks if ask.file not in done]
+        left = {ask.file for ask in lacking(trial.asks, sink)}
+    left = world.broadcast(left)
+    return [ask for ask in trial.asks if ask.file in left]
+
+
+def _marks(trial: Trial, sink: Sink) -> Marks:
+    """Of the trajectories of the trial, and of what its pretraining leaves."""
+    stages = [stage for stage in trial.stages if isinstance(stage, TrainingStage)]
+    ends = {stage.id for stage in stages if stage.kind == "pretrain"}
+    return find(sink, ends | {stage.trajectory for stage in stages})

@@ -37,8 +37,11 @@ class Sink(SideFiles, Protocol):
     def commit(self, kind: str, name: str, table: pa.Table) -> bool:
         """Write a file if there is none of this name; whether it was written."""
 
-    def names(self, kind: str, prefix: str = "") -> set[str]:
-        """Names of the files there are."""
+    def exists(self, kind: str, name: str) -> bool:
+        """Whether there is a file of this name."""
+
+    def names(self, kind: str, prefix: str) -> set[str]:
+        """Names of the files there are that begin so."""
 
     def read(self, kind: str, name: str) -> pa.Table:
         """A file's rows."""

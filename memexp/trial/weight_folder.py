@@ -119,7 +119,10 @@ class _Unchanged:
     def commit(self, kind: str, name: str, table: pa.Table) -> bool:
         return True
 
-    def names(self, kind: str, prefix: str = "") -> set[str]:
+    def exists(self, kind: str, name: str) -> bool:
+        return False
+
+    def names(self, kind: str, prefix: str) -> set[str]:
         return set()
 
     def read(self, kind: str, name: str) -> pa.Table:
