@@ -104,14 +104,14 @@ class Farewell:
             self._over.wait(GRACE)
         stop_now()
 
-    def look(self, running: set[str]) -> None:
-        """Called again and again with the trials that are under way, in the thread that may say something."""
+    def look(self, running: Callable[[], set[str]]) -> None:
+        """Called again and again, in the thread that may say something; `running`: the trials that are under way."""
         if not self._asked.is_set() or self._over.is_set():
             return
         if self._awaited is None:
-            self._awaited = running
+            self._awaited = running()
             self._say(f"{stopped_by()}: trials save what they have trained ...")
-        self._awaited &= running
+        self._awaited &= running()
         if not self._awaited:
             self._over.set()
 
