@@ -38,12 +38,13 @@ srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON
   ray=(ray start --block --num-cpus="$SLURM_CPUS_PER_TASK" --dashboard-agent-listen-port=0)
   if [ "$SLURM_PROCID" = 0 ]; then
     "${ray[@]}" --head --port="${ADDRESS#*:}" --temp-dir="$RAY_FOLDER" --dashboard-host=127.0.0.1 \
-      --resources="{\"memexp_driver\": 1000}"
+      --resources="{\"memexp_driver\": 1000}" || status=$? # which ends all: others are of no use without it
   else
     until ray health-check --address "$ADDRESS" 2> /dev/null; do sleep 1; done
     "${ray[@]}" --address="$ADDRESS"
   fi
   rm -rf "$RAY_FOLDER"
+  exit "${status:-0}"
 ' > "memexp-$SLURM_JOB_ID-ray.log" 2>&1 &
 servers=$!
 
