@@ -35,12 +35,13 @@ setup: $(STAMP)  ## Make the environment .venv with everything pinned
 demo: $(STAMP)  ## Run the quickstart sweep into MEMEXP_STORE (default: results)
 	@MEMEXP_STORE="$(MEMEXP_STORE)" $(BIN)/memexp run sweeps/quickstart.py
 
-# Tests on two ranks and on a Ray cluster fill the machine by themselves. The others in their order: those of the core,
-# which take longest, first. Status 5 is pytest's for "none selected".
+# In their order: those of the core, which take longest, first. Status 5 is pytest's for "none selected". Those on two
+# ranks and on Ray clusters by themselves: what they start would slow the others down to where they are given up.
 test: lint  ## Lint, types and all tests but the drills
 	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/core tests/unit \
 		$(PYTEST_ARGS) || [ $$? -eq 5 ]
-	@$(OFFLINE) $(BIN)/python -m pytest tests/dist tests/cluster $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile tests/dist tests/cluster $(PYTEST_ARGS) || \
+		[ $$? -eq 5 ]
 
 # The memory drills alone: what others take beside them they would be killed for.
 drills: $(STAMP)  ## Tests that kill processes and break disks on purpose
