@@ -170,7 +170,7 @@ class ActiveSearch:
         lacking = {ask.file for ask in (*missing.asks, *missing.diverged)}
         pretraining = _pretraining(candidate)
         if pretraining:
-            pretraining -= {mark.trajectory for mark in find(self.store).found}
+            pretraining -= {mark.trajectory for mark in find(self.store, pretraining).found}
         left = [set(stop.files & lacking) for stop in candidate.stops]
         running = RunningSuggestion(index, candidate, missing.asks, left, pretraining)
         self.rule.add(str(index))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from memexp.plan.attempts import Log
 from memexp.plan.forest import Ask, Forest
 from memexp.records import MADE_WITH, rows_for, with_source
 from memexp.store import Store
-from memexp.store.threads import threaded
+from memexp.store.threads import THREADS, threaded
 
 __all__ = ["Copy", "Missing", "answered", "copy_results", "find_missing", "lacking"]
 
@@ -71,7 +72,10 @@ def find_missing(
     for ask in forest.asks:
         by_kind.setdefault(ask.kind, []).append(ask)
     for kind, asks in by_kind.items():
-        names = store.listed(kind)
+        # Of a few each by itself, as a search asks for every suggestion: a listing of all takes the longer the more
+        # there is.
+        prefixes = {ask.prefix for ask in asks} if len(asks) <= THREADS else {""}
+        names = {name: file for some in threaded(partial(store.listed, kind), prefixes) for name, file in some.items()}
         measured = {tuple(name.split("-")[:2]): name for name in sorted(names)}
         store.check_whole(kind, {ask.name for ask in asks} & names.keys(), names)
         for ask in asks:

@@ -115,14 +115,17 @@ class Bucket:
         return list(self.patience.asked(lambda: obstore.list_with_delimiter(self.store)["common_prefixes"]))
 
     def walk(self, folder: str, begin: str = "") -> Iterator[str]:
+        return (entry["path"] for entry in self._beginning(folder, begin))
+
+    def listed(self, folder: str, begin: str = "") -> Iterator[Listed]:
+        for entry in self._beginning(folder, begin):
+            yield Listed(entry["path"], entry["size"], f"{entry['e_tag']} {entry['last_modified']}")
+
+    def _beginning(self, folder: str, begin: str) -> Iterator[ObjectMeta]:
         for entry in self._entries(folder, begin or None):
             if begin and not entry["path"].startswith(begin) and entry["path"] > begin:
                 return  # names come in order, from the first after `begin`
-            yield entry["path"]
-
-    def listed(self, folder: str) -> Iterator[Listed]:
-        for entry in self._entries(folder):
-            yield Listed(entry["path"], entry["size"], f"{entry['e_tag']} {entry['last_modified']}")
+            yield entry
 
     def _entries(self, folder: str, last: str | None = None) -> Iterator[ObjectMeta]:
         """What comes after `last`, page by page: where one fails, the listing begins again after the last name."""

@@ -127,9 +127,11 @@ class Folder:
             inside = Path(where).relative_to(self.root).as_posix()
             yield from (f"{inside}/{name}" for name in names)
 
-    def listed(self, folder: str) -> Iterator[Listed]:
+    def listed(self, folder: str, begin: str = "") -> Iterator[Listed]:
         root = os.fspath(self.root)
         for key in self.walk(folder):
+            if not key.startswith(begin):
+                continue
             found = os.stat(f"{root}/{key}")
             yield Listed(key, found.st_size, f"{found.st_size} {found.st_mtime_ns} {found.st_ino}")
 

@@ -72,8 +72,8 @@ class Medium(Protocol):
         `begin`: of those only whose key begins so, as far as that saves anything: there may be others.
         """
 
-    def listed(self, folder: str) -> Iterator[Listed]:
-        """The same of all, each with what a listing tells."""
+    def listed(self, folder: str, begin: str = "") -> Iterator[Listed]:
+        """The same, each with what a listing tells."""
 
     def check(self) -> None:
         """Write and remove a file, and tidy up what killed writers left.

@@ -132,11 +132,12 @@ class Store(HiddenFiles):
         with explained(f"list {self.path(kind)}"):
             return {name for key in self._medium.walk(kind, begin if prefix else "") if (name := _name(begin, key))}
 
-    def listed(self, kind: str) -> dict[str, Listed]:
-        """What a listing tells of all files of `kind`, by name."""
-        begin = f"{_plain(kind)}/"
+    def listed(self, kind: str, prefix: str = "") -> dict[str, Listed]:
+        """What a listing tells of the files of `kind` whose names begin with `prefix`, by name."""
+        begin = f"{_plain(kind)}/{prefix}"
         with explained(f"list {self.path(kind)}"):
-            return {name: file for file in self._medium.listed(kind) if (name := _name(begin, file.key))}
+            found = self._medium.listed(kind, begin if prefix else "")
+            return {name: file for file in found if (name := _name(begin, file.key))}
 
     def kinds(self) -> list[str]:
         """The kinds that have at least one file, sorted."""

@@ -10,6 +10,7 @@ from core.test_trial import Grid, executed, grid
 
 from benchmarks.large_store import ENVIRONMENT
 from benchmarks.s3 import PAGE, Server
+from memexp.plan import find_missing, grow
 from memexp.store import Store
 
 __all__ = ["grid"]  # a fixture
@@ -44,5 +45,7 @@ def test_a_trial_asks_no_more_of_a_large_store(server: Server, grid: Grid) -> No
         )
         server.objects["bucket"] |= {f"large/{name}": b"" for name in (*others, f"training/{i:012x}.parquet")}
     assert asked(server, grid, "large") == few
+    find_missing(grow(grid((1, 2))), Store("s3://bucket/large"))  # as a search does for every suggestion
+    assert server.counts["LIST"] - few["LIST"] <= 2 + 4, "the store, its log, and each of four results"
     Store("s3://bucket/large").names("recall")
-    assert server.counts["LIST"] - few["LIST"] > OTHERS // PAGE, "what a listing of all would have taken"
+    assert server.counts["LIST"] - few["LIST"] > 2 + 4 + OTHERS // PAGE, "what a listing of all would have taken"
