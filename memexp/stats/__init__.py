@@ -19,6 +19,7 @@ from memexp.stats.curves import CURVES, Fit, fit_curve
 from memexp.stats.detection import TwoAFC, auc, dprime, recognition, two_afc
 from memexp.stats.differences import Difference, difference, holm, mcnemar
 from memexp.stats.means import OVER, Mean, mean_interval, summary
+from memexp.stats.memorisation import counterfactual, difference_in_differences
 from memexp.stats.retained import retention
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "auc",
     "best",
     "compare",
+    "counterfactual",
     "difference",
+    "difference_in_differences",
     "dprime",
     "fit_curve",
     "holm",
