@@ -79,6 +79,7 @@ STUDY = {
     "warmup_steps": 0,
     "warmup_ratio": 0.0,
     "weight_decay": 0.0,
+    "optimizer": "adamw",
 }
 INTERFERENCE = {
     "interference_corpus": "cnn_dailymail",

@@ -46,6 +46,10 @@ def settings_of(
     by_key = dict(zip(_keys(connection, found, key), found, strict=True))
     for table in mixed:
         by_key |= dict(_read(connection, table, constant_columns(kind, table.schema.names), key))
+    for settings in by_key.values():
+        for part in ("", "pretrain_"):
+            if f"{part}lr" in settings:  # rows of before there was another
+                settings.setdefault(f"{part}optimizer", "adamw")
     return by_key
 
 

@@ -25,7 +25,7 @@ import memexp.core.checkpoint
 import memexp.core.train
 from memexp.core.batches import StudyBatches
 from memexp.core.checkpoint import load_snapshot, save_snapshot
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.train import Step, train
 from memexp.driver.cleaning import discard_snapshots
@@ -61,7 +61,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def learn(subject: Subject, first: int, last: int) -> list[Step]:
     """Steps by number; an exposure has three."""
-    subject.optimizer = subject.optimizer or adamw(subject.lm, subject.study)
+    subject.optimizer = subject.optimizer or fresh_optimizer(subject.lm, subject.study)
     batches = StudyBatches(subject.study, subject.rows, 0)
     return train(subject.lm, subject.optimizer, subject.study, batches, first, last)
 
@@ -130,7 +130,7 @@ def test_a_snapshot_before_the_first_real_step_changes_nothing(store: Store) -> 
     """A batch of blank texts is a step without one of the optimizer's."""
     whole, put, again = (Subject("gpt2", Full(), 0.0) for _ in range(3))
     learn(whole, 1, 3)
-    put.optimizer = adamw(put.lm, put.study)
+    put.optimizer = fresh_optimizer(put.lm, put.study)
     mark = put_down(put, store, 0)
     assert not put.optimizer.state
     learn(put, 1, 3)

@@ -159,6 +159,8 @@ def test_columns(studied: Condition, stream: TextStream) -> None:
         "pretrain_dropout": None,
         "pretrain_weight_decay": 0.0,
         "pretrain_clip_norm": None,
+        "pretrain_optimizer": "adamw",
+        "pretrain_momentum": None,
         "pretrain_seed": 3,
     }
     assert {*settings} <= {*SETTINGS.names, "lora_targets"}
@@ -168,7 +170,8 @@ def test_columns(studied: Condition, stream: TextStream) -> None:
 
 def test_files_of_before_lack_the_columns_of_pretraining_and_a_few_others() -> None:
     columns = [*SETTINGS, *MADE_WITH, *RECALL]
-    later = {f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")}
+    later = {f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm", "momentum")}
+    later |= {"optimizer", "momentum"}
     later |= {name for name in SETTINGS.names if name.startswith("pretrain_")} | {"probe_settings"}
     later |= {"cuda", "cudnn", "precision", "checkpointing", "offload", "lanes"}
     old = [column for column in columns if column.name not in later]
