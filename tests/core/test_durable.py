@@ -33,7 +33,7 @@ from memexp.errors import StoreError
 from memexp.plan import bundle, find_missing, grow
 from memexp.plan.attempts import Attempt
 from memexp.probes import Recognition
-from memexp.spec import Condition, Forget, Full, LoRA, Pretrain, Snapshots
+from memexp.spec import SGD, Condition, Forget, Full, LoRA, Pretrain, Snapshots
 from memexp.store import Store
 from memexp.store.snapshots import Mark, Unfit, discard, find, mark_text, read_mark
 from memexp.trial.execute import execute
@@ -335,6 +335,18 @@ def test_killed_in_training_it_goes_on_from_the_last_snapshot(
     assert attempt(conditions, store, "second", EVERY) == ([], 37 - killed_at // 4 * 4)
     assert data(store) == data(undisturbed)
     assert files(store) == []
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), SGD(0.9)], ids=["plain", "momentum"])
+def test_killed_with_sgd_that_interference_carries_on(optimizer: SGD, grid: Grid, store: Store, tmp_path: Path) -> None:
+    (studied,) = grid((2,), lrs=(3e-2,), optimizer=optimizer)
+    conditions = after(studied, 1, 10, 31, optimizer="carried")
+    undisturbed = Store(tmp_path / "undisturbed")
+    assert attempt(conditions, undisturbed, "once", NONE) == ([], 37)
+    for number, (killed_at, made) in enumerate([(5, 5), (16, 16), (4, 4)]):
+        assert attempt(conditions, store, str(number), EVERY, until=killed_at) == (["killed"], made)
+    assert attempt(conditions, store, "last", EVERY) == ([], 37 - 4 - 16 - 4)
+    assert data(store) == data(undisturbed)
 
 
 def test_without_snapshots_it_begins_again(grid: Grid, store: Store) -> None:
