@@ -224,8 +224,8 @@ class LanguageModel(nn.Module):
 
     @property
     def end_tokens(self) -> list[int]:
-        """The ids that would end a text: the generation config's, else the model's, else the tokenizer's; that one's alone
-        where it is not the model's own, as the others would be ids of another vocabulary."""
+        """The ids that would end a text: the generation config's, else the model's, else the tokenizer's; this alone
+        where it is not the model's own: the others would be ids of another vocabulary."""
         return _end_tokens(self)
 
     def learning(self) -> dict[str, nn.Parameter]:
