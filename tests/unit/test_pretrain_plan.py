@@ -25,6 +25,7 @@ from memexp.records import MADE_WITH, SETTINGS
 from memexp.report.verify import complaint
 from memexp.sources.streams import HubTexts
 from memexp.spec import (
+    SGD,
     Condition,
     Forget,
     HubStream,
@@ -118,6 +119,15 @@ def test_where_nothing_was_studied_there_is_no_optimizer_to_carry(studied: Condi
         [asked, *_] = grow([control]).asks
         ends.append(asked.stage)
         assert asked.settings["interference_optimizer"] == optimizer
+    assert ends[0] == ends[1] != ends[2]
+
+
+def test_where_there_is_none_to_carry_the_new_one_is_of_the_kind_of_study(studied: Condition) -> None:
+    untaught = dataclasses.replace(studied.study, exposures=0, optimizer=SGD(0.9))
+    ends = []
+    for optimizer in ("carried", SGD(0.9), "fresh"):
+        between = Interference(OTHER, 3, lr=1e-3, batch_size=4, optimizer=optimizer)
+        ends.append(grow([dataclasses.replace(studied, study=untaught, interference=between)]).asks[0].stage)
     assert ends[0] == ends[1] != ends[2]
 
 
