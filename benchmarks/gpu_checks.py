@@ -20,7 +20,7 @@ from benchmarks.gpu_speed import PRECISIONS, settings
 from memexp.core import fork
 from memexp.core.generate import complete_greedily
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
 from memexp.core.shard import shard
@@ -51,7 +51,7 @@ class Outcome:
 
 def outcome(lm: LanguageModel, shape: str, steps: int = 8) -> Outcome:
     """Train, go back to a fork half-way and train on; score; complete."""
-    optimizer, texts, losses = adamw(lm, settings), rows(shape, 16, 25), list[float]()
+    optimizer, texts, losses = fresh_optimizer(lm, settings), rows(shape, 16, 25), list[float]()
     for step in range(1, steps + 1):
         lm.train()
         loss, _ = update(lm, optimizer, texts, 1e-4, 1.0)
@@ -101,7 +101,7 @@ def waits(device: torch.device, small: bool) -> Mapping[str, Any]:
     if device.type != "cuda":
         return {"counted": False}
     lm = made("tiny-gpt2", Full(), "bfloat16", device)
-    optimizer, texts = adamw(lm, settings), rows("tiny-gpt2", 16, 25)
+    optimizer, texts = fresh_optimizer(lm, settings), rows("tiny-gpt2", 16, 25)
     lm.train()
     update(lm, optimizer, texts, 1e-4, 1.0)
     found = {"a training step": _counted(lambda: update(lm, optimizer, texts, 1e-4, 1.0))}

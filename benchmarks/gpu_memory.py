@@ -19,7 +19,7 @@ from memexp.core import fork
 from memexp.core.generate import complete_greedily
 from memexp.core.inspect import memory_facts
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.scoring import token_nlls
 from memexp.core.train import update
 from memexp.plan.inspection import Inspection
@@ -81,7 +81,7 @@ def _too_far(found: Mapping[str, Any]) -> str | None:
 def _phases(lm: LanguageModel, shape: str, most: Measure) -> dict[str, int]:
     """Most bytes in each phase of a trial."""
     texts = rows(shape, TEXTS, WIDTH)
-    optimizer: AdamW | None = adamw(lm, settings)
+    optimizer: AdamW | None = fresh_optimizer(lm, settings)
     cues = [text[:24] for text in texts]
     lm.train()
     found = {"training": most(lambda: update(lm, optimizer, texts, 1e-5, 1.0))}  # type: ignore[arg-type] # is there

@@ -15,7 +15,7 @@ import torch
 from benchmarks.gpu_models import SHAPES, made, rows
 from memexp.core.generate import complete_greedily
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.precision import products
 from memexp.core.scoring import token_nlls
 from memexp.core.train import update
@@ -88,7 +88,7 @@ def speed(device: torch.device, small: bool) -> Mapping[str, Any]:
 def _timed(lm: LanguageModel, shape: str, method: Full | LoRA, small: bool) -> dict[str, Any]:
     device, found = lm.world.device, dict[str, Any]()
     parameters = sum(parameter.numel() for parameter in lm.parameters())
-    optimizer = adamw(lm, settings)
+    optimizer = fresh_optimizer(lm, settings)
     times = 3 if small else 8
     for count, tokens in ((16, 25), (16, 128)):
         batch = rows(shape, count, tokens)
@@ -138,7 +138,7 @@ def _steps(shape: str, steps: int, where: str) -> None:
     """What a child of `processes` does."""
     device = torch.device(where)
     lm = made(shape, Full(), "bfloat16", device)
-    optimizer, batch = adamw(lm, settings), rows(shape, 16, 25)
+    optimizer, batch = fresh_optimizer(lm, settings), rows(shape, 16, 25)
     lm.train()
     for _ in range(3):
         update(lm, optimizer, batch, 1e-5, 1.0)

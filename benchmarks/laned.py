@@ -28,7 +28,7 @@ from memexp.core.data import Row, encode, order
 from memexp.core.lanes import Lanes
 from memexp.core.load import load
 from memexp.core.model import set_dropout
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.train import update
 from memexp.sources import Sources
@@ -104,7 +104,7 @@ def measured(case: Case) -> dict[str, Any]:
 def _alone(case: Case) -> Callable[[int], float]:
     """A step; returns its loss."""
     lm, batch = _loaded(case)
-    optimizer = adamw(lm, _study())
+    optimizer = fresh_optimizer(lm, _study())
     return lambda step: _number(update(lm, optimizer, batch(step), _study().lr, CLIP)[0])
 
 
@@ -112,7 +112,7 @@ def _joint(case: Case) -> Callable[[int], list[float]]:
     """The same step by every lane; returns their losses."""
     lm, batch = _loaded(case)
     lanes = Lanes(lm, LANES)
-    optimizers = [adamw(one, _study()) for one in lanes.models]
+    optimizers = [fresh_optimizer(one, _study()) for one in lanes.models]
     for one in lanes.models:
         one.train()
 

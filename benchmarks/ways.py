@@ -23,7 +23,7 @@ from benchmarks.published import study as published_study
 from memexp.core.batches import StudyBatches
 from memexp.core.data import encode
 from memexp.core.load import load
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.session import Session
 from memexp.core.train import train
@@ -99,7 +99,7 @@ class Memexp(Way):
         study = Study(NOWHERE, exposures=1, lr=lr, batch_size=BATCH)
         rows = encode(self.lm.tokenizer, texts, study.block_size)
         batches = StudyBatches(study, rows, seed=0)
-        steps = train(self.lm, adamw(self.lm, study), study, batches, first=1, last=batches.per_exposure)
+        steps = train(self.lm, fresh_optimizer(self.lm, study), study, batches, first=1, last=batches.per_exposure)
         return [step.loss for step in steps if step.loss is not None]
 
     def recognition(self, targets: Sequence[str], foils: Sequence[str]) -> list[float]:

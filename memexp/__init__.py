@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from memexp.script import run_options
     from memexp.spec import (
         ASHA,
+        SGD,
+        AdamW,
         Choices,
         Condition,
         Forget,
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ASHA",
     "QA",
+    "SGD",
+    "AdamW",
     "Choice",
     "Choices",
     "ClusterError",

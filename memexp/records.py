@@ -83,6 +83,8 @@ SETTINGS = pa.schema(
         ("dropout", pa.float64()),
         ("weight_decay", pa.float64()),
         ("clip_norm", pa.float64()),
+        ("optimizer", pa.string()),
+        ("momentum", pa.float64()),
         ("seed", pa.int64()),
         # forgetting and restudy
         ("forget_side", pa.string()),
@@ -96,6 +98,7 @@ SETTINGS = pa.schema(
         ("interference_batch_size", pa.int64()),
         ("interference_block_size", pa.int64()),
         ("interference_optimizer", pa.string()),
+        ("interference_momentum", pa.float64()),
         ("interference_dropout", pa.float64()),
         ("interference_weight_decay", pa.float64()),
         ("interference_clip_norm", pa.float64()),
@@ -111,11 +114,14 @@ SETTINGS = pa.schema(
         ("pretrain_dropout", pa.float64()),
         ("pretrain_weight_decay", pa.float64()),
         ("pretrain_clip_norm", pa.float64()),
+        ("pretrain_optimizer", pa.string()),
+        ("pretrain_momentum", pa.float64()),
         ("pretrain_seed", pa.int64()),
     ]
 )
 """What was asked for. One row of these is shared by all items of a condition's probe. ``probe_settings``: JSON of what
-the probe has that is not at its default, its texts by name."""
+the probe has that is not at its default, its texts by name; ``optimizer``: sgd, NULL for AdamW; ``momentum``:
+SGD's."""
 
 MADE_WITH = pa.schema(
     [
@@ -244,7 +250,8 @@ BARE = {"training": TRAINING, "stages": STAGES, "sweeps": SWEEPS, "searches": SE
 SINCE = {
     "probe_settings",
     *(name for name in SETTINGS.names if name.startswith("pretrain_")),
-    *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")),
+    *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm", "momentum")),
+    *("optimizer", "momentum"),
     *YOUNGER,
 }
 """Columns that results of memexp 0.1 do not have; where they are missing they read as NULL."""

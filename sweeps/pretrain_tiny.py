@@ -43,7 +43,7 @@ from transformers import (
 
 from memexp import Condition, Model, Pair, Recall, Recognition, Resources, ShippedText, Study, Sweep
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
 from memexp.core.train import update
@@ -224,7 +224,7 @@ def pretrain(size: Size, tokenizer: PreTrainedTokenizerFast, text: list[str]) ->
     lm = LanguageModel(model, tokenizer, World.current(), "float32")
     # Only what AdamW needs to know; the schedule and the order of texts are this script's own.
     settings = Study("unused.txt", exposures=1, lr=size.lr, weight_decay=WEIGHT_DECAY)
-    optimizer = adamw(lm, settings)
+    optimizer = fresh_optimizer(lm, settings)
 
     def closed(texts: Sequence[str]) -> list[list[int]]:
         rows = tokenizer(list(texts), truncation=True, max_length=BLOCK - 1)["input_ids"]

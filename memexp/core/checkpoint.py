@@ -21,13 +21,12 @@ from typing import IO, Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from memexp.core import kept
 from memexp.core.data import key_seed
 from memexp.core.kept import State
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
 from memexp.core.processes import World
 from memexp.core.slices import Held, deal, fill_all, hold, layout
 from memexp.core.tensor_files import Piece, write
@@ -63,7 +62,7 @@ _STATE = "state.json"
 
 
 def save_snapshot(
-    store: SideFiles, mark: Mark, plan: str, lm: LanguageModel, optimizer: AdamW, steps: Sequence[Step]
+    store: SideFiles, mark: Mark, plan: str, lm: LanguageModel, optimizer: Optimizer, steps: Sequence[Step]
 ) -> None:
     """Save a trajectory after its ``mark.step``-th step; an older snapshot of it is removed. All ranks call.
 
@@ -154,7 +153,7 @@ class _Summed:
 class Loaded:
     """What a snapshot gave back beside the model's weights."""
 
-    optimizer: AdamW
+    optimizer: Optimizer
     """With the state it had."""
     steps: list[Step]
     """The steps of the stage it was taken in, up to it."""
@@ -204,8 +203,9 @@ def _loaded(store: SideFiles, mark: Mark, plan: str, lm: LanguageModel, settings
             list(pool.map(lambda name: _check(store, snapshot, name), mine))
 
     _together(world, check, Unfit)
-    optimizer = adamw(lm, settings)
-    _together(world, lambda: kept.prepare(lm, optimizer, state), Unfit)
+    made: list[Optimizer] = []  # which is no other rank's
+    _together(world, lambda: made.append(kept.prepared(lm, settings, state)), Unfit)
+    optimizer = made[0]
     held = hold(world, kept.tensors(lm, optimizer), kept.like(lm))
 
     def fill() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from memexp.core.data import Row
 
@@ -38,7 +38,7 @@ class Company(Protocol):
 
     def update(
         self,
-        optimizer: AdamW,
+        optimizer: Optimizer,
         batch: Sequence[Row],
         lr: float,
         clip_norm: float | None,

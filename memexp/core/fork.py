@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from memexp.core.model import LanguageModel, local
-from memexp.core.optimizer import adamw, room
+from memexp.core.optimizer import fresh_optimizer, room
 from memexp.spec import Training
 
 __all__ = ["Fork", "on_host", "restore", "spend", "take"]
@@ -46,7 +46,7 @@ class Moments:
     """What it keeps of each parameter, by name (of a sharded one, of the local shard)."""
 
 
-def take(lm: LanguageModel, optimizer: AdamW | None) -> Fork:
+def take(lm: LanguageModel, optimizer: Optimizer | None) -> Fork:
     """Copy what `lm` and `optimizer` have learned so far."""
     learning = lm.learning()
     weights = {name: on_host(parameter.detach()) for name, parameter in learning.items()}
@@ -68,22 +68,24 @@ def on_host(tensor: Tensor) -> Tensor:
     return local(tensor).to("cpu", copy=True)
 
 
-def restore(lm: LanguageModel, fork: Fork, settings: Training | None) -> AdamW | None:
+def restore(lm: LanguageModel, fork: Fork, settings: Training | None) -> Optimizer | None:
     """Bring `lm` back to `fork`, bit for bit. Let go of its present optimizer first, or both are there for a while.
 
     Returns:
-        The optimizer of `settings` with the fork's state, or None where it has none.
+        An optimizer of the fork's kind with its state, or None where it has none.
     """
     return _restored(lm, fork, settings, operator.getitem)
 
 
-def spend(lm: LanguageModel, fork: Fork, settings: Training | None) -> AdamW | None:
+def spend(lm: LanguageModel, fork: Fork, settings: Training | None) -> Optimizer | None:
     """As `restore`, and `fork` is emptied on the way: what the model has again, the host has no more."""
     return _restored(lm, fork, settings, dict.pop)
 
 
 @torch.no_grad()
-def _restored(lm: LanguageModel, fork: Fork, settings: Training | None, get: Callable[[Any, str], Any]) -> AdamW | None:
+def _restored(
+    lm: LanguageModel, fork: Fork, settings: Training | None, get: Callable[[Any, str], Any]
+) -> Optimizer | None:
     """`get` is how something is had from the fork."""
     lm.zero_grad()  # a stage that failed half-way through a batch leaves gradients behind
     learning = lm.learning()
@@ -91,12 +93,11 @@ def _restored(lm: LanguageModel, fork: Fork, settings: Training | None, get: Cal
         local(parameter).copy_(get(fork.weights, name))
     if fork.optimizer is None or settings is None:
         return None
-    optimizer = adamw(lm, settings)
-    for group, was in zip(optimizer.param_groups, fork.optimizer.settings, strict=True):
-        group |= {key: copy.copy(value) for key, value in was.items()}
+    optimizer = fresh_optimizer(lm, settings, fork.optimizer.settings)
     for name in list(fork.optimizer.kept):
         held = get(fork.optimizer.kept, name)
-        optimizer.state[learning[name]] = here = room(optimizer, learning[name])
+        here = optimizer.state.get(learning[name]) or room(optimizer, learning[name])
+        optimizer.state[learning[name]] = here
         for key in list(held):
             local(here[key]).copy_(get(held, key))
     return optimizer

@@ -2,7 +2,7 @@
 
 tensors(lm, optimizer)                      # everything learned, and what the optimizer keeps of it
 state(lm, optimizer, steps, said, draws)    # the rest; `said` tells in which files the tensors are
-prepare(lm, optimizer, state)               # makes a fresh optimizer one that the tensors can be read into
+prepared(lm, settings, state)               # an optimizer that the tensors can be read into
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import MOMENTS, room
+from memexp.core.optimizer import MOMENTS, fresh_optimizer, moments_of, room
 from memexp.core.processes import World
 from memexp.core.slices import Layout
 from memexp.core.train import Step
+from memexp.spec import Training
 from memexp.store.snapshots import Form, Unfit
 
-__all__ = ["State", "draws", "like", "prepare", "set_draws", "state", "tensors"]
+__all__ = ["State", "draws", "like", "prepared", "set_draws", "state", "tensors"]
 
 
 class Group(Form):
@@ -30,9 +31,11 @@ class Group(Form):
 
     parameters: tuple[str, ...]
     lr: float
-    betas: tuple[float, float]
-    eps: float
     weight_decay: float
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    momentum: float | None = None
+    """Of SGD, which has none of the two before."""
 
 
 class State(Form):
@@ -41,7 +44,7 @@ class State(Form):
     layout: Layout
     groups: tuple[Group, ...]
     taken: dict[str, float]
-    """Steps that the optimizer has made, by parameter; without those that no pass has used."""
+    """Steps that AdamW has made, by parameter; without those that no pass has used."""
     device: str
     draws: tuple[str, ...]
     """The state of each rank's generator on such a device, in base 64."""
@@ -49,35 +52,35 @@ class State(Form):
     """The fields of each `Step` of the stage so far."""
 
 
-def state(lm: LanguageModel, optimizer: AdamW, steps: Sequence[Step], said: Layout, draws: Sequence[str]) -> State:
+def state(lm: LanguageModel, optimizer: Optimizer, steps: Sequence[Step], said: Layout, draws: Sequence[str]) -> State:
     """What of a trajectory is no tensor; `steps` and `draws` as the fields of `State`."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in lm.learning().items()}
     groups = [
         Group(
             parameters=tuple(names[parameter] for parameter in group["params"]),
-            betas=(float(group["betas"][0]), float(group["betas"][1])),
-            **{name: float(group[name]) for name in ("lr", "eps", "weight_decay")},
+            betas=(float(group["betas"][0]), float(group["betas"][1])) if "betas" in group else None,
+            **{name: float(group[name]) for name in ("lr", "eps", "weight_decay", "momentum") if name in group},
         )
         for group in optimizer.param_groups
     ]
     return State(
         layout=said,
         groups=tuple(groups),
-        taken={names[parameter]: float(kept["step"]) for parameter, kept in optimizer.state.items()},
+        taken={names[parameter]: float(kept["step"]) for parameter, kept in optimizer.state.items() if "step" in kept},
         device=lm.world.device.type,
         draws=tuple(draws),
         steps=tuple(dataclasses.astuple(step) for step in steps),
     )
 
 
-def tensors(lm: LanguageModel, optimizer: AdamW) -> dict[str, Tensor]:
+def tensors(lm: LanguageModel, optimizer: Optimizer) -> dict[str, Tensor]:
     """All that is kept, by name: of the model what learns and what its passes leave behind, of the optimizer all."""
     found: dict[str, Tensor] = {f"weights/{name}": parameter for name, parameter in lm.learning().items()}
     kept = lm.state_dict().keys()
     found |= {f"buffers/{name}": buffer for name, buffer in lm.named_buffers() if name in kept}
     for name, parameter in lm.learning().items():
-        moments = optimizer.state.get(parameter)
-        found |= {f"{moment}/{name}": moments[moment] for moment in MOMENTS} if moments else {}
+        kept_of = optimizer.state.get(parameter)
+        found |= {f"{moment}/{name}": kept_of[moment] for moment in moments_of(optimizer)} if kept_of else {}
     return found
 
 
@@ -86,18 +89,20 @@ def like(lm: LanguageModel) -> dict[str, Tensor]:
     return {f"{moment}/{name}": parameter for name, parameter in lm.learning().items() for moment in MOMENTS}
 
 
-def prepare(lm: LanguageModel, optimizer: AdamW, state: State) -> None:
-    """Give a fresh optimizer the settings it had, and room for its moments. Raises Unfit: it is of another."""
+def prepared(lm: LanguageModel, settings: Training, state: State) -> Optimizer:
+    """A new optimizer with the settings it had, and room for its moments. Raises Unfit: it is of another."""
     learning = lm.learning()
     names = {parameter: name for name, parameter in learning.items()}
+    was = [group.model_dump(exclude={"parameters"}, exclude_none=True) for group in state.groups]
+    optimizer = fresh_optimizer(lm, settings, was)
     for group, kept in zip(optimizer.param_groups, state.groups, strict=True):
         if tuple(names[parameter] for parameter in group["params"]) != kept.parameters:
             raise Unfit("it is of other parameters than the model has")
-        group |= {"lr": kept.lr, "betas": kept.betas, "eps": kept.eps, "weight_decay": kept.weight_decay}
     for name, count in state.taken.items():
         parameter = learning[name]
         optimizer.state[parameter] = fresh = room(optimizer, parameter)
         fresh["step"].fill_(count)
+    return optimizer
 
 
 def draws(world: World) -> str:

@@ -1,4 +1,4 @@
-"""An optimizer step of several lanes: one pass forward and one back for each micro-group, then each lane's own AdamW.
+"""An optimizer step of several lanes: one pass forward and one back for each micro-group, then each lane's own step.
 
 made = updates(joint, weights, generators, [(0, Update(...)), (3, Update(...))])
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from memexp.core.data import Row, groups, right_padded
 from memexp.core.lane_draws import Draws, generator_state
@@ -31,7 +31,7 @@ NOTHING: Row = (0,)
 class Update(NamedTuple):
     """What a lane gives for one step."""
 
-    optimizer: AdamW
+    optimizer: Optimizer
     rows: Sequence[Row]
     """Its batch."""
     lr: float

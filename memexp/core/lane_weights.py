@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.adamw import adamw as functional_adamw
+from torch.optim import Optimizer
 
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import MOMENTS
+from memexp.core.optimizer import moments_of, step_of
 
 __all__ = ["LaneWeights"]
 
@@ -27,7 +26,7 @@ ALIGNED = 16
 
 
 class LaneWeights:
-    """The learning parameters of a model, once for each lane, with gradients and AdamW's moments."""
+    """The learning parameters of a model, once for each lane, with gradients and room for AdamW's moments."""
 
     def __init__(self, lm: LanguageModel, count: int) -> None:
         """All lanes begin as `lm` is now, whose own parameters become those of lane 0."""
@@ -46,7 +45,7 @@ class LaneWeights:
             torch.zeros(count, end, device=device) for _ in range(4)
         )
         self.steps = torch.zeros(count, len(self.names), device=device)
-        self._seated: list[weakref.ref[AdamW] | None] = [None] * count
+        self._seated: list[weakref.ref[Optimizer] | None] = [None] * count
         with torch.no_grad():
             for name, place in zip(self.names, self._places, strict=True):
                 self.values[:, place] = learning[name].detach().reshape(1, -1)
@@ -80,8 +79,8 @@ class LaneWeights:
         """The models of all lanes, by whose parameters optimizers know their moments."""
         self._own = [model.learning() for model in models]
 
-    def step(self, lane: int, optimizer: AdamW, lr: float, clip_norm: float | None) -> None:
-        """A step of one lane, as torch's AdamW makes it after torch's `clip_grad_norm_`."""
+    def step(self, lane: int, optimizer: Optimizer, lr: float, clip_norm: float | None) -> None:
+        """A step of one lane, as torch's optimizer makes it after torch's `clip_grad_norm_`."""
         self._take_in(lane, optimizer)
         gradient = self.gradients[lane]
         if clip_norm is not None:
@@ -92,26 +91,17 @@ class LaneWeights:
             decays = group["params"][0].ndim >= 2
             first, last = (0, self._matrices) if decays else (self._matrices, len(self.names))
             part = slice(self._places[first].start, self._places[last - 1].stop)
-            functional_adamw(
-                [self.values[lane, part]],
-                [gradient[part]],
-                [self.first[lane, part]],
-                [self.second[lane, part]],
-                [],
-                [self.steps[lane, first].clone()],
-                fused=True,
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=lr,
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
+            kept = {name: whole[lane, part] for name, whole in self._moments(optimizer)}
+            kept["step"] = self.steps[lane, first].clone()
+            step_of(group, self.values[lane, part], gradient[part], kept)
         self.steps[lane] += 1
 
+    def _moments(self, optimizer: Optimizer) -> Iterable[tuple[str, Tensor]]:
+        """Where its moments are, by their names: it has two, one or none of them."""
+        return zip(moments_of(optimizer), (self.first, self.second), strict=False)
+
     @torch.no_grad()
-    def _take_in(self, lane: int, optimizer: AdamW) -> None:
+    def _take_in(self, lane: int, optimizer: Optimizer) -> None:
         """What `optimizer` keeps is in this lane's rows from now on, where it may change it by itself too."""
         seated = self._seated[lane]
         if seated is not None and seated() is optimizer:
@@ -119,12 +109,11 @@ class LaneWeights:
         for at, name in enumerate(self.names):
             parameter = self._own[lane][name]
             kept = optimizer.state.get(parameter) or {}
-            views = {"step": self.steps[lane, at]}
-            views |= {
-                key: self._view(whole, lane, at) for key, whole in zip(MOMENTS, (self.first, self.second), strict=True)
-            }
+            views = {key: self._view(whole, lane, at) for key, whole in self._moments(optimizer)}
+            if "momentum" not in optimizer.param_groups[0]:  # AdamW counts
+                views["step"] = self.steps[lane, at]
             for key, view in views.items():
-                view.copy_(kept[key]) if kept else view.zero_()
+                view.copy_(kept[key]) if key in kept else view.zero_()
             optimizer.state[parameter] = views
         self._seated[lane] = weakref.ref(optimizer)
 

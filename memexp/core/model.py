@@ -1,8 +1,8 @@
 """A causal LM in memory, whole or sharded over the world's ranks, however load.py came by it.
 
-`LanguageModel` is the one module that everything else calls, for four operations only: negative log-likelihoods of
-given tokens, those of continuations at the end of given rows, and of rows that grow logits of the next token or the
-likeliest one. Being the root of the sharding it gathers what a rank needs by itself.
+`LanguageModel` is the one module that everything else calls, for five operations only: negative log-likelihoods of
+given tokens, those of continuations at the end of given rows, of rows that grow logits of the next token or the
+likeliest one, and hidden states. Being the root of the sharding it gathers what a rank needs by itself.
 """
 
 from __future__ import annotations
@@ -168,6 +168,9 @@ class LanguageModel(nn.Module):
     def _ends(self, ids: Tensor, keep: Tensor, of: Tensor, wanted: Tensor, sorted_of: Sorted, past: Any) -> Any:
         return self._over(ids, keep, likelihoods(of, wanted, sorted_of), past)
 
+    def _hidden(self, ids: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        return _between_blocks(self.lm, _after(None, ids, self._takes_positions), layers)
+
     def _over(self, ids: Tensor, keep: Tensor, work: Work, past: Any = None) -> Any:
         """`work` on the logits at the positions `keep`, which count through (rows, longest)."""
         if self._plain_head:
@@ -221,10 +224,8 @@ class LanguageModel(nn.Module):
 
     @property
     def end_tokens(self) -> list[int]:
-        """The ids that would end a text: the generation config's, else the model's, else the tokenizer's.
-
-        The tokenizer's alone where it is not the model's own: the others would be ids of another vocabulary.
-        """
+        """The ids that would end a text: the generation config's, else the model's, else the tokenizer's; this alone
+        where it is not the model's own: the others would be ids of another vocabulary."""
         return _end_tokens(self)
 
     def learning(self) -> dict[str, nn.Parameter]:
@@ -253,6 +254,14 @@ def _after(past: Any, ids: Tensor, takes_positions: bool) -> dict[str, Any]:
         begin = past.get_seq_length()
         inputs["position_ids"] = torch.arange(begin, begin + ids.shape[1], device=ids.device).expand(ids.shape)
     return inputs
+
+
+def _between_blocks(lm: PreTrainedModel, inputs: Mapping[str, Any], layers: Sequence[int]) -> list[Tensor]:
+    """Hidden states, (rows, longest, width) in float32 for each of `layers`, counted as transformers does."""
+    states = getattr(lm.base_model(**inputs, output_hidden_states=True), "hidden_states", None) or ()
+    if len(states) != len(blocks(lm)) + 1:
+        raise ModelError(f"{type(lm).__name__} gives {len(states)} hidden states, not one for each block")
+    return [states[layer].float() for layer in layers]
 
 
 def _context(lm: LanguageModel) -> int | None:

@@ -13,6 +13,7 @@ from memexp.core.data import Row, encode
 from memexp.core.forget import ablated
 from memexp.core.fork import Fork
 from memexp.core.generate import answer_greedily, complete_greedily
+from memexp.core.hidden_states import hidden_states
 from memexp.core.model import LanguageModel, blocks
 from memexp.core.scoring import Likelihood, continuations, token_nlls
 from memexp.errors import SpecError
@@ -59,6 +60,10 @@ class Session:
     def token_nlls(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """See `memexp.core.scoring.token_nlls`."""
         return token_nlls(self.lm, rows)
+
+    def hidden(self, rows: Sequence[Row], layers: Sequence[int]) -> list[list[NDArray[np.float32]]]:
+        """See `memexp.core.hidden_states.hidden_states`."""
+        return hidden_states(self.lm, rows, layers)
 
     def complete(self, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
         """See `memexp.core.generate.complete_greedily`."""

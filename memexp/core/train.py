@@ -1,6 +1,6 @@
 """One stage of training: steps over the study list, or over other text, in batches that depend on keys alone.
 
-optimizer = adamw(lm, study)
+optimizer = fresh_optimizer(lm, study)
 steps = train(lm, optimizer, study, StudyBatches(study, rows, seed=0), first=1, last=25)
 
 A GPU is given work ahead: the losses of several steps are read at once, as to look at one is to wait for its step.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from memexp.core.batches import Batch, Batches
 from memexp.core.data import Row, groups, key_seed, right_padded
@@ -55,7 +55,7 @@ class Step:
 
 def train(
     lm: LanguageModel,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     settings: Training,
     batches: Batches,
     first: int,
@@ -95,7 +95,7 @@ def train(
     return steps
 
 
-def _made(lm: LanguageModel, optimizer: AdamW, settings: Training, batch: Batch) -> tuple[Loss, int]:
+def _made(lm: LanguageModel, optimizer: Optimizer, settings: Training, batch: Batch) -> tuple[Loss, int]:
     """One step: by itself, or where `lm` is one of several lanes with them."""
     # Other dropout on every rank: they hold other rows.
     seed = None if batch.draws is None else key_seed(*batch.draws, lm.world.rank)
@@ -132,7 +132,7 @@ def _check_weights(lm: LanguageModel, when: str) -> None:
 
 
 def update(
-    lm: LanguageModel, optimizer: AdamW, batch: Sequence[Row], lr: float, clip_norm: float | None
+    lm: LanguageModel, optimizer: Optimizer, batch: Sequence[Row], lr: float, clip_norm: float | None
 ) -> tuple[Loss, int]:
     """One step on one global batch: its mean loss over all predicted tokens of all ranks, and their number."""
     world = lm.world

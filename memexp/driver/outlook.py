@@ -229,7 +229,7 @@ def _model(
         "dtype": stage.dtype,
         "parameters": inspection.parameters,
         "workers": resources.workers,
-        "bytes_per_worker": memory_per_worker(inspection, stage.method, resources),
+        "bytes_per_worker": memory_per_worker(inspection, stage.method, resources, load.moments),
         "peak_bytes_per_worker": now.worker,
         "peak_bytes_per_host": now.host,
         "recall_bytes_per_worker": now.together,

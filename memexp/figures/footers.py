@@ -22,6 +22,9 @@ __all__ = ["settings_of"]
 
 Settings = dict[str, Any]
 
+UNSAID = {"optimizer": ("lr", "adamw"), "pretrain_optimizer": ("pretrain_lr", "adamw")}
+"""What NULL stands for in columns that came later, where another is not NULL."""
+
 
 def settings_of(
     connection: duckdb.DuckDBPyConnection, kind: str, tables: Sequence[pa.Table | ds.FileSystemDataset], key: str
@@ -46,6 +49,10 @@ def settings_of(
     by_key = dict(zip(_keys(connection, found, key), found, strict=True))
     for table in mixed:
         by_key |= dict(_read(connection, table, constant_columns(kind, table.schema.names), key))
+    for settings in by_key.values():
+        for name, (beside, value) in UNSAID.items():
+            if beside in settings:
+                settings.setdefault(name, value)
     return by_key
 
 

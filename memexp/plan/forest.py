@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from memexp.sources import ResolvedModel, Stream, Texts
-from memexp.spec import Forget, Full, Interference, LoRA, Probe, Resources, Training
+from memexp.spec import AdamW, Forget, Full, Interference, LoRA, Probe, Resources, Training
 
 __all__ = ["Ask", "BaseStage", "Corpora", "Forest", "ForgetStage", "Stage", "TrainingStage"]
 
@@ -94,6 +94,8 @@ class TrainingStage(_AnyStage):
     same."""
     start: str | None = None
     """Identity of the stage that the trajectory begins after."""
+    moments: int = AdamW().moments
+    """Numbers that its optimizer keeps of each that learns."""
 
     @property
     def trajectory(self) -> str:

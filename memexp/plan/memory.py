@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from memexp.plan.inspection import Inspection
-from memexp.spec import Full, LoRA, Resources
+from memexp.spec import AdamW, Full, LoRA, Resources
 
 __all__ = ["HOST_PROCESS", "Load", "Need", "fewest", "memory_per_worker", "needed"]
 
@@ -42,6 +42,8 @@ class Load:
     """States that are kept in memory at a time, the base aside."""
     cue_tokens: int = 0
     """Of texts that are completed together, tokens to come included."""
+    moments: int = AdamW().moments
+    """Numbers that an optimizer keeps of each that learns, at most."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,19 @@ def needed(
     on_gpu = resources.gpus > 0 if on_gpu is None else on_gpu
     model = _Model.of(inspection, method, dtype, resources.workers)
     offloaded = resources.offload and on_gpu
-    moments = 8 * model.learning // model.workers
+    moments = 4 * load.moments * model.learning // model.workers
     standing = {"weights": model.held, "optimizer": 0 if offloaded else moments}
     lanes = 1 if resources.lanes == "auto" else resources.lanes  # as many as there is memory for
-    if lanes > 1:  # each has its own of all that learns, gradients included, at all times
+    if lanes > 1:  # each has its own of all that learns, gradients and room for AdamW's moments
+        # included, at all times
         each, load = lanes * 4 * model.learning, replace(load, tokens=lanes * load.tokens)
         standing = {"weights": model.held - 4 * model.learning + each, "optimizer": 2 * each, "lanes": each}
     peaks = (*_training(model, resources, load, on_gpu), _recall(model, load))
     peak = max(peaks, key=lambda parts: sum(parts.values()))
     names = ("gathers", "gradients", "activations", "logits", "cache")
     base = 0 if model.full and inspection.kept_in_files and 4 * model.learning > COPIED else 1
-    copies = 4 * model.learning // model.workers * (base + 3 * load.forks) + (moments if offloaded else 0)
+    states = base + (1 + load.moments) * load.forks
+    copies = 4 * model.learning // model.workers * states + (moments if offloaded else 0)
     process = GPU_PROCESS if on_gpu else HOST_PROCESS
     recall = sum(standing.values()) + peaks[-1]["cache"] + _whole(model) + process + (0 if on_gpu else copies)
     return Need(
@@ -266,14 +270,16 @@ def fewest(need: Callable[[int], Need], memory: float) -> int | None:
     return None
 
 
-def memory_per_worker(inspection: Inspection, method: Full | LoRA, resources: Resources) -> int:
-    """Bytes of weights, gradients and AdamW moments on each worker, float32, without activations.
+def memory_per_worker(
+    inspection: Inspection, method: Full | LoRA, resources: Resources, moments: int = AdamW().moments
+) -> int:
+    """Bytes of weights, gradients and moments on each worker, float32, without activations.
 
-    Full finetuning: 4 numbers a parameter. LoRA: one a parameter, and 4 for each of the adapter's.
+    Full finetuning with AdamW: 4 numbers a parameter. LoRA: one a parameter, and 4 for each of the adapter's.
     """
-    numbers = 4 * inspection.parameters
+    numbers = (2 + moments) * inspection.parameters
     if isinstance(method, LoRA):
-        numbers = inspection.parameters + 4 * _adapter(inspection, method)
+        numbers = inspection.parameters + (2 + moments) * _adapter(inspection, method)
     return 4 * numbers // resources.workers
 
 

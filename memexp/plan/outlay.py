@@ -21,7 +21,7 @@ from memexp.plan.memory import Load
 from memexp.plan.trials import Trial
 from memexp.sources import ResolvedModel, Stream, Texts
 from memexp.sources.tokens import bytes_per_token
-from memexp.spec import LoRA, Resources
+from memexp.spec import AdamW, LoRA, Resources
 
 __all__ = ["Times", "Work", "hours", "load_of", "occupied", "seconds_per_token", "work_alone", "work_of"]
 
@@ -46,6 +46,8 @@ class Work:
     """Optimizer steps, by texts a batch and tokens a text."""
     measured: int
     """Tokens that are measured."""
+    moments: int = AdamW().moments
+    """Numbers that an optimizer keeps of each that learns, at most."""
 
     @property
     def trained(self) -> float:
@@ -64,7 +66,12 @@ def load_of(forest: Forest, base: str) -> Load:
     }
     tokens = [PADDING * size * lengths.studied(forest, stage) for (_, _, size), stage in trained.items()]
     recalls = any(ask.kind in ("recall", "qa") and forest.base(ask.stage).id == base for ask in forest.asks)
-    return Load(int(max(tokens, default=0)), _forks(base, stages), RECALLED if recalls else 0)
+    return Load(int(max(tokens, default=0)), _forks(base, stages), RECALLED if recalls else 0, _most_moments(stages))
+
+
+def _most_moments(stages: Iterable[Stage]) -> int:
+    """Numbers that an optimizer of `stages` keeps of each that learns, at most; where nothing is trained AdamW's."""
+    return max((one.moments for one in stages if isinstance(one, TrainingStage)), default=AdamW().moments)
 
 
 def _forks(base: str, stages: Sequence[Stage]) -> int:
@@ -113,6 +120,7 @@ def _work(
     batches: Counter[tuple[int, float]] = Counter()
     lengths: _Lengths | None = None
     found: dict[str, tuple[int, float]] = {}  # a stage may come a thousand times
+    stages = list(stages)
     for trial, stage in stages:
         if not isinstance(stage, TrainingStage):
             continue
@@ -124,7 +132,7 @@ def _work(
     for trial, ask in measurements:
         lengths = lengths or _Lengths(trial.base.model)
         read += sum(lengths.read(trial, corpus) for corpus in ask.corpora.values())
-    return Work(batches, int(read))
+    return Work(batches, int(read), _most_moments(stage for _, stage in stages))
 
 
 class _Lengths:
@@ -164,7 +172,7 @@ def hours(
         likely = per_token * (work.trained + measured) / 3600
         return likely * (1 - SPREAD), likely, likely * (1 + SPREAD)
     operations = training * inspection.parameters / device.speed(base.dtype)
-    fixed, launch = _moved(inspection, base, resources, device), _launched(inspection, base)
+    fixed, launch = _moved(inspection, base, resources, device, work.moments), _launched(inspection, base)
     least_to_most = []
     for used, reached, host in zip(*map(reversed, (device.used, REACHED, HOST)), strict=True):
         seconds = operations * measured / used / resources.workers
@@ -182,15 +190,16 @@ def _operations(base: BaseStage, resources: Resources) -> int:
     return (4 if isinstance(base.method, LoRA) else 6) + 2 * resources.checkpointing
 
 
-def _moved(inspection: Inspection, base: BaseStage, resources: Resources, device: Device) -> float:
+def _moved(inspection: Inspection, base: BaseStage, resources: Resources, device: Device, moments: int) -> float:
     """Seconds a step in which weights, gradients and moments are moved, whatever the batch: at the best bandwidths."""
     width, workers = (2 if base.dtype == "bfloat16" else 4), resources.workers
     learning = 0 if isinstance(base.method, LoRA) else inspection.parameters
-    # Weights are read forward and back; a gradient is written, and AdamW reads four numbers and writes three.
-    memory = 2 * width * inspection.parameters + 4 * 8 * learning / workers
+    # Weights are read forward and back; a gradient is written, the optimizer reads it, and reads and writes
+    # a weight and its moments.
+    memory = 2 * width * inspection.parameters + 4 * (4 + 2 * moments) * learning / workers
     # Weights are gathered forward and back, and gradients scattered in float32.
     between = (2 * width * inspection.parameters + 4 * learning) * (workers - 1) / workers
-    away = 2 * 8 * learning / workers if resources.offload and resources.gpus else 0
+    away = 2 * 4 * moments * learning / workers if resources.offload and resources.gpus else 0
     return memory / device.bandwidth + between / (ETHERNET if resources.spread else device.link) + away / PCIE
 
 
@@ -202,14 +211,16 @@ def occupied(forest: Forest, base: str, inspection: Inspection, device: Device) 
     stage, resources = forest.base(base), forest.resources[base]
     lengths = _Lengths(stage.model)
     batches = {
-        (one.settings.batch_size, lengths.studied(forest, one))
+        (one.settings.batch_size, lengths.studied(forest, one), one.moments)
         for one in forest.stages.values()
         if isinstance(one, TrainingStage) and forest.base(one.id).id == base
     }
     launch = HOST[1] * _launched(inspection, stage)
     token = _operations(stage, resources) * inspection.parameters / device.speed(stage.dtype) / device.used[1]
-    moved = _moved(inspection, stage, resources, device) / REACHED[1]
-    found = [size * tokens * token + moved for size, tokens in batches]
+    found = [
+        size * tokens * token + _moved(inspection, stage, resources, device, moments) / REACHED[1]
+        for size, tokens, moments in batches
+    ]
     return max((seconds / max(seconds, launch) for seconds in found), default=1.0)
 
 
@@ -257,7 +268,7 @@ class Times:
         for stage in trial.stages:
             if isinstance(stage, TrainingStage) and stage.id not in trial.given:
                 batch = stage.settings.batch_size, lengths.studied(trial, stage)
-                found += stage.steps * self._of(trial, batch, Work({batch: 1}, 0))
+                found += stage.steps * self._of(trial, (batch, stage.moments), Work({batch: 1}, 0, stage.moments))
         read = 0.0
         for ask in {ask.measurement: ask for ask in trial.asks}.values():
             read += sum(lengths.read(trial, corpus) for corpus in ask.corpora.values())

@@ -14,7 +14,7 @@ from memexp.errors import DataError
 from memexp.identity import canonical, identity
 from memexp.plan.forest import Forest, Stage, TrainingStage
 from memexp.sources import WINDOW, Stream, Texts, is_corpus
-from memexp.spec import Interference, Pretrain
+from memexp.spec import AdamW, Interference, Pretrain
 from memexp.wording import amount, noun
 
 __all__ = ["Passing", "line_up", "settled", "stop"]
@@ -60,7 +60,16 @@ def stop(start: Stage, settings: Passing, seed: int, corpus: Texts | Stream) -> 
         steps=settings.steps,
         origin=origin,
         start=start.id,
+        moments=_moments(start, settings),
     )
+
+
+def _moments(start: Stage, settings: Passing) -> int:
+    """Numbers that the optimizer keeps of each that learns; a carried one those that it had."""
+    how = settings.optimizer
+    if how == "carried" and isinstance(start, TrainingStage):
+        return start.moments
+    return AdamW().moments if isinstance(how, str) else how.moments
 
 
 def line_up(forest: Forest) -> None:

@@ -13,7 +13,7 @@ from memexp.plan.forest import Stage
 from memexp.plan.passes import Passing, settled
 from memexp.plan.reader import Reader
 from memexp.sources import ResolvedModel, Stream, Texts, is_corpus
-from memexp.spec import Condition, Full, Interference, LoRA, Pretrain
+from memexp.spec import SGD, AdamW, Condition, Full, Interference, LoRA, Pretrain
 
 __all__ = ["Columns", "check_label_types", "setting_columns"]
 
@@ -71,7 +71,8 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
         **_lora_columns(method),
         "corpus": texts.name,
         "corpus_id": texts.id,
-        **{f.name: getattr(study, f.name) for f in fields(study) if f.name != "corpus"},
+        **{f.name: getattr(study, f.name) for f in fields(study) if f.name not in ("corpus", "optimizer")},
+        **_optimizer_columns(study.optimizer),
         "seed": condition.seed,
         **_forgetting_columns(condition),
         **{name: value for part, corpus in passing for name, value in _passing_columns(part, corpus).items()},
@@ -101,6 +102,13 @@ def _lora_columns(method: Full | LoRA) -> dict[str, Any]:
     return {f"lora_{f.name}": getattr(method, f.name) for f in fields(method)} | {"lora_targets": targets}
 
 
+def _optimizer_columns(optimizer: AdamW | SGD | str) -> dict[str, Any]:
+    """Nothing of AdamW: so rows of before there was another agree with those of today."""
+    if isinstance(optimizer, SGD):
+        return {"optimizer": "sgd", "momentum": optimizer.momentum}
+    return {"optimizer": optimizer} if isinstance(optimizer, str) else {}
+
+
 def _forgetting_columns(condition: Condition) -> dict[str, Any]:
     forget = condition.forget
     if forget is None:
@@ -115,7 +123,8 @@ def _forgetting_columns(condition: Condition) -> dict[str, Any]:
 def _passing_columns(part: Passing, corpus: Texts | Stream) -> dict[str, Any]:
     """The setting columns of pretraining or of interference."""
     prefix = "pretrain" if isinstance(part, Pretrain) else "interference"
-    own = {f"{prefix}_{f.name}": getattr(part, f.name) for f in fields(part) if f.name != "overlap"}
+    own = {f"{prefix}_{f.name}": getattr(part, f.name) for f in fields(part) if f.name not in ("overlap", "optimizer")}
+    own |= {f"{prefix}_{name}": value for name, value in _optimizer_columns(part.optimizer).items()}
     if isinstance(part, Interference):
         own["retention_steps"] = own.pop("interference_steps")
     return own | {f"{prefix}_corpus": corpus.name, f"{prefix}_corpus_id": corpus.id}

@@ -119,7 +119,7 @@ def _path(condition: Condition, read: Reader) -> list[Stage]:
     if between is not None and between.steps:
         studied = path[-1].kind in ("study", "restudy")
         if between.optimizer == "carried" and not studied:  # there is no optimizer of study to carry
-            between = dataclasses.replace(between, optimizer="fresh", weight_decay=study.weight_decay)
+            between = dataclasses.replace(between, optimizer=study.optimizer, weight_decay=study.weight_decay)
         path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus)))
     return path
 
@@ -150,6 +150,7 @@ def _exposures(
             first=first,
             last=last,
             steps=(last - first + 1) * per_exposure,
+            moments=study.optimizer.moments,
         )
         yield parent
 

@@ -27,7 +27,7 @@ from memexp.store.query import totals
 __all__ = ["Summary", "Table", "cell_text", "summarized"]
 
 GROUPS = (
-    *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "dtype"),
+    *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "optimizer", "momentum", "dtype"),
     *("forget_side", "forget_layer", "restudy_exposures", "retention_steps"),
     *("interference_lr", "interference_batch_size", "interference_optimizer", "task"),
     *("pretrain_steps", "pretrain_lr", "pretrain_batch_size", "pretrain_seed"),

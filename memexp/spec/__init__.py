@@ -29,11 +29,14 @@ from memexp.spec.fields import Count, Name, PathText, Positive, SomeText, Text, 
 from memexp.spec.headline import Headline
 from memexp.spec.located import located, written_by_user
 from memexp.spec.models import Full, LoRA, Model, RandomInit, TrainedTokenizer
+from memexp.spec.optimizers import SGD, AdamW
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
 from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
 
 __all__ = [
     "ASHA",
+    "SGD",
+    "AdamW",
     "Choices",
     "Condition",
     "Corpus",

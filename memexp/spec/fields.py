@@ -126,6 +126,7 @@ def _first_complaint(cls: type, error: ValidationError) -> str:
     choices = [p["ctx"] for p in problems if p["loc"][:1] == (first,) and "class_name" in p.get("ctx", {})]
     if choices:
         message = "must be " + " or ".join(dict.fromkeys(f"{choice['class_name']}(...)" for choice in choices))
+        message += f", or {words}" if (words := _words(problems, first)) else ""
     elif problem["type"] != "literal_error" and (words := _words(problems, first)):
         message += f", or {words}"
     elif problem["type"] == "tuple_type":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from memexp.errors import SpecError
 from memexp.spec.corpora import Corpus, StreamedCorpus
 from memexp.spec.fields import Count, NonNegative, Positive, Probability, Rate, spec
+from memexp.spec.optimizers import SGD, AdamW
 
 __all__ = ["Forget", "Interference", "Pretrain", "Study", "Training", "retention_steps"]
 
@@ -24,8 +25,8 @@ class Pretrain:
     """Training on a corpus before study, of a model drawn at random or of one that knows something already.
 
     Orhan 2023 (arXiv 2303.17557) asks whether pretraining is what makes few-shot memory: the same architecture from
-    scratch, on WikiText-103, then studies as the pretrained one does. AdamW, each text its own sequence, loss over all
-    tokens of the global batch. All later stages take what it leaves for the pretrained weights: study begins with a
+    scratch, on WikiText-103, then studies as the pretrained one does. Each text its own sequence, loss over all tokens
+    of the global batch. All later stages take what it leaves for the pretrained weights: study begins with a
     fresh optimizer, `Forget` resets to them, and what an ablation takes away was learned since.
     """
 
@@ -50,6 +51,8 @@ class Pretrain:
     """As in `Study`."""
     clip_norm: Rate | None = None
     """As in `Study`."""
+    optimizer: AdamW | SGD = AdamW()
+    """As in `Study`."""
     seed: Count = 0
     """Keys the order of every pass over the texts, and dropout. Its own: conditions of all seeds share one
     pretraining."""
@@ -64,7 +67,7 @@ class Pretrain:
 
 @spec
 class Study:
-    """Training on target items: AdamW, each text its own sequence, loss over all tokens of the global batch."""
+    """Training on target items: each text its own sequence, loss over all tokens of the global batch."""
 
     corpus: Corpus
     """The study list."""
@@ -86,13 +89,16 @@ class Study:
     dropout: Probability | None = None
     """Dropout everywhere in the model (adapters have their own); None keeps what the model's config says."""
     weight_decay: NonNegative = 0.0
-    """AdamW weight decay, on matrices only (no biases, no norms)."""
+    """Weight decay of the optimizer's kind, on matrices only (no biases, no norms)."""
     clip_norm: Rate | None = None
     """Clip the gradient's global L2 norm to this; None does not clip."""
     dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of forward and backward passes, in probes too; weights and optimizer stay float32. ``tf32``: products
     of matrices with 10 bits of mantissa instead of 23, on GPUs only. ``bfloat16``: with 7; logits and losses are
     float32, and frozen matrices beside an adapter stay bfloat16 where their files have them so."""
+    optimizer: AdamW | SGD = AdamW()
+    """What makes steps of gradients: ``AdamW()`` or ``SGD(momentum=...)``, new as study begins and as restudy
+    does. Columns ``optimizer`` and ``momentum``, NULL for AdamW."""
 
     def __post_init__(self) -> None:
         if self.warmup_ratio and self.schedule != "linear":
@@ -145,6 +151,11 @@ class Forget:
         return study.exposures if self.restudy_exposures is None else self.restudy_exposures
 
 
+def _named(optimizer: AdamW | SGD | str) -> Any:
+    """One thing has one name, and so one identity."""
+    return "fresh" if isinstance(optimizer, AdamW) else optimizer
+
+
 @spec
 class Interference:
     """Training on unrelated text after study, and after forgetting: what is left of a memory then?
@@ -164,9 +175,10 @@ class Interference:
     """Texts per optimizer step, over all workers together."""
     block_size: Annotated[int, Field(ge=2)] = 128
     """Texts are truncated to this many tokens."""
-    optimizer: Literal["fresh", "carried"] = "fresh"
-    """A new AdamW, as published, or the one of study with its moments; where nothing was studied since the model was
-    loaded, pretrained or reset, a new one with study's weight decay."""
+    optimizer: Annotated[Literal["fresh", "carried"] | AdamW | SGD, AfterValidator(_named)] = "fresh"
+    """``"fresh"``: a new AdamW, as published, whatever study had, and the same as ``AdamW()``; ``SGD()``: a new one;
+    ``"carried"``: the one of study with its moments, and where nothing was studied since the model was loaded,
+    pretrained or reset, a new one of study's kind with study's weight decay."""
     dropout: Probability | None = None
     """As in `Study`."""
     weight_decay: NonNegative = 0.0

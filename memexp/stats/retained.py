@@ -29,7 +29,10 @@ from memexp.stats.tables import (
 
 __all__ = ["retention"]
 
-STUDY = ("lr", "batch_size", "schedule", "warmup_steps", "warmup_ratio", "dropout", "weight_decay", "clip_norm")
+STUDY = (
+    *("lr", "batch_size", "schedule", "warmup_steps", "warmup_ratio", "dropout", "weight_decay", "clip_norm"),
+    *("optimizer", "momentum"),
+)
 """Settings that say nothing of a model that has not studied."""
 
 

@@ -20,7 +20,7 @@ from memexp.core.data import Row
 from memexp.core.faults import ends_process
 from memexp.core.lanes import Lanes
 from memexp.core.model import LanguageModel, set_dropout
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.train import update
 from memexp.errors import StoreError, one_line
 from memexp.identity import identity
@@ -100,14 +100,14 @@ def _alone(lm: LanguageModel, settings: Training, rows: Sequence[Row]) -> float:
     """Seconds of a step of the model by itself."""
     set_dropout(lm.lm, settings.dropout)
     lm.train()
-    optimizer = adamw(lm, settings)
+    optimizer = fresh_optimizer(lm, settings)
     return _timed(lm, lambda: update(lm, optimizer, rows, 0.0, settings.clip_norm))
 
 
 def _joint(lanes: Lanes, settings: Training, rows: Sequence[Row]) -> float:
     """Seconds of a step of all lanes."""
     asked = [
-        (lane, (adamw(lm, settings), rows, 0.0, settings.clip_norm, settings.dropout, 0))
+        (lane, (fresh_optimizer(lm, settings), rows, 0.0, settings.clip_norm, settings.dropout, 0))
         for lane, lm in enumerate(lanes.models)
     ]
 

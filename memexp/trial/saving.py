@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from memexp.core.checkpoint import Loaded, load_snapshot, save_snapshot
 from memexp.core.model import LanguageModel
@@ -45,8 +45,8 @@ class _Training:
 
     stage: TrainingStage
     lm: LanguageModel
-    optimizer: weakref.ref[AdamW]
-    """What goes on from here without it lets go of its moments, which are twice the model."""
+    optimizer: weakref.ref[Optimizer]
+    """What goes on from here without it lets go of its moments, which may be twice the model."""
     steps: list[Step]
     """All of it, those before a snapshot that was taken up included."""
     before: int
@@ -115,7 +115,7 @@ class Saver:
         return None
 
     def along(
-        self, stage: TrainingStage, lm: LanguageModel, optimizer: AdamW, done: Iterable[Step]
+        self, stage: TrainingStage, lm: LanguageModel, optimizer: Optimizer, done: Iterable[Step]
     ) -> Callable[[Sequence[Step]], None]:
         """What to call with the steps of a stage, of which the steps `done` were made before; see `train`.
 

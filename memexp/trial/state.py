@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from memexp.core import fork
 from memexp.core.fork import Fork
@@ -26,7 +26,7 @@ class State:
 
     def __init__(self, lm: LanguageModel, base: str, loaded: Fork) -> None:
         self.lm = lm
-        self.optimizer: AdamW | None = None
+        self.optimizer: Optimizer | None = None
         """As the stage `at` left it, None before the first step."""
         self.at: str | None = base
         """The stage after which the model is; None where it is of no use as it is."""

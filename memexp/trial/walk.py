@@ -17,7 +17,7 @@ from memexp.core.checkpoint import Loaded
 from memexp.core.forget import reset
 from memexp.core.fork import Fork
 from memexp.core.inert import Inert
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.session import Session
 from memexp.core.train import Step, train
@@ -181,7 +181,7 @@ class Walk:
         if loaded is not None:
             optimizer, done, first = loaded[1].optimizer, list(loaded[1].steps), loaded[0].step + 1
         elif optimizer is None or stage.begins_afresh:
-            optimizer = adamw(state.lm, settings)
+            optimizer = fresh_optimizer(state.lm, settings)
         state.optimizer = optimizer
         counted = Counted(self._tell, self.trial, self.notes.attempt, line_of(stage, self.stages), stage, first)
         save = self.saver.along(stage, state.lm, optimizer, done)

@@ -34,7 +34,7 @@ from memexp.core.fork import restore, take
 from memexp.core.generate import complete_greedily
 from memexp.core.hollow import exchange, hollow, seemingly_full
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw, room
+from memexp.core.optimizer import fresh_optimizer, room
 from memexp.core.precision import hold_frozen
 from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
@@ -193,7 +193,7 @@ def counted(
             model = filled(lm, world, dtype)
             meter.note(*model.parameters(), *model.buffers())
         model.budget = on_gpu(model, resources, memory or FREE)
-        optimizer: AdamW | None = adamw(model, STUDY)
+        optimizer: AdamW | None = fresh_optimizer(model, STUDY)
         optimizer.state |= {one: room(optimizer, one) for one in model.learning().values()}
         model.train()
         with phase("training"):

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from memexp.core.fork import restore, take
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.train import update
 from memexp.sources import Sources
@@ -87,7 +87,7 @@ def watched() -> Iterator[list[int]]:
 
 def trained(lm: LanguageModel, vocabulary: int) -> AdamW:
     """A step, after which there are moments."""
-    optimizer = adamw(lm, STUDY)
+    optimizer = fresh_optimizer(lm, STUDY)
     lm.train()
     update(lm, optimizer, [[(7 * i + j) % vocabulary for j in range(WIDTH)] for i in range(ROWS)], 1e-4, 1.0)
     return optimizer

@@ -25,7 +25,7 @@ import memexp.core.checkpoint
 import memexp.core.train
 from memexp.core.batches import StudyBatches
 from memexp.core.checkpoint import load_snapshot, save_snapshot
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.train import Step, train
 from memexp.driver.cleaning import discard_snapshots
@@ -33,7 +33,7 @@ from memexp.errors import StoreError
 from memexp.plan import bundle, find_missing, grow
 from memexp.plan.attempts import Attempt
 from memexp.probes import Recognition
-from memexp.spec import Condition, Forget, Full, LoRA, Pretrain, Snapshots
+from memexp.spec import SGD, Condition, Forget, Full, LoRA, Pretrain, Snapshots
 from memexp.store import Store
 from memexp.store.snapshots import Mark, Unfit, discard, find, mark_text, read_mark
 from memexp.trial.execute import execute
@@ -61,7 +61,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def learn(subject: Subject, first: int, last: int) -> list[Step]:
     """Steps by number; an exposure has three."""
-    subject.optimizer = subject.optimizer or adamw(subject.lm, subject.study)
+    subject.optimizer = subject.optimizer or fresh_optimizer(subject.lm, subject.study)
     batches = StudyBatches(subject.study, subject.rows, 0)
     return train(subject.lm, subject.optimizer, subject.study, batches, first, last)
 
@@ -130,7 +130,7 @@ def test_a_snapshot_before_the_first_real_step_changes_nothing(store: Store) -> 
     """A batch of blank texts is a step without one of the optimizer's."""
     whole, put, again = (Subject("gpt2", Full(), 0.0) for _ in range(3))
     learn(whole, 1, 3)
-    put.optimizer = adamw(put.lm, put.study)
+    put.optimizer = fresh_optimizer(put.lm, put.study)
     mark = put_down(put, store, 0)
     assert not put.optimizer.state
     learn(put, 1, 3)
@@ -335,6 +335,18 @@ def test_killed_in_training_it_goes_on_from_the_last_snapshot(
     assert attempt(conditions, store, "second", EVERY) == ([], 37 - killed_at // 4 * 4)
     assert data(store) == data(undisturbed)
     assert files(store) == []
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), SGD(0.9)], ids=["plain", "momentum"])
+def test_killed_with_sgd_that_interference_carries_on(optimizer: SGD, grid: Grid, store: Store, tmp_path: Path) -> None:
+    (studied,) = grid((2,), lrs=(3e-2,), optimizer=optimizer)
+    conditions = after(studied, 1, 10, 31, optimizer="carried")
+    undisturbed = Store(tmp_path / "undisturbed")
+    assert attempt(conditions, undisturbed, "once", NONE) == ([], 37)
+    for number, (killed_at, made) in enumerate([(5, 5), (16, 16), (4, 4)]):
+        assert attempt(conditions, store, str(number), EVERY, until=killed_at) == (["killed"], made)
+    assert attempt(conditions, store, "last", EVERY) == ([], 37 - 4 - 16 - 4)
+    assert data(store) == data(undisturbed)
 
 
 def test_without_snapshots_it_begins_again(grid: Grid, store: Store) -> None:

@@ -27,7 +27,7 @@ from memexp.core import fork
 from memexp.core.harness import HarnessModel, quiet
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.session import Session
 from memexp.errors import DataError, SpecError
@@ -429,7 +429,7 @@ def taught(request: pytest.FixtureRequest) -> Taught:
     lm, other = shipped(method), shipped(method)
     before = fork.take(lm, None)
     texts = [row["text"] for row in WORLD.rows("Corpus_narrative")]
-    study_exposures(lm, adamw(lm, study), study, Session(lm).encode(texts, 64), 0, 1, study.exposures)
+    study_exposures(lm, fresh_optimizer(lm, study), study, Session(lm).encode(texts, 64), 0, 1, study.exposures)
     return Taught(lm, before, other, copied(other))
 
 

@@ -14,7 +14,7 @@ from memexp.core.data import encode
 from memexp.core.forget import block_of, reset
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
 from memexp.errors import SpecError
@@ -36,7 +36,7 @@ def studied(architecture: str, method: Full | LoRA, **changes: Any) -> tuple[Lan
     """A model after one exposure, and what it was before."""
     lm = language_model(architecture, method, **changes)
     before = fork.take(lm, None)
-    study_exposures(lm, adamw(lm, STUDY), STUDY, rows(lm), seed=0, first=1, last=1)
+    study_exposures(lm, fresh_optimizer(lm, STUDY), STUDY, rows(lm), seed=0, first=1, last=1)
     return lm, before
 
 

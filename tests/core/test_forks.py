@@ -13,7 +13,7 @@ from core.small import NO_DROPOUT, language_model
 
 import memexp.trial.walk
 from memexp.core.fork import restore, spend, take
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.train import update
 from memexp.plan import Trial, grow
@@ -38,7 +38,7 @@ def test_going_back_holds_no_moments_twice(meter: Meter) -> None:
     lm = language_model("llama", **NO_DROPOUT["llama"])
     meter.note(*lm.parameters(), *lm.buffers())
     weights = meter.bytes["device"]
-    optimizer = adamw(lm, STUDY)
+    optimizer = fresh_optimizer(lm, STUDY)
     update(lm, optimizer, ROWS, 1e-3, None)
     learned = sum(parameter.nbytes for parameter in lm.parameters())
     room = learned // 10  # for buffers and what a step keeps of a batch

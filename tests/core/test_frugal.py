@@ -17,7 +17,7 @@ from memexp.core.data import encode
 from memexp.core.generate import complete_greedily
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import OnHost, adamw, room
+from memexp.core.optimizer import OnHost, fresh_optimizer, room
 from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
 from memexp.spec import Full, LoRA, Resources, ShippedText, Study
@@ -38,7 +38,7 @@ def loaded(architecture: str, method: Full | LoRA, **resources: bool) -> Languag
 
 def trained(lm: LanguageModel, study: Study = STUDY) -> tuple[list[float | None], dict[str, torch.Tensor]]:
     rows = encode(lm.tokenizer, TARGETS[:32], 64)
-    steps = study_exposures(lm, adamw(lm, study), study, rows, 0, 1, 1)
+    steps = study_exposures(lm, fresh_optimizer(lm, study), study, rows, 0, 1, 1)
     return [step.loss for step in steps], weights(lm)
 
 
@@ -78,17 +78,17 @@ def test_checkpointing_keeps_what_goes_into_a_block() -> None:
 def test_moments_on_the_host_change_no_number(method: Full | LoRA, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, lm = loaded("llama", method), loaded("llama", method, offload=True)
     expected = trained(plain)
-    assert type(adamw(lm, STUDY)).__name__ == "AdamW", "on a CPU they are there anyway"
+    assert type(fresh_optimizer(lm, STUDY)).__name__ == "AdamW", "on a CPU they are there anyway"
     monkeypatch.setattr("memexp.core.optimizer.AdamW", OnHost)
     losses, learned = trained(lm)
     assert losses == expected[0] and same(learned, expected[1])
-    assert type(adamw(lm, STUDY)) is OnHost
+    assert type(fresh_optimizer(lm, STUDY)) is OnHost
 
 
 def test_moments_on_the_host_are_forked_and_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memexp.core.optimizer.AdamW", OnHost)
     lm, study, store = loaded("llama", Full()), dataclasses.replace(STUDY, exposures=3), Store(tmp_path)
-    rows, optimizer = encode(lm.tokenizer, TARGETS[:16], 64), adamw(lm, STUDY)
+    rows, optimizer = encode(lm.tokenizer, TARGETS[:16], 64), fresh_optimizer(lm, STUDY)
     study_exposures(lm, optimizer, study, rows, 0, 1, 1)
     taken = fork.take(lm, optimizer)
     checkpoint.save_snapshot(store, Mark("one", 1), "base", lm, optimizer, [])

@@ -14,7 +14,7 @@ from memexp.core import fork, lane_layers
 from memexp.core.data import Row, encode, key_seed, order, right_padded
 from memexp.core.lanes import Lanes
 from memexp.core.model import LanguageModel, set_dropout
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.scoring import token_nlls
 from memexp.core.train import update
 from memexp.errors import ModelError
@@ -41,7 +41,7 @@ def rows_of(lm: LanguageModel) -> list[Row]:
 def alone(lm: LanguageModel, lane: int, dropout: float | None, steps: int = STEPS) -> list[float]:
     """The losses of a model that is trained as `lane` is."""
     rows, settings = rows_of(lm), study(RATES[lane], dropout=dropout)
-    optimizer, losses = adamw(lm, settings), []
+    optimizer, losses = fresh_optimizer(lm, settings), []
     set_dropout(lm.lm, dropout)
     lm.train()
     for step in range(steps):
@@ -55,7 +55,7 @@ def alone(lm: LanguageModel, lane: int, dropout: float | None, steps: int = STEP
 def in_company(lanes: Lanes, dropout: float | None, steps: int = STEPS, first: int = 0, optimizers: Any = None) -> Any:
     """The losses of all lanes, and their optimizers."""
     rows = rows_of(lanes.models[0])
-    optimizers = optimizers or [adamw(lm, study(lr)) for lm, lr in zip(lanes.models, RATES, strict=True)]
+    optimizers = optimizers or [fresh_optimizer(lm, study(lr)) for lm, lr in zip(lanes.models, RATES, strict=True)]
     losses: list[list[float]] = [[] for _ in RATES]
     for lm in lanes.models:
         set_dropout(lm.lm, dropout)

@@ -16,7 +16,7 @@ from core.test_trial import rows, statuses, trial_of
 import memexp.core.train
 import memexp.trial.walk
 from memexp import signals
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.train import update
 from memexp.local import LocalExecutor
@@ -97,7 +97,7 @@ def test_what_could_be_saved_keeps_no_optimizer_alive(tmp_path: Path, monkeypatc
     most = 0
 
     def counted(*given: Any) -> Any:
-        made.append(weakref.ref(optimizer := adamw(*given)))
+        made.append(weakref.ref(optimizer := fresh_optimizer(*given)))
         return optimizer
 
     def updated(*given: Any) -> Any:
@@ -105,7 +105,7 @@ def test_what_could_be_saved_keeps_no_optimizer_alive(tmp_path: Path, monkeypatc
         most = max(most, sum(one() is not None for one in made))
         return update(*given)
 
-    monkeypatch.setattr(memexp.trial.walk, "adamw", counted)
+    monkeypatch.setattr(memexp.trial.walk, "fresh_optimizer", counted)
     monkeypatch.setattr(memexp.core.train, "update", updated)
     executed([one for one in grid(Full()) if one.forget or one.interference], Store(tmp_path), 1)
     assert len(made) > 3 and most == 1

@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM
 from memexp.core.data import encode, right_padded
 from memexp.core.load import load
 from memexp.core.model import LanguageModel, blocks, set_dropout
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.session import Session
 from memexp.errors import MemexpError, ModelError, SpecError
@@ -292,7 +292,7 @@ def test_a_config_that_makes_no_model_is_refused_in_one_line(changes: dict[str, 
 
 def one_step(lm: LanguageModel) -> None:
     rows = encode(lm.tokenizer, TARGETS[:4], 64)
-    optimizer = adamw(lm, STUDY)
+    optimizer = fresh_optimizer(lm, STUDY)
     lm.nll(torch.from_numpy(right_padded(rows)), torch.tensor([len(row) for row in rows])).mean().backward()
     optimizer.step()
 

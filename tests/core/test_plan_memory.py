@@ -37,6 +37,12 @@ def test_what_saves_memory_is_counted() -> None:
     assert saving.parts["activations"] < plain.parts["activations"] / 3
     away = needed(model, Full(), "float32", Resources(gpus=1, offload=True), load)
     assert away.parts["optimizer"] == 0 and away.copies - plain.copies == 8 * model.parameters
+    for moments in (0, 1):
+        sgd = dataclasses.replace(load, moments=moments)
+        found, theirs = (needed(model, Full(), "float32", Resources(gpus=1, offload=on), sgd) for on in (False, True))
+        assert found.parts == plain.parts | {"optimizer": 4 * moments * model.parameters}
+        assert plain.copies - found.copies == 4 * (2 - moments) * model.parameters, "of the fork"
+        assert theirs.copies - found.copies == 4 * moments * model.parameters
     on_cpu = needed(model, Full(), "float32", Resources(workers=2), load)
     assert on_cpu.host == 2 * on_cpu.worker and on_cpu.worker > on_cpu.copies
 

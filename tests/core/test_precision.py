@@ -21,7 +21,7 @@ from memexp.core.data import encode, right_padded
 from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.precision import columns, hold_frozen, products
 from memexp.core.processes import World
 from memexp.core.scoring import continuations, token_nlls
@@ -217,7 +217,7 @@ def test_a_base_stored_in_bfloat16_is_held_in_it_and_says_the_same(
     np.testing.assert_allclose(asked(lm)[0], asked(held_in_float32)[0], rtol=0, atol=2e-6)
     rows = rows_of(lm, 40)
     one, other = (
-        [step.loss for step in study_exposures(each, adamw(each, STUDY), STUDY, rows, 0, 1, 1)]
+        [step.loss for step in study_exposures(each, fresh_optimizer(each, STUDY), STUDY, rows, 0, 1, 1)]
         for each in (lm, held_in_float32)
     )
     assert one == pytest.approx(other, rel=4e-4)

@@ -26,7 +26,7 @@ from memexp.core.forget import ablated, reset
 from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.scoring import continuations, token_nlls
 from memexp.core.session import Session
@@ -186,7 +186,7 @@ class Work:
         self.measure("as loaded")
 
     def learn(self) -> None:
-        self.optimizer = adamw(self.lm, STUDY)
+        self.optimizer = fresh_optimizer(self.lm, STUDY)
         self.steps("first", 1, 3)
 
     def steps(self, name: str, first: int, last: int) -> None:
@@ -375,7 +375,7 @@ def test_a_parameter_that_was_left_on_the_cpu_is_found(lm: LanguageModel) -> Non
 
 def test_a_wait_in_a_loop_is_found(lm: LanguageModel, on_gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the norm of every gradient is looked at."""
-    batches, optimizer = StudyBatches(STUDY, encode(lm.tokenizer, TARGETS[:16], 64), 0), adamw(lm, STUDY)
+    batches, optimizer = StudyBatches(STUDY, encode(lm.tokenizer, TARGETS[:16], 64), 0), fresh_optimizer(lm, STUDY)
 
     def waits() -> int:
         with on_gpu.counted() as found:

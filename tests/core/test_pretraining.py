@@ -18,7 +18,7 @@ import memexp.trial.execute
 from memexp.core.batches import PassingBatches, StudyBatches
 from memexp.core.data import encode
 from memexp.core.load import load
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.train import train
 from memexp.plan import Trial, bundle, grow
@@ -107,9 +107,9 @@ def test_study_begins_with_a_fresh_optimizer(grid: Grid, store: Store) -> None:
     settings, study, studied = condition.pretrain, condition.study, read_texts(condition.study.corpus)
     assert settings is not None
     rows = encode(lm.tokenizer, texts(), 64)
-    before = train(lm, adamw(lm, settings), settings, PassingBatches(settings, rows, 0), 1, 5)
+    before = train(lm, fresh_optimizer(lm, settings), settings, PassingBatches(settings, rows, 0), 1, 5)
     rows = encode(lm.tokenizer, studied.items, 64)
-    then = train(lm, adamw(lm, study), study, StudyBatches(study, rows, 0), 1, 3)
+    then = train(lm, fresh_optimizer(lm, study), study, StudyBatches(study, rows, 0), 1, 3)
     made = [row["loss"] for kind in ("pretrain", "study") for row in steps_of(store, kind)]
     assert [step.loss for step in [*before, *then]] == made
 

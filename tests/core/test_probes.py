@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.session import Session
 from memexp.errors import DataError
 from memexp.probes import Recall, Recognition
@@ -36,7 +36,7 @@ def lm() -> LanguageModel:
     """A model that has learned some of eight sentences by heart."""
     lm = language_model("llama", initializer_range=0.1, hidden_size=64)
     rows = Session(lm).encode(TARGETS[:8], 24)
-    study_exposures(lm, adamw(lm, STUDY), STUDY, rows, 0, 1, STUDY.exposures)
+    study_exposures(lm, fresh_optimizer(lm, STUDY), STUDY, rows, 0, 1, STUDY.exposures)
     return lm
 
 
@@ -286,7 +286,7 @@ def test_a_closing_token_that_no_completion_may_give_is_not_asked_for(tmp_path: 
     rows = Session(lm).encode(TARGETS[:4], 24)
     assert all(row[-1] == tokenizer.eos_token_id for row in rows)
     study = dataclasses.replace(STUDY, exposures=60)
-    study_exposures(lm, adamw(lm, study), study, rows, 0, 1, 60)
+    study_exposures(lm, fresh_optimizer(lm, study), study, rows, 0, 1, 60)
     found = recall(Session(lm), TARGETS[:4])
     assert [row["tokens"] for row in found] == [len(row) - 1 for row in rows]
     assert sum(row["exact"] for row in found) >= 3

@@ -15,7 +15,7 @@ from memexp.core.data import encode
 from memexp.core.fork import restore, take
 from memexp.core.generate import complete_greedily
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.scoring import token_nlls
 from memexp.core.train import Diverged
 from memexp.spec import Full, LoRA, ShippedText, Study
@@ -47,7 +47,7 @@ class Subject:
 
     def learn(self, first: int, last: int, lr: float = STUDY.lr) -> None:
         study = dataclasses.replace(self.study, lr=lr)
-        self.optimizer = self.optimizer or adamw(self.lm, study)
+        self.optimizer = self.optimizer or fresh_optimizer(self.lm, study)
         study_exposures(self.lm, self.optimizer, study, self.rows, 0, first, last)
 
     def state(self) -> tuple[dict[str, torch.Tensor], Any, list[float], list[list[int]]]:

@@ -13,7 +13,7 @@ from transformers import get_scheduler
 
 from memexp.core.data import Row, encode, order
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.schedule import learning_rate
 from memexp.core.train import Diverged, Step
 from memexp.spec import LoRA, ShippedText, Study
@@ -28,7 +28,7 @@ def subject(architecture: str = "gpt2", seed: int = 0) -> LanguageModel:
 
 
 def trained(lm: LanguageModel, study: Study, rows: Sequence[Row], seed: int = 0) -> list[Step]:
-    return study_exposures(lm, adamw(lm, study), study, rows, seed, 1, study.exposures)
+    return study_exposures(lm, fresh_optimizer(lm, study), study, rows, seed, 1, study.exposures)
 
 
 class Plain:
@@ -105,7 +105,7 @@ def test_a_batch_that_predicts_nothing_changes_nothing_and_has_no_loss() -> None
     padded: list[Row] = [[5]] * 4
     for row, place in zip(rows, numbers[1:], strict=True):  # the first step gets the text of one token
         padded[place] = row
-    optimizer = adamw(lm, study)
+    optimizer = fresh_optimizer(lm, study)
     first, *rest = study_exposures(lm, optimizer, study, padded, 0, 1, 1)
     assert (first.loss, first.tokens, first.step) == (None, 0, 1)
     alone = [row for row in padded if len(row) > 1]
@@ -159,7 +159,7 @@ def test_clipping_is_over_the_whole_gradient() -> None:
     rows = encode(lm.tokenizer, TARGETS[:8], 64)
     before = weights(lm)
     study = dataclasses.replace(STUDY, clip_norm=1e-3)
-    optimizer = adamw(lm, study)
+    optimizer = fresh_optimizer(lm, study)
     for settings in optimizer.param_groups:
         settings["eps"] = 1e3
     study_exposures(lm, optimizer, study, rows, 0, 1, 1)
@@ -197,7 +197,7 @@ def test_the_rate_of_a_step_is_the_one_it_records() -> None:
     study = dataclasses.replace(STUDY, schedule="linear", exposures=2, warmup_steps=2)
     lm = subject()
     rows = encode(lm.tokenizer, TARGETS[:20], 64)
-    before, optimizer = weights(lm), adamw(lm, study)
+    before, optimizer = weights(lm), fresh_optimizer(lm, study)
     steps = study_exposures(lm, optimizer, study, rows, 0, 1, 2)
     assert [step.lr for step in steps] == pytest.approx([0, 5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
     assert {settings["lr"] for settings in optimizer.param_groups} == {steps[-1].lr}
@@ -270,4 +270,4 @@ def test_weights_that_the_last_update_broke_are_no_result() -> None:
     study = dataclasses.replace(STUDY, lr=1e38, batch_size=1000)
     rows = encode(lm.tokenizer, TARGETS[:8], 64)
     with pytest.raises(Diverged, match="weights are not finite after step 1"):
-        study_exposures(lm, adamw(lm, study), study, rows, seed=0, first=1, last=1)
+        study_exposures(lm, fresh_optimizer(lm, study), study, rows, seed=0, first=1, last=1)

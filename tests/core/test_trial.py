@@ -20,7 +20,7 @@ import memexp.trial.base
 import memexp.trial.walk
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.session import Session
 from memexp.errors import StoreError
@@ -219,7 +219,7 @@ def test_a_trajectory_is_the_cores_in_one_go(grid: Grid, store: Store) -> None:
     session, study = Session(lm), condition.study
     texts = trial.texts[trial.stages[0].corpus or ""].items
     rows_ = session.encode(texts, study.block_size)
-    steps = study_exposures(lm, adamw(lm, study), study, rows_, seed=5, first=1, last=3)
+    steps = study_exposures(lm, fresh_optimizer(lm, study), study, rows_, seed=5, first=1, last=3)
     kept = sorted(rows(store, "training"), key=lambda row: row["step"])
     assert [(row["exposure"], row["step"], row["loss"], row["lr"], row["tokens"]) for row in kept] == [
         (step.exposure, step.step, step.loss, step.lr, step.tokens) for step in steps

@@ -18,7 +18,7 @@ from memexp.core.data import encode
 from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.load import load
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.scoring import continuations, token_nlls
 from memexp.core.train import READ_STEPS, Diverged, Step, train, update
@@ -52,14 +52,14 @@ def rows_of(lm: LanguageModel, count: int = 64) -> list[list[int]]:
 
 def trained(lm: LanguageModel, last: int, **more: object) -> list[Step]:
     batches = StudyBatches(STUDY, rows_of(lm), 0)
-    return train(lm, adamw(lm, STUDY), STUDY, batches, 1, last, **more)  # type: ignore[arg-type] # as `train` has them
+    return train(lm, fresh_optimizer(lm, STUDY), STUDY, batches, 1, last, **more)  # type: ignore[arg-type] # as `train` has them
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_training_waits_once_for_ten_steps(case: str, gpu: Pretended) -> None:
     lm = loaded(case)
     with gpu.counted() as waits:
-        update(lm, adamw(lm, STUDY), rows_of(lm, 8), 1e-3, 1.0)
+        update(lm, fresh_optimizer(lm, STUDY), rows_of(lm, 8), 1e-3, 1.0)
     assert waits == []
     with gpu.counted() as waits:
         steps = trained(lm, 2 * READ_STEPS["cuda"])
@@ -71,14 +71,14 @@ def test_a_wait_in_a_step_would_be_seen(gpu: Pretended) -> None:
     """The negative controls: looks of transformers, copies that are waited for, a loss read in each step."""
     lm = loaded("gpt2")
     with mock.patch.object(masks, "_ANSWERS", {}), gpu.counted() as looks:
-        update(lm, adamw(lm, STUDY), rows_of(lm, 8), 1e-3, 1.0)
+        update(lm, fresh_optimizer(lm, STUDY), rows_of(lm, 8), 1e-3, 1.0)
     assert looks and all("model.py" in one for one in looks)
 
     def slowly(device: torch.device, *arrays: object) -> list[torch.Tensor]:
         return [torch.as_tensor(array).to(device) for array in arrays]
 
     with mock.patch.object(memexp.core.model, "to_device", slowly), gpu.counted() as slow:
-        update(lm, adamw(lm, STUDY), rows_of(lm, 8), 1e-3, 1.0)
+        update(lm, fresh_optimizer(lm, STUDY), rows_of(lm, 8), 1e-3, 1.0)
     assert len(slow) == 3 and copies.to_device is not slowly
     with mock.patch.dict(READ_STEPS, cuda=1), gpu.counted() as each:
         trained(lm, 10)

@@ -22,7 +22,7 @@ from memexp.core.data import encode
 from memexp.core.generate import complete_greedily
 from memexp.core.load import load
 from memexp.core.model import LanguageModel, blocks
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.precision import Gathered
 from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
@@ -96,7 +96,7 @@ def found(case: str, folder: Path) -> Found:
     rows = encode(lm.tokenizer, TARGETS, 64)
     untaught = fork.take(lm, None)
     gathered, head = looked_at(lm, rows)
-    optimizer = adamw(lm, STUDY)
+    optimizer = fresh_optimizer(lm, STUDY)
     lm.train()
     losses = [update(lm, optimizer, rows[8 * i : 8 * i + 8], STUDY.lr, 1.0)[0] for i in range(8)]
     lm.eval()

@@ -24,7 +24,7 @@ from memexp.core.checkpoint import load_snapshot, save_snapshot
 from memexp.core.data import Row, encode, groups, order, right_padded
 from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.scoring import continuations, token_nlls
 from memexp.core.slices import Held, hold
@@ -142,7 +142,7 @@ def proportional(case: str, clip_norm: float | None) -> list[float]:
     """Losses where a step is proportional to the gradient: Adam itself forgives a gradient of the wrong length."""
     lm = subject(case)
     study = dataclasses.replace(STUDY, batch_size=3, lr=0.5, clip_norm=clip_norm)
-    optimizer = adamw(lm, study)
+    optimizer = fresh_optimizer(lm, study)
     for settings in optimizer.param_groups:
         settings["eps"] = 1.0
     return [s.loss for s in study_exposures(lm, optimizer, study, studied(lm, 3), 0, 1, 2) if s.loss is not None]
@@ -155,7 +155,7 @@ def found(case: str) -> Found:
     for batch in BATCHES:
         learner = subject(case)
         study = dataclasses.replace(STUDY, batch_size=batch)
-        steps = study_exposures(learner, adamw(learner, study), study, studied(learner, batch), 0, 1, 2)
+        steps = study_exposures(learner, fresh_optimizer(learner, study), study, studied(learner, batch), 0, 1, 2)
         losses[batch] = [step.loss for step in steps if step.loss is not None]
         tokens[batch] = [step.tokens for step in steps]
     return Found(
@@ -262,7 +262,7 @@ def test_averaging_the_ranks_own_means_would_be_seen(batch: int, one: dict[str, 
     """The negative control of the test above: each rank the mean over its own tokens, gradients averaged."""
     lm = subject("llama-full")
     rows, losses = studied(lm, batch), []
-    optimizer = adamw(lm, STUDY)
+    optimizer = fresh_optimizer(lm, STUDY)
     for exposure in (1, 2):
         shuffled = order(len(rows), 0, "study", exposure)
         for start in range(0, len(rows), batch):
@@ -346,7 +346,7 @@ def refusal(folder: Path, lm: LanguageModel, optimizer: AdamW) -> str:
 def trajectories(case: str, folder: Path) -> Trajectories:
     """Two ranks. `folder` has ``one``, saved by one rank; ``two`` is saved there."""
     lm = subject(case)
-    optimizer = adamw(lm, STUDY)
+    optimizer = fresh_optimizer(lm, STUDY)
     exposure(lm, optimizer, 1)
     first, moments, forked = whole(lm), moments_of(lm, optimizer), fork.take(lm, optimizer)
     save_snapshot(Store(folder), Mark("two", 1), "base", lm, optimizer, [])
@@ -379,7 +379,7 @@ def saved(
     folder, alone = tmp_path_factory.mktemp("saved"), {}
     for case in SAVED:
         lm = subject(case)
-        optimizer = adamw(lm, STUDY)
+        optimizer = fresh_optimizer(lm, STUDY)
         exposure(lm, optimizer, 1)
         save_snapshot(Store(folder / case), Mark("one", 1), "base", lm, optimizer, [])
         first = whole(lm), moments_of(lm, optimizer)

@@ -19,7 +19,7 @@ from memexp.core.batches import StudyBatches
 from memexp.core.data import encode, order
 from memexp.core.generate import complete_greedily
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.scoring import token_nlls
 from memexp.core.session import Session
 from memexp.core.train import train
@@ -77,7 +77,7 @@ def test_study_is_the_plain_loop(fresh: LanguageModel, folder: Path) -> None:
     rows = encode(fresh.tokenizer, TARGETS, 128)
     others = encode(fresh.tokenizer, FOILS, 128)
     before = np.concatenate(token_nlls(fresh, rows)).mean()
-    steps = train(fresh, adamw(fresh, STUDY), STUDY, StudyBatches(STUDY, rows, 0), 1, STEPS)
+    steps = train(fresh, fresh_optimizer(fresh, STUDY), STUDY, StudyBatches(STUDY, rows, 0), 1, STEPS)
     model, losses = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), []
     optimizer = torch.optim.AdamW(model.parameters(), lr=STUDY.lr, weight_decay=STUDY.weight_decay)
     for exposure in (1, 2):
@@ -107,7 +107,7 @@ def test_an_adapter_learns_and_leaves_the_model_alone(fresh: LanguageModel, plai
     study = dataclasses.replace(STUDY, lr=1e-3)
     learned = {name: parameter.shape for name, parameter in fresh.learning().items()}
     assert len(learned) == 30 * 7 * 2 and all("lora_" in name for name in learned)
-    train(fresh, adamw(fresh, study), study, StudyBatches(study, rows, 0), 1, STEPS)
+    train(fresh, fresh_optimizer(fresh, study), study, StudyBatches(study, rows, 0), 1, STEPS)
     assert np.concatenate(token_nlls(fresh, rows)).mean() < np.concatenate(untrained).mean() - 0.3
     held = dict(plain.named_parameters())
     for name, parameter in fresh.lm.named_parameters():

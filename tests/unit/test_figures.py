@@ -105,8 +105,9 @@ def test_an_untrained_model_without_a_learning_rate_is_on_every_line(tmp_path: P
 
 
 def test_no_mean_is_over_conditions_that_differ(tmp_path: Path) -> None:
-    """Also in what nobody thinks of: a label, the block size, dropout."""
-    for name, values in {"own_label": ("a", "b"), "block_size": (64, 128), "dropout": (0.0, 0.1)}.items():
+    """Also in what nobody thinks of: a label, the block size, dropout; no optimizer is AdamW."""
+    varied = {"own_label": ("a", "b"), "block_size": (64, 128), "dropout": (0.0, 0.1), "optimizer": (None, "sgd")}
+    for name, values in varied.items():
         made = Made(Store(tmp_path / name))
         for value in values:
             for exposures in (0, 1):

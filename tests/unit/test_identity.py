@@ -22,6 +22,8 @@ import pytest
 
 from memexp import (
     QA,
+    SGD,
+    AdamW,
     Choice,
     Condition,
     FactRatios,
@@ -136,6 +138,29 @@ def test_golden_schedule(pair: Pair) -> None:
         "probes": ["f2511adff34adea1", "b4075901e42191e9"],
         "condition": ["53be6049529b7643"],
     }
+
+
+def test_golden_optimizers(pair: Pair) -> None:
+    """AdamW by its name is what it was without; of SGD each momentum is another trajectory, and nothing is shared."""
+    between = Interference(pair.foils, steps=2, lr=1e-3, batch_size=2)
+    named = Interference(pair.foils, steps=2, lr=1e-3, batch_size=2, optimizer=AdamW())
+    plain = ids(condition(pair, exposures=1, interference=between))
+    assert ids(condition(pair, exposures=1, interference=named, optimizer=AdamW())) == plain
+    found = [ids(condition(pair, exposures=1, optimizer=SGD(momentum))) for momentum in (0.0, 0.9)]
+    assert [[one["stages"][1], *one["condition"]] for one in found] == [
+        ["4083edfbe684676a", "c245e590fcf7f318"],
+        ["c062b33387f946ce", "eb56e238e92c254c"],
+    ]
+    others = [
+        ids(condition(pair, exposures=1, interference=dataclasses.replace(between, optimizer=other)))
+        for other in (SGD(), SGD(0.9), "carried")
+    ]
+    assert len({plain["stages"][-1], *(one["stages"][-1] for one in others)}) == 4
+    pretrained = [
+        ids(condition(pair, exposures=0, pretrain=Pretrain(pair.foils, 3, lr=1e-3, batch_size=2, optimizer=optimizer)))
+        for optimizer in (AdamW(), SGD())
+    ]
+    assert pretrained[0]["stages"][1] != pretrained[1]["stages"][1]
 
 
 def test_golden_pretraining(pair: Pair, tmp_path: Path) -> None:

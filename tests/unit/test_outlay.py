@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from memexp import Condition, LoRA, Resources
+from memexp import SGD, AdamW, Condition, Interference, LoRA, Resources
 from memexp.plan import bundle, grow
 from memexp.plan.devices import ETHERNET, PCIE, Device
 from memexp.plan.forest import BaseStage
 from memexp.plan.inspection import Inspection
-from memexp.plan.outlay import LAUNCH, SPREAD, Work, hours, work_alone, work_of
+from memexp.plan.outlay import LAUNCH, SPREAD, Work, hours, load_of, work_alone, work_of
 
 FAST = Device(memory=80e9, float32=1e16, tf32=1e16, bfloat16=2e16, bandwidth=1e12, link=1e11)
 SLOW = Device(memory=80e9, float32=1e12, tf32=2e12, bfloat16=4e12, bandwidth=1e15, link=1e15)
@@ -49,6 +49,9 @@ def test_large_batches_take_the_time_of_their_operations(base: BaseStage) -> Non
 def test_small_batches_take_the_time_that_weights_and_moments_are_moved_in(base: BaseStage) -> None:
     moved = (8 + 32) * 10**9 / 1e12 / 0.75
     assert seconds(SMALL, base, FAST) == pytest.approx(moved, rel=1e-2)
+    for moments, numbers in ((0, 4), (1, 6)):
+        moved = (8 + 4 * numbers) * 10**9 / 1e12 / 0.75
+        assert seconds(dataclasses.replace(SMALL, moments=moments), base, FAST) == pytest.approx(moved, rel=1e-2)
     adapter, large = dataclasses.replace(base, method=LoRA()), dataclasses.replace(MODEL, parameters=10**10)
     assert seconds(SMALL, adapter, FAST, large) == pytest.approx(8 * 10**10 / 1e12 / 0.75, rel=1e-2)
     away = (40 * 10**9 / 1e12 + 16 * 10**9 / PCIE) / 0.75
@@ -94,6 +97,20 @@ def test_without_sharing_every_condition_is_trained_by_itself(trajectory: Trajec
     assert alone.trained == pytest.approx(2 * shared.trained)
     assert shared.measured == alone.measured > 0  # the untrained model once, either way
     assert work_of("another", trials) == work_alone("another", trials) == Work({}, 0)
+
+
+def test_moments_are_counted_as_the_optimizers_have_them(trajectory: Trajectory) -> None:
+    [first, *_] = [one for one in trajectory(1e-3) if one.study.exposures]
+    between = Interference(first.study.corpus, 2, lr=1e-3, batch_size=2)
+    asked = [(None, 2), (AdamW(), 2), (SGD(), 0), (SGD(0.9), 1)]
+    for optimizer, moments in asked:
+        study = first.study if optimizer is None else dataclasses.replace(first.study, optimizer=optimizer)
+        for how, then in (("carried", moments), ("fresh", 2), (SGD(0.5), max(moments, 1))):
+            interference = dataclasses.replace(between, optimizer=how)
+            forest = grow([dataclasses.replace(first, study=study, interference=interference)])
+            [base] = forest.resources
+            assert load_of(forest, base).moments == then
+            assert work_of(base, bundle(forest, forest.asks, lambda resources: 1)).moments == then
 
 
 def test_what_is_measured_of_an_untrained_model_takes_time_too(trajectory: Trajectory) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from memexp import (
+    SGD,
     Condition,
     DataError,
     Forget,
@@ -144,6 +145,7 @@ def test_zero_exposures_end_at_the_base_whatever_study_would_be_like(grid: Grid,
         {"dropout": 0.0},
         {"weight_decay": 0.1},
         {"clip_norm": 1.0},
+        {"optimizer": SGD()},
     ],
     ids=str,
 )

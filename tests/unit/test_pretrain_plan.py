@@ -25,6 +25,7 @@ from memexp.records import MADE_WITH, SETTINGS
 from memexp.report.verify import complaint
 from memexp.sources.streams import HubTexts
 from memexp.spec import (
+    SGD,
     Condition,
     Forget,
     HubStream,
@@ -121,6 +122,15 @@ def test_where_nothing_was_studied_there_is_no_optimizer_to_carry(studied: Condi
     assert ends[0] == ends[1] != ends[2]
 
 
+def test_where_there_is_none_to_carry_the_new_one_is_of_the_kind_of_study(studied: Condition) -> None:
+    untaught = dataclasses.replace(studied.study, exposures=0, optimizer=SGD(0.9))
+    ends = []
+    for optimizer in ("carried", SGD(0.9), "fresh"):
+        between = Interference(OTHER, 3, lr=1e-3, batch_size=4, optimizer=optimizer)
+        ends.append(grow([dataclasses.replace(studied, study=untaught, interference=between)]).asks[0].stage)
+    assert ends[0] == ends[1] != ends[2]
+
+
 def test_conditions_of_all_seeds_share_one_pretraining(studied: Condition) -> None:
     seeds = [dataclasses.replace(studied, seed=seed, pretrain=pretrain(10)) for seed in range(3)]
     forest = grow([*seeds, *after(studied, 10, seed=1)])
@@ -168,7 +178,8 @@ def test_columns(studied: Condition, stream: TextStream) -> None:
 
 def test_files_of_before_lack_the_columns_of_pretraining_and_a_few_others() -> None:
     columns = [*SETTINGS, *MADE_WITH, *RECALL]
-    later = {f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")}
+    later = {f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm", "momentum")}
+    later |= {"optimizer", "momentum"}
     later |= {name for name in SETTINGS.names if name.startswith("pretrain_")} | {"probe_settings"}
     later |= {"cuda", "cudnn", "precision", "checkpointing", "offload", "lanes"}
     old = [column for column in columns if column.name not in later]
