@@ -19,6 +19,7 @@ from memexp.stats.curves import CURVES, Fit, fit_curve
 from memexp.stats.detection import TwoAFC, auc, dprime, recognition, two_afc
 from memexp.stats.differences import Difference, difference, holm, mcnemar
 from memexp.stats.means import OVER, Mean, mean_interval, summary
+from memexp.stats.members import blind_auc, membership, tpr_at
 from memexp.stats.retained import retention
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "TwoAFC",
     "auc",
     "best",
+    "blind_auc",
     "compare",
     "difference",
     "dprime",
@@ -37,8 +39,10 @@ __all__ = [
     "holm",
     "mcnemar",
     "mean_interval",
+    "membership",
     "recognition",
     "retention",
     "summary",
+    "tpr_at",
     "two_afc",
 ]
