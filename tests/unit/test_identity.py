@@ -24,11 +24,13 @@ from memexp import (
     QA,
     Choice,
     Condition,
+    Extraction,
     FactRatios,
     InlineItems,
     Interference,
     LayerAblation,
     LoRA,
+    Membership,
     Model,
     Pair,
     Pretrain,
@@ -177,6 +179,17 @@ def test_golden_questions_and_facts(pair: Pair) -> None:
         "3bfdc6238c4caeb7",
         "136b02b1bccf9851",
     ]
+
+
+def test_golden_single_texts(pair: Pair) -> None:
+    """What is asked of every token."""
+    probes = [
+        Extraction(),
+        Extraction(pair.foils, prefixes=[4, 8], suffix=8, temperature=0.5, top_k=0, p=0.9, block_size=32),
+        Membership(pair),
+        Membership(pair, k=40, reference=False, block_size=32),
+    ]
+    assert ids(condition(pair, probes=probes))["probes"] == ["", "", "", ""]
 
 
 def test_golden_texts() -> None:
