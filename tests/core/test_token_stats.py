@@ -242,7 +242,11 @@ def test_lanes_are_asked_together_and_say_what_each_says_by_itself() -> None:
                 parameter.copy_(single.get_parameter(name))
     rows, given = (
         rows_of(singles[0]),
-        [{"temperatures": (0.5,), "within": 9}, {"temperatures": (0.5,), "within": 9}, {}],
+        [
+            {"temperatures": (0.5,), "within": 9},
+            {"temperatures": (0.5,), "within": 9},
+            {"temperatures": (2.0,), "within": 5},
+        ],
     )
     found: dict[int, list[TokenStats]] = {}
     lockstep, before = Lockstep(lanes), lanes.joint.passes
