@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from memexp import stats as stats
     from memexp.errors import ClusterError, DataError, MemexpError, ModelError, SpecError, StoreError
     from memexp.plan.inspection import depth
-    from memexp.probes import QA, Choice, FactRatios, LayerAblation, LmEval, Recall, Recognition
+    from memexp.probes import (
+        QA,
+        Choice,
+        Extraction,
+        FactRatios,
+        LayerAblation,
+        LmEval,
+        Membership,
+        Recall,
+        Recognition,
+    )
     from memexp.results import open_store as open  # noqa: F401 - public, if not for `import *`
     from memexp.script import run_options
     from memexp.spec import (
@@ -66,6 +76,7 @@ __all__ = [
     "ClusterError",
     "Condition",
     "DataError",
+    "Extraction",
     "FactDataset",
     "FactRatios",
     "FactWorld",
@@ -84,6 +95,7 @@ __all__ = [
     "LmEval",
     "LoRA",
     "MedianStopping",
+    "Membership",
     "MemexpError",
     "Model",
     "ModelError",

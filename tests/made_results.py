@@ -217,6 +217,26 @@ def _facts(made: Made) -> None:
                     made.result("choice", made.choices(task, share), {"text": "narrative"}, **common)
 
 
+def single_texts(made: Made) -> None:
+    """Extraction and membership, in no sweep: what the pages about them ask."""
+    for exposures in (0, 3):
+        common: dict[str, Any] = {"model": "tiny-s", "exposures": exposures, "lr": 1e-3}
+        rows: list[dict[str, Any]] = [
+            {"item": i, "prefix_tokens": prefix, "suffix_tokens": 8, "tokens": 20, "exact": i < 4 * exposures}
+            | {"matching": 0.5, "strength": 0.25, "probability": 0.1, "log_probability": -2.3, "queries": 7.0}
+            for i in range(made.items)
+            for prefix in (4, 8)
+        ]
+        made.result("extraction", rows, {}, **common)
+        rows = [
+            {"item": i, "member": member, "text": f"Text {i}.", "tokens": 9, "loss": 4.0 - member, "zlib": -0.1}
+            | {"min_k": -6.0, "min_k_plus": -1.0, "reference": float(member)}
+            for member in (True, False)
+            for i in range(made.items)
+        ]
+        made.result("membership", rows, {}, **common)
+
+
 def _search(made: Made) -> None:
     rows = []
     for number in range(9):

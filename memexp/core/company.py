@@ -1,6 +1,6 @@
 """What a model that is one of several lanes asks of the others: `memexp.trial.lockstep` does it for all that ask.
 
-lm.company.nll(ids, lengths)       # None where the model is by itself
+lm.company.nll(ids, lengths, losses)       # None where the model is by itself
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from memexp.core.data import Row
+from memexp.core.head import OfTargets
 
 __all__ = ["Company", "Ends"]
 
@@ -22,7 +23,7 @@ Ends: TypeAlias = list[tuple[Tensor, bool]]
 class Company(Protocol):
     """The other lanes."""
 
-    def nll(self, ids: Tensor, lengths: Tensor, /) -> Tensor:
+    def nll(self, ids: Tensor, lengths: Tensor, of: OfTargets, /) -> Tensor:
         """As `LanguageModel.nll`."""
 
     def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]], /) -> Ends:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-__all__ = ["LOGIT_BYTES", "Work", "float32_logits", "likeliest", "likelihoods", "losses", "over"]
+__all__ = ["LOGIT_BYTES", "OfTargets", "Work", "float32_logits", "likeliest", "likelihoods", "losses", "over"]
 
 LOGIT_BYTES = 256 * 2**20
 """Of logits that are there at once, in one piece; a loss and its gradient need as much again, each."""
@@ -32,6 +32,8 @@ SLAB_BYTES = 64 * 2**20
 Work = Callable[[Tensor, slice], Any]
 """Takes the logits (rows, vocabulary) of some rows, and which rows these are; gives a tensor, or a tuple of them, that
 goes on with what it gives of the next."""
+OfTargets = Callable[[Tensor], Work]
+"""Takes the token that each row is asked about, (rows,), as `losses` does."""
 
 
 def over(lm: PreTrainedModel, hidden: Tensor, work: Work) -> Any:

@@ -30,6 +30,7 @@ from memexp.core.company import Ends
 from memexp.core.data import Row, right_padded
 from memexp.core.faults import ends_process
 from memexp.core.generate import answer_batch, greedy_batch
+from memexp.core.head import OfTargets, losses
 from memexp.core.lane_draws import generator_state, set_generator_state
 from memexp.core.lane_layers import Seats, by_lane
 from memexp.core.lane_steps import NOTHING, Generators, Update, updates
@@ -57,10 +58,10 @@ class JointModel(LanguageModel):
             self.seats.asked = [self.seats.rows // len(self.seats.lanes)] * len(self.seats.lanes)
         return super().forward(operation, *args, **kwargs)
 
-    def nll(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def nll(self, ids: Tensor, lengths: Tensor, of: OfTargets = losses) -> Tensor:
         """As any model's."""
         self.seats.asked = (lengths - 1).view(len(self.seats.lanes), -1).sum(1).tolist()
-        return super().nll(ids, lengths)
+        return super().nll(ids, lengths, of)
 
     def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]], past: Any = None) -> Ends:
         """As any model's."""
@@ -138,7 +139,7 @@ class Lanes:
         if what in ("greedy", "answers") and not self.joint.pads_left:
             widths = {len(cue) for cue in given[0]}
             return widths.pop() if len(widths) == 1 else None
-        return what
+        return (what, given[2:]) if what == "nll" else what  # of one pass the same is asked
 
     def _some(self, what: str, asked: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Any]:
         """The answers of lanes that may be answered together."""
@@ -200,14 +201,14 @@ class Lanes:
         return list(updates(self.joint, self.weights, self.generators if drawing else None, given))
 
     def _nll(self, asked: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Tensor]:
-        most, widest = max(len(ids) for _, (ids, _) in asked), max(ids.shape[1] for _, (ids, _) in asked)
+        most, widest = max(len(ids) for _, (ids, *_) in asked), max(ids.shape[1] for _, (ids, *_) in asked)
         ids = torch.zeros(len(asked), most, widest, dtype=torch.int64)
         lengths = torch.ones(len(asked), most, dtype=torch.int64)
-        for at, (_, (own, real)) in enumerate(asked):
+        for at, (_, (own, real, *_)) in enumerate(asked):
             ids[at, : len(own), : own.shape[1]] = own
             lengths[at, : len(own)] = real
         with self._measuring(asked):
-            found = self.joint.nll(ids.flatten(0, 1), lengths.flatten())
+            found = self.joint.nll(ids.flatten(0, 1), lengths.flatten(), *asked[0][1][2:])
         return list(found.split((lengths - 1).sum(1).tolist()))
 
     def _ends(self, asked: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Any]:
@@ -276,7 +277,7 @@ FEW: list[Row] = [(0, 1, 0, 1, 1), (1, 0, 1)]
 """Tokens that any vocabulary has, for a look."""
 
 _ALONE: dict[str, Callable[..., Any]] = {
-    "nll": lambda model, ids, lengths: model.nll(ids, lengths),
+    "nll": lambda model, *given: model.nll(*given),
     "ends": lambda model, rows, asked: model.ends(rows, asked),
     "greedy": greedy_batch,
     "answers": answer_batch,

@@ -27,7 +27,7 @@ from memexp.core.batch_sizes import Budget, largest
 from memexp.core.company import Company, Ends
 from memexp.core.copies import to_device
 from memexp.core.data import Row, ends_of, right_padded
-from memexp.core.head import Work, float32_logits, likeliest, likelihoods, losses, over
+from memexp.core.head import OfTargets, Work, float32_logits, likeliest, likelihoods, losses, over
 from memexp.core.masks import unwatched
 from memexp.core.precision import arithmetic, widened
 from memexp.core.processes import World
@@ -102,23 +102,24 @@ class LanguageModel(nn.Module):
         with how, unwatched(self.world.device):
             return getattr(self, f"_{operation}")(*args, **kwargs)
 
-    def nll(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def nll(self, ids: Tensor, lengths: Tensor, of: OfTargets = losses) -> Tensor:
         """Negative log-likelihood of every token but each row's first, given those before it.
 
         Args:
             ids: right-padded token ids, (rows, longest), on the CPU.
             lengths: number of real tokens in each row, (rows,), at least 1, on the CPU.
+            of: what else is asked of these tokens; see `memexp.core.token_stats`.
 
         Returns:
-            (sum of lengths - 1,) float32 nats, row after row.
+            (sum of lengths - 1,) float32 nats, row after row, or what `of` gives.
         """
         if self.company is not None and not torch.is_grad_enabled():
-            return self.company.nll(ids, lengths)
+            return self.company.nll(ids, lengths, of)
         padded, real = ids.numpy(), lengths.numpy()[:, None]
         at = np.arange(padded.shape[1])[None]
         # What is asked for is counted here: to look for it on a GPU is to wait for it.
         keep, targets = np.flatnonzero(at < real - 1), padded[:, 1:][at[:, 1:] < real]
-        return self("nll", *to_device(self.world.device, padded, keep, targets))  # type: ignore[no-any-return] # untyped
+        return self("nll", *to_device(self.world.device, padded, keep, targets), of)  # type: ignore[no-any-return] # untyped
 
     def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]], past: Any = None) -> Ends:
         """How likely some continuations are, each at the end of a row.
@@ -162,8 +163,8 @@ class LanguageModel(nn.Module):
         """
         return self("choose", ids, mask, positions, past, banned)  # type: ignore[no-any-return] # as above
 
-    def _nll(self, ids: Tensor, keep: Tensor, targets: Tensor) -> Any:
-        return self._over(ids, keep, losses(targets))
+    def _nll(self, ids: Tensor, keep: Tensor, targets: Tensor, of: OfTargets = losses) -> Any:
+        return self._over(ids, keep, of(targets))
 
     def _ends(self, ids: Tensor, keep: Tensor, of: Tensor, wanted: Tensor, sorted_of: Sorted, past: Any) -> Any:
         return self._over(ids, keep, likelihoods(of, wanted, sorted_of), past)

@@ -6,8 +6,9 @@ seen by causal attention, and each text's numbers are its own. What contexts hav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from memexp.core.model import LanguageModel
 from memexp.core.prefixes import SharedPrefixes
 from memexp.core.ranks import deal_to_ranks, idle
 
-__all__ = ["Likelihood", "continuations", "token_nlls"]
+__all__ = ["Likelihood", "continuations", "of_each_token", "token_nlls"]
 
 
 def token_nlls(lm: LanguageModel, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
@@ -32,22 +33,33 @@ def token_nlls(lm: LanguageModel, rows: Sequence[Row]) -> list[NDArray[np.float3
     Returns:
         For each row an array of length ``len(row) - 1``, on every rank; empty for rows of fewer than two tokens.
     """
+    return of_each_token(lm, rows, lm.nll, np.empty(0, np.float32))
+
+
+def of_each_token(
+    lm: LanguageModel, rows: Sequence[Row], ask: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], nothing: Any
+) -> list[Any]:
+    """What `ask` says of every token of every row but the first; it is given padded ids and lengths, as `lm.nll`.
+
+    Returns:
+        For each row an array of first dimension ``len(row) - 1``, on every rank; `nothing` for rows of fewer than two
+        tokens.
+    """
     # Equal rows are scored once, so that their numbers are equal to the last bit and a tie stays a tie.
     distinct = list(dict.fromkeys(tuple(row) for row in rows if len(row) > 1))
     lengths = [len(row) for row in distinct]
     batches = batches_of(lengths, lm.budget.scoring_tokens, rows=len(rows))
 
-    def score(batch: list[int], _: int) -> list[NDArray[np.float32]]:
+    def score(batch: list[int], _: int) -> list[NDArray[Any]]:
         if not batch:
             return idle(lm)
         chosen = [distinct[i] for i in batch]
         lengths = torch.tensor([len(row) for row in chosen])
-        nll = lm.nll(torch.from_numpy(right_padded(chosen)), lengths).cpu().numpy()
-        return np.split(nll, np.cumsum([len(row) - 1 for row in chosen])[:-1])
+        each = ask(torch.from_numpy(right_padded(chosen)), lengths).cpu().numpy()
+        return np.split(each, np.cumsum([len(row) - 1 for row in chosen])[:-1])
 
     with lm.evaluating():
-        found = {distinct[i]: nll for i, nll in deal_to_ranks(lm.world, batches, score)}
-    nothing = np.empty(0, np.float32)
+        found = {distinct[i]: each for i, each in deal_to_ranks(lm.world, batches, score)}
     return [found.get(tuple(row), nothing) for row in rows]
 
 

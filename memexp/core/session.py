@@ -16,6 +16,7 @@ from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.hidden_states import hidden_states
 from memexp.core.model import LanguageModel, blocks
 from memexp.core.scoring import Likelihood, continuations, token_nlls
+from memexp.core.token_stats import TokenStats, token_stats
 from memexp.errors import SpecError
 from memexp.spec import Forget
 
@@ -53,6 +54,12 @@ class Session:
         """Token ids of each text, truncated to `block_size`."""
         return encode(self.tokenizer, texts, block_size)
 
+    def without_ends(self, rows: Sequence[list[int]]) -> list[list[int]]:
+        """Rows without `end_tokens` at their ends: some tokenizers close a text so, which `complete` never does."""
+        ends = self.end_tokens
+        kept = [next((at for at in range(len(row), 0, -1) if row[at - 1] not in ends), 0) for row in rows]
+        return [row[:at] for row, at in zip(rows, kept, strict=True)]
+
     def decode(self, rows: Sequence[Row]) -> list[str]:
         """The text of each row of token ids, without special tokens."""
         return [str(self.tokenizer.decode(list(row), skip_special_tokens=True)) for row in rows]
@@ -64,6 +71,12 @@ class Session:
     def hidden(self, rows: Sequence[Row], layers: Sequence[int]) -> list[list[NDArray[np.float32]]]:
         """See `memexp.core.hidden_states.hidden_states`."""
         return hidden_states(self.lm, rows, layers)
+
+    def token_stats(
+        self, rows: Sequence[Row], temperatures: Sequence[float] = (), top: int = 0, within: int = 0
+    ) -> list[TokenStats]:
+        """See `memexp.core.token_stats.token_stats`."""
+        return token_stats(self.lm, rows, temperatures, top, within)
 
     def complete(self, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
         """See `memexp.core.generate.complete_greedily`."""

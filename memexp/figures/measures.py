@@ -39,6 +39,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "ablation": ("task", "ablated_side", "ablated_layer"),
     "ratios": ("relation",),
     "lm_eval": ("task", "metric"),
+    "extraction": ("prefix_tokens",),
+    "membership": ("member",),
 }
 """Columns of a kind's items that tell apart what is never averaged."""
 
@@ -66,6 +68,15 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
         Measure("negation", "negation ratio (log, nats)", "log_negation_ratio", False, 0.0),
     ),
     "lm_eval": (Measure("lm_eval", "value of the metric (its own unit)", "value", False),),
+    "extraction": (
+        Measure("extraction", "greedy extraction (share of suffixes)", "exact::int"),
+        Measure("matching", "matching tokens (share of a suffix)", "matching"),
+        Measure("strength", "extraction strength (share of a suffix)", "strength"),
+    ),
+    "membership": (
+        Measure("loss", "loss (nats per token)", "loss", False),
+        Measure("min_k_plus", "Min-K%++ (standard deviations)", "min_k_plus", False),
+    ),
 }
 
 

@@ -73,6 +73,10 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "recall"
     if "ablated_side" in columns:
         return "ablation"
+    if "prefix_tokens" in columns:
+        return "extraction"
+    if "min_k_plus" in columns:
+        return "membership"
     if "log_comparison_ratio" in columns:
         return "ratios"
     if "log_likelihoods" in columns:

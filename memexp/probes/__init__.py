@@ -9,16 +9,30 @@ exchange import from here.
 
 from memexp.probes.ablation import LayerAblation
 from memexp.probes.choice import Choice
+from memexp.probes.extraction import Extraction
 from memexp.probes.lm_eval import LmEval
+from memexp.probes.membership import Membership
 from memexp.probes.qa import QA
 from memexp.probes.ratios import FactRatios
 from memexp.probes.recall import Recall
 from memexp.probes.recognition import Recognition
 from memexp.spec import Probe
 
-__all__ = ["BY_KIND", "QA", "Choice", "FactRatios", "LayerAblation", "LmEval", "Recall", "Recognition"]
+__all__ = [
+    "BY_KIND",
+    "QA",
+    "Choice",
+    "Extraction",
+    "FactRatios",
+    "LayerAblation",
+    "LmEval",
+    "Membership",
+    "Recall",
+    "Recognition",
+]
 
 BY_KIND: dict[str, type[Probe]] = {
-    probe.kind: probe for probe in (Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios)
+    probe.kind: probe
+    for probe in (Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership)
 }
 """memexp's own probes by the name of their table, which no other may write to."""

@@ -87,11 +87,7 @@ class Recall(Probe):
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per text, in the order of the list. What a text of one token would recall is NULL."""
         assert self.block_size is not None  # bound
-        rows = session.encode(texts["corpus"], self.block_size)
-        for row in rows:
-            # Some tokenizers close a text with a token that a completion, which must not end, can never give.
-            while row and row[-1] in session.end_tokens:
-                row.pop()
+        rows = session.without_ends(session.encode(texts["corpus"], self.block_size))
         cues = [row[: len(row) // 2] for row in rows]
         able = [i for i, cue in enumerate(cues) if cue]
         new = session.complete([cues[i] for i in able], [len(rows[i]) - len(cues[i]) for i in able])

@@ -50,6 +50,14 @@ MEANS: Mapping[str, Mapping[str, str]] = {
     "ablation": {"correct": "correct::int", "f1": "f1"},
     "ratios": {"log_comparison_ratio": "log_comparison_ratio", "log_negation_ratio": "log_negation_ratio"},
     "lm_eval": {"value": "value"},
+    "extraction": {"exact": "exact::int", "matching": "matching", "strength": "strength", "probability": "probability"},
+    "membership": {
+        "loss": "loss",
+        "zlib": "zlib",
+        "min_k": "min_k",
+        "min_k_plus": "min_k_plus",
+        "reference": "reference",
+    },
 }
 """Of memexp's own kinds what is averaged, by the name of the column; the first is what stands for the kind."""
 PARTS: Mapping[str, Sequence[str]] = {
@@ -58,6 +66,8 @@ PARTS: Mapping[str, Sequence[str]] = {
     "ablation": ["task", "ablated_side", "ablated_layer"],
     "ratios": ["relation"],
     "lm_eval": ["task", "filter", "metric"],
+    "extraction": ["prefix_tokens", "suffix_tokens"],
+    "membership": ["member"],
 }
 """Columns of items over which no mean is taken."""
 ITEMS: Mapping[str, str] = {

@@ -19,6 +19,7 @@ from memexp.stats.curves import CURVES, Fit, fit_curve
 from memexp.stats.detection import TwoAFC, auc, dprime, recognition, two_afc
 from memexp.stats.differences import Difference, difference, holm, mcnemar
 from memexp.stats.means import OVER, Mean, mean_interval, summary
+from memexp.stats.members import blind_auc, membership, tpr_at
 from memexp.stats.memorisation import counterfactual, difference_in_differences
 from memexp.stats.retained import retention
 
@@ -31,6 +32,7 @@ __all__ = [
     "TwoAFC",
     "auc",
     "best",
+    "blind_auc",
     "compare",
     "counterfactual",
     "difference",
@@ -40,8 +42,10 @@ __all__ = [
     "holm",
     "mcnemar",
     "mean_interval",
+    "membership",
     "recognition",
     "retention",
     "summary",
+    "tpr_at",
     "two_afc",
 ]

@@ -37,7 +37,7 @@ __all__ = ["compare"]
 DIFFERS, EQUIVALENT, UNDECIDED = "differs", "equivalent", "undecided"
 LISTS = ("replication", "corpus", TWINS)
 """Beside columns of seeds those that by default make no condition."""
-PROBED = ("task", "ablated_side", "ablated_layer", "metric")
+PROBED = ("task", "ablated_side", "ablated_layer", "metric", "prefix_tokens", "member")
 """Columns of which rows of different values are different measurements, also within one condition."""
 TEXT = "target"
 """The column that says whether items of the same number are the same, where both tables have it."""

@@ -26,7 +26,7 @@ from memexp.stats.clusters import Group
 from memexp.stats.means import beside, groups_of, means
 from memexp.stats.tables import Codes, Floats, Names, arrow, as_array, codes, column, numbers, units_of
 
-__all__ = ["TwoAFC", "auc", "dprime", "recognition", "two_afc"]
+__all__ = ["TwoAFC", "auc", "dprime", "recognition", "share_above", "two_afc"]
 
 TEXTS = ("target", "foil")
 """Columns that say which pairs are of identical texts."""
@@ -84,7 +84,7 @@ def auc(target_nll: Any, foil_nll: Any) -> float | None:
     """
     target, foil = numbers(target_nll, "target_nll"), numbers(foil_nll, "foil_nll")
     target, foil = target[~np.isnan(target)], foil[~np.isnan(foil)]
-    return float(_share_above(target, foil).mean()) if len(target) and len(foil) else None
+    return float(share_above(target, foil).mean()) if len(target) and len(foil) else None
 
 
 def recognition(
@@ -176,7 +176,7 @@ def _same(targets: Any, foils: Any) -> NDArray[np.bool_]:
     return found
 
 
-def _share_above(values: Floats, others: Floats) -> Floats:
+def share_above(values: Floats, others: Floats) -> Floats:
     """Of each value the share of `others` that are above it, equal ones counting one half."""
     ordered = np.sort(others)
     below, up_to = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
@@ -192,7 +192,7 @@ def _areas(target: Floats, foil: Floats, models: Codes, there: NDArray[np.bool_]
     rows = np.flatnonzero(there)
     rows = rows[np.argsort(models[rows], kind="stable")]
     for part in np.split(rows, np.flatnonzero(np.diff(models[rows])) + 1) if len(rows) else ():
-        of_targets = _share_above(target[part], foil[part])
-        of_foils = 1 - _share_above(foil[part], target[part])
+        of_targets = share_above(target[part], foil[part])
+        of_foils = 1 - share_above(foil[part], target[part])
         found[part] = of_targets + of_foils - of_targets.mean()
     return found

@@ -17,7 +17,7 @@ from memexp.core.lanes import Lanes
 from memexp.core.processes import World
 from memexp.errors import ModelError, SpecError
 from memexp.plan.attempts import Attempt
-from memexp.probes import Recall, Recognition
+from memexp.probes import BY_KIND, Extraction, Membership, Recall, Recognition
 from memexp.signals import Interrupted
 from memexp.spec import (
     Condition,
@@ -159,3 +159,26 @@ def test_lanes_that_cannot_be_are_refused_in_a_line(given: dict[str, Any], said:
     with pytest.raises(SpecError, match=said) as error:
         Resources(**given)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_asked_of_every_token_is_the_same_in_lanes(tmp_path: Path) -> None:
+    """Of extraction and membership, whose reference takes a lane back to the weights before study and again away."""
+    probes = [Extraction(prefixes=[4, 8], suffix=6), Membership(PAIR), Recognition(PAIR)]
+    conditions = [dataclasses.replace(one, probes=probes) for one in grid(Full())[:8]]
+    alone, together = Store(tmp_path / "alone"), Store(tmp_path / "together")
+    for store, lanes in ((alone, 1), (together, 3)):
+        assert executed(conditions, store, lanes) == []
+    for kind, part in (("extraction", "prefix_tokens"), ("membership", "member")):
+        both = [
+            sorted(rows(store, kind), key=lambda row: (row["condition_id"], row[part])) for store in (alone, together)
+        ]
+        assert {row["lanes"] for row in both[0]} == {1} and {row["lanes"] for row in both[1]} == {3}
+        for row, its in zip(*both, strict=True):
+            for name in BY_KIND[kind].schema().names:
+                value = row[name]
+                if isinstance(value, float):
+                    np.testing.assert_allclose(its[name], value, rtol=5e-3, atol=5e-4, err_msg=name)
+                else:
+                    assert its[name] == value, (kind, name)
+    gained = {row["condition_id"]: row["reference"] for row in rows(together, "membership") if row["exposures"] == 1}
+    assert len(set(gained.values())) == len(gained) == 2, "lanes differ, and from what they were"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from core.small import ARCHITECTURES, CONFIGS, FOILS, PEAKED, TARGETS, bos_tokenizer, language_model, varied, weights
+from core.small import CONFIGS, FOILS, PEAKED, TARGETS, language_model, varied, weights
 from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
@@ -21,15 +21,6 @@ from memexp.core.session import Session
 
 NEAR = 1e-5
 """Nats within which a token's negative log-likelihood agrees."""
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """A random model with peaked predictions; OPT's and Gemma's tokenizers put a bos in front."""
-    name: str = request.param
-    tokenizer = bos_tokenizer(tmp_path_factory.mktemp("bos")) if name in ("opt", "gemma") else None
-    spread = "init_std" if name == "opt" else "initializer_range"
-    return language_model(name, tokenizer=tokenizer, **{spread: PEAKED})
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
-from made_results import fill
+from made_results import Made, fill, single_texts
 from pages import (
     DOCS,
     LANGUAGES,
@@ -61,6 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     with patch.multiple("made_results", MODELS=("tiny-s",), HOSTILE=(" and something else",)):  # half the work
         fill(store := Store(folder / "results"))
+        single_texts(Made(store))
     listed = store.read("sweeps", "exposures-0")  # what pages say of the quickstart's store they say of this one
     named = pa.array(["quickstart"] * len(listed), listed.schema.field("sweep").type)
     store.commit("sweeps", "quickstart-0", listed.set_column(listed.schema.get_field_index("sweep"), "sweep", named))

@@ -26,11 +26,13 @@ from memexp import (
     AdamW,
     Choice,
     Condition,
+    Extraction,
     FactRatios,
     InlineItems,
     Interference,
     LayerAblation,
     LoRA,
+    Membership,
     Model,
     Pair,
     Pretrain,
@@ -201,6 +203,22 @@ def test_golden_questions_and_facts(pair: Pair) -> None:
         "9cc1a3e8ab56c384",
         "3bfdc6238c4caeb7",
         "136b02b1bccf9851",
+    ]
+
+
+def test_golden_single_texts(pair: Pair) -> None:
+    """What is asked of every token."""
+    probes = [
+        Extraction(),
+        Extraction(pair.foils, prefixes=[4, 8], suffix=8, temperature=0.5, top_k=0, p=0.9, block_size=32),
+        Membership(pair),
+        Membership(pair, k=40, reference=False, block_size=32),
+    ]
+    assert ids(condition(pair, probes=probes))["probes"] == [
+        "dba9477f1a1e298a",
+        "1b373e2fdd7cb5b8",
+        "ffd4b2dee988fb7c",
+        "5c413f1eb772f6aa",
     ]
 
 

@@ -171,7 +171,8 @@ def test_memexps_own_headlines_hold_for_their_columns() -> None:
         for expression in () if headline is None else (headline.mean, headline.chance):
             if isinstance(expression, str):
                 Metric(f"SELECT avg({expression}) FROM items", kind).check(items)
-    assert {kind for kind, probe in BY_KIND.items() if probe.headline} == {"recognition", "recall", "qa", "choice"}
+    headlines = {kind for kind, probe in BY_KIND.items() if probe.headline}
+    assert headlines == {"recognition", "recall", "qa", "choice", "extraction"}
 
 
 def test_a_headline_needs_a_title_and_a_mean() -> None:
