@@ -83,6 +83,12 @@ SETTINGS = pa.schema(
         ("dropout", pa.float64()),
         ("weight_decay", pa.float64()),
         ("clip_norm", pa.float64()),
+        ("presentation", pa.string()),
+        ("presentation_gap", pa.int64()),
+        ("presentation_factor", pa.float64()),
+        ("presentation_steps", pa.int64()),
+        ("filler", pa.string()),
+        ("filler_id", pa.string()),
         ("seed", pa.int64()),
         # forgetting and restudy
         ("forget_side", pa.string()),
@@ -243,7 +249,7 @@ BARE = {"training": TRAINING, "stages": STAGES, "sweeps": SWEEPS, "searches": SE
 """The kinds that hold no results, with all their columns."""
 SINCE = {
     "probe_settings",
-    *(name for name in SETTINGS.names if name.startswith("pretrain_")),
+    *(name for name in SETTINGS.names if name.startswith(("pretrain_", "presentation", "filler"))),
     *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")),
     *YOUNGER,
 }

@@ -1,4 +1,4 @@
-"""Stages that go on over a corpus, pass after pass, and stop on the way: pretraining and interference.
+"""Stages that go on over a corpus, pass after pass, and stop on the way: pretraining, filler and interference.
 
 path.append(stop(path[-1], condition.interference, condition.seed, corpus))
 line_up(forest)              # when all stops are known
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from memexp.errors import DataError
 from memexp.identity import canonical, identity
 from memexp.plan.forest import Forest, Stage, TrainingStage
 from memexp.sources import WINDOW, Stream, Texts, is_corpus
-from memexp.spec import Interference, Pretrain
+from memexp.spec import Interference, Pretrain, Study
 from memexp.wording import amount, noun
 
-__all__ = ["Passing", "line_up", "settled", "stop"]
+__all__ = ["Passing", "filled", "line_up", "settled", "stop"]
 
 Passing = Pretrain | Interference
 
@@ -63,6 +64,40 @@ def stop(start: Stage, settings: Passing, seed: int, corpus: Texts | Stream) -> 
     )
 
 
+def filled(
+    start: Stage, study: Study, what: Mapping[str, Any], seed: int, corpus: Texts | Stream, first: int, last: int
+) -> TrainingStage:
+    """The steps `first` to `last` of filler, after the exposure `start`; a shorter gap there is a stop on its way.
+
+    `what`: all that a step of study depends on beyond the model; of it, the corpus is another here.
+
+    Raises:
+        DataError: there are fewer texts than one step takes.
+    """
+    if corpus.count is not None and corpus.count < study.batch_size:
+        raise DataError(
+            f"Study.batch_size: {study.batch_size} texts a step are more than the {corpus.count} of {corpus.name}, "
+            "the filler"
+        )
+    origin = identity({"parent": start.id, "filler": {**what, "corpus": corpus.id}, "seed": seed, "step": first})
+    return TrainingStage(
+        id=identity({"origin": origin, "step": last}),
+        kind="filler",
+        parent=start.id,
+        model=start.model,
+        method=start.method,
+        dtype=start.dtype,
+        settings=study,
+        corpus=corpus.id,
+        seed=seed,
+        first=first,
+        last=last,
+        steps=last - first + 1,
+        origin=origin,
+        start=start.id,
+    )
+
+
 def line_up(forest: Forest) -> None:
     """Put the stops of each trajectory in a row, every one after the one before it, and all after their parents."""
     trajectories: dict[str, list[TrainingStage]] = {}
@@ -94,6 +129,7 @@ def _parents_first(stages: dict[str, Stage]) -> dict[str, Stage]:
 def _remark_texts(forest: Forest, last: TrainingStage) -> None:
     """Say so where a trajectory passes over blank texts, or over any more than once."""
     corpus, size, what = forest.corpus(last.corpus), last.settings.batch_size, type(last.settings).__name__
+    what = "Spaced" if last.kind == "filler" else what
     if isinstance(corpus, Stream) and corpus.blank:
         of = min(WINDOW, corpus.count or WINDOW)
         which = f"{corpus.blank} of the first {amount(of, 'text')} of {corpus.name}"

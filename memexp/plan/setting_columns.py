@@ -13,7 +13,7 @@ from memexp.plan.forest import Stage
 from memexp.plan.passes import Passing, settled
 from memexp.plan.reader import Reader
 from memexp.sources import ResolvedModel, Stream, Texts, is_corpus
-from memexp.spec import Condition, Full, Interference, LoRA, Pretrain
+from memexp.spec import Condition, Cyclic, Full, Interference, LoRA, Pretrain, Spaced, Study
 
 __all__ = ["Columns", "check_label_types", "setting_columns"]
 
@@ -59,7 +59,7 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
         (part, read.corpus(part.corpus)) for part in (condition.pretrain, condition.interference) if part is not None
     ]
     return {
-        "condition_id": identity(_key(condition, model, texts, passing)),
+        "condition_id": identity(_key(condition, model, texts, passing, read)),
         "stage_id": path[-1].id,
         "model": model.name,
         "model_revision": model.commit,
@@ -71,7 +71,8 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
         **_lora_columns(method),
         "corpus": texts.name,
         "corpus_id": texts.id,
-        **{f.name: getattr(study, f.name) for f in fields(study) if f.name != "corpus"},
+        **{f.name: getattr(study, f.name) for f in fields(study) if f.name not in ("corpus", "presentation")},
+        **_presentation_columns(study, read),
         "seed": condition.seed,
         **_forgetting_columns(condition),
         **{name: value for part, corpus in passing for name, value in _passing_columns(part, corpus).items()},
@@ -79,13 +80,24 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
 
 
 def _key(
-    condition: Condition, model: ResolvedModel, texts: Texts, passing: Sequence[tuple[Passing, Texts | Stream]]
+    condition: Condition,
+    model: ResolvedModel,
+    texts: Texts,
+    passing: Sequence[tuple[Passing, Texts | Stream]],
+    read: Reader,
 ) -> dict[str, Any]:
     """What makes a condition another one: with its probes it gives the names of its results."""
+    study = condition.study
+
+    def content(value: object) -> str | None:
+        if not is_corpus(value):
+            return None
+        return texts.id if value is study.corpus else read.corpus(value).id
+
     key = {
         "model": [model.name, model.key],
         "method": canonical(condition.method),
-        "study": canonical(condition.study, lambda value: texts.id if is_corpus(value) else None),
+        "study": canonical(study, content),
         "seed": condition.seed,
         "labels": dict(condition.labels),
     }
@@ -99,6 +111,16 @@ def _lora_columns(method: Full | LoRA) -> dict[str, Any]:
         return {}
     targets = method.targets if isinstance(method.targets, str) else ",".join(method.targets)
     return {f"lora_{f.name}": getattr(method, f.name) for f in fields(method)} | {"lora_targets": targets}
+
+
+def _presentation_columns(study: Study, read: Reader) -> dict[str, Any]:
+    """How exposures lie in time, where they are not massed."""
+    how = study.presentation
+    if isinstance(how, Spaced):
+        filler = read.corpus(how.filler)
+        gaps = {"presentation_gap": how.gap, "presentation_factor": how.factor}
+        return {"presentation": "spaced", **gaps, "filler": filler.name, "filler_id": filler.id}
+    return {"presentation": "cyclic", "presentation_steps": how.steps} if isinstance(how, Cyclic) else {}
 
 
 def _forgetting_columns(condition: Condition) -> dict[str, Any]:

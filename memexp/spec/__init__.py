@@ -30,7 +30,17 @@ from memexp.spec.headline import Headline
 from memexp.spec.located import located, written_by_user
 from memexp.spec.models import Full, LoRA, Model, RandomInit, TrainedTokenizer
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
-from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
+from memexp.spec.training import (
+    Cyclic,
+    Forget,
+    Interference,
+    Pretrain,
+    Spaced,
+    Study,
+    Training,
+    repeats,
+    retention_steps,
+)
 
 __all__ = [
     "ASHA",
@@ -38,6 +48,7 @@ __all__ = [
     "Condition",
     "Corpus",
     "Count",
+    "Cyclic",
     "Forget",
     "Full",
     "Headline",
@@ -67,6 +78,7 @@ __all__ = [
     "ShippedText",
     "Snapshots",
     "SomeText",
+    "Spaced",
     "StreamedCorpus",
     "Study",
     "Text",
@@ -77,6 +89,7 @@ __all__ = [
     "Uniform",
     "counterbalanced",
     "located",
+    "repeats",
     "retention_steps",
     "spec",
     "written_by_user",

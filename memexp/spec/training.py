@@ -11,7 +11,18 @@ from memexp.errors import SpecError
 from memexp.spec.corpora import Corpus, StreamedCorpus
 from memexp.spec.fields import Count, NonNegative, Positive, Probability, Rate, spec
 
-__all__ = ["Forget", "Interference", "Pretrain", "Study", "Training", "retention_steps"]
+__all__ = [
+    "Cyclic",
+    "Forget",
+    "Interference",
+    "Presentation",
+    "Pretrain",
+    "Spaced",
+    "Study",
+    "Training",
+    "repeats",
+    "retention_steps",
+]
 
 
 MOST_EXPOSURES = 100_000
@@ -63,6 +74,47 @@ class Pretrain:
 
 
 @spec
+class Spaced:
+    """Exposures apart in time: between two of them the model trains on filler text.
+
+    Study's optimizer goes on through it, with study's batch size, block size and peak learning rate. What spacing does
+    to people's memory is old (Cepeda et al. 2006); this design is memexp's own. Schedules with a common beginning share
+    it: the same gap at first, or one that is longer.
+    """
+
+    filler: StreamedCorpus
+    """Unrelated texts, pass after pass in orders of their own; none comes twice before all have come once."""
+    gap: Positive
+    """Optimizer steps of filler between the first exposure and the second."""
+    factor: Annotated[float, Field(ge=1, le=100)] = 1.0
+    """Each gap is so many times the one before, rounded to steps: 1 is evenly spaced, anything above expanding."""
+
+    def steps_before(self, exposure: int) -> int:
+        """Optimizer steps of filler before an exposure, counting from 1, over all gaps so far."""
+        return sum(round(self.gap * self.factor**i) for i in range(exposure - 1))
+
+
+@spec
+class Cyclic:
+    """Every exposure takes the texts in the order of the list, each batch for some steps in a row.
+
+    Yang et al. 2024 (arXiv 2403.09613), who find that a model recovers from forgetting a document before it meets it
+    again: 25 documents, ``batch_size=1``, 5 steps each, five cycles (``exposures=5``).
+    """
+
+    steps: Positive = 1
+    """Optimizer steps in a row on the same batch."""
+
+
+Presentation = Spaced | Cyclic
+
+
+def repeats(study: Study) -> int:
+    """Optimizer steps in a row on one batch."""
+    return study.presentation.steps if isinstance(study.presentation, Cyclic) else 1
+
+
+@spec
 class Study:
     """Training on target items: AdamW, each text its own sequence, loss over all tokens of the global batch."""
 
@@ -93,8 +145,15 @@ class Study:
     """Arithmetic of forward and backward passes, in probes too; weights and optimizer stay float32. ``tf32``: products
     of matrices with 10 bits of mantissa instead of 23, on GPUs only. ``bfloat16``: with 7; logits and losses are
     float32, and frozen matrices beside an adapter stay bfloat16 where their files have them so."""
+    presentation: Presentation | None = None
+    """How exposures lie in time: None is massed, one after the other, each in an order of its own."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.presentation, Spaced) and (self.knows_horizon or self.warmup_steps):
+            raise SpecError(
+                "Study.presentation: filler is trained on at the peak learning rate; give schedule='constant' and no "
+                "warm-up, or leave Spaced out"
+            )
         if self.warmup_ratio and self.schedule != "linear":
             raise SpecError("Study.warmup_ratio needs schedule='linear'; with a constant schedule give warmup_steps")
         if self.warmup_ratio and self.warmup_steps:

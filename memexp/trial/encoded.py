@@ -37,7 +37,7 @@ class TrialTexts:
     def batches(self, stage: TrainingStage) -> Batches:
         """The batches of a stage."""
         settings, size = stage.settings, stage.settings.block_size
-        if isinstance(settings, Study):  # of a list, never of a stream
+        if isinstance(settings, Study) and stage.kind != "filler":  # of a list, never of a stream
             rows = self._of_list(stage.corpus, self.trial.texts[stage.corpus].items, size)
             return StudyBatches(settings, rows, stage.seed)
         corpus = self.trial.corpus(stage.corpus)
