@@ -86,6 +86,7 @@ SETTINGS = pa.schema(
         ("presentation", pa.string()),
         ("presentation_gap", pa.int64()),
         ("presentation_factor", pa.float64()),
+        ("presentation_beside", pa.int64()),
         ("presentation_steps", pa.int64()),
         ("filler", pa.string()),
         ("filler_id", pa.string()),
@@ -105,6 +106,7 @@ SETTINGS = pa.schema(
         ("interference_dropout", pa.float64()),
         ("interference_weight_decay", pa.float64()),
         ("interference_clip_norm", pa.float64()),
+        ("interference_replay", pa.float64()),
         # pretraining
         ("pretrain_steps", pa.int64()),
         ("pretrain_corpus", pa.string()),
@@ -250,7 +252,7 @@ BARE = {"training": TRAINING, "stages": STAGES, "sweeps": SWEEPS, "searches": SE
 SINCE = {
     "probe_settings",
     *(name for name in SETTINGS.names if name.startswith(("pretrain_", "presentation", "filler"))),
-    *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm")),
+    *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm", "replay")),
     *YOUNGER,
 }
 """Columns that results of memexp 0.1 do not have; where they are missing they read as NULL."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from memexp.core.data import Row, order
@@ -20,7 +20,16 @@ from memexp.errors import DataError
 from memexp.sources import WINDOW, Stream, Windows
 from memexp.spec import Cyclic, Pretrain, Study, Training, repeats
 
-__all__ = ["Batch", "Batches", "PassingBatches", "RowWindows", "StreamBatches", "StudyBatches"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Interleaved",
+    "PassingBatches",
+    "Replayed",
+    "RowWindows",
+    "StreamBatches",
+    "StudyBatches",
+]
 
 
 @dataclass(frozen=True)
@@ -78,10 +87,10 @@ class StudyBatches:
 class PassingBatches:
     """Texts pass after pass, each in an order of its own; no text comes twice before all have come once."""
 
-    def __init__(self, settings: Training, rows: Sequence[Row], seed: int) -> None:
+    def __init__(self, settings: Training, rows: Sequence[Row], seed: int, what: str = "") -> None:
         """`settings`: of filler those of its study; `rows`: token ids of each text; `seed` keys the order of every pass
-        and the dropout of every step."""
-        self.what = _word(settings)
+        and the dropout of every step, with `what`, by default what the settings are of."""
+        self.what = what or _word(settings)
         self.settings, self.rows, self.seed = settings, rows, seed
         self.per_pass = math.ceil(len(rows) / settings.batch_size)
         self._shuffled: tuple[int, list[int]] = (0, [])
@@ -141,9 +150,9 @@ class StreamBatches:
     memory have. Where the number of texts is unknown, a pass ends where the stream does.
     """
 
-    def __init__(self, settings: Training, windows: RowWindows, seed: int) -> None:
-        """`seed` keys the order of every pass and window, and the dropout of every step."""
-        self.what = _word(settings)
+    def __init__(self, settings: Training, windows: RowWindows, seed: int, what: str = "") -> None:
+        """`seed` keys the order of every pass and window, and the dropout of every step, as `PassingBatches` has it."""
+        self.what = what or _word(settings)
         self.settings, self.windows, self.seed = settings, windows, seed
         self._shuffled: tuple[tuple[int, int, int], list[int]] = ((0, 0, 0), [])
 
@@ -179,6 +188,40 @@ class StreamBatches:
             return 1, (step - 1) * size
         per_pass = math.ceil(self.windows.count / size)
         return (step - 1) // per_pass + 1, (step - 1) % per_pass * size
+
+
+class Interleaved:
+    """Batches of study with filler texts beside those of the list."""
+
+    def __init__(self, study: Batches, filler: Batches) -> None:
+        self.study, self.filler, self.what = study, filler, study.what
+
+    def __call__(self, step: int) -> Batch:
+        batch = self.study(step)
+        return replace(batch, rows=[*batch.rows, *self.filler(step).rows])
+
+
+class Replayed:
+    """Interference in which texts of the study list take some of the places."""
+
+    def __init__(self, interference: Batches, per_step: float, rows: Sequence[Row], seed: int) -> None:
+        """`per_step`: how many, on average; `rows`: the study list; `seed` keys the order of every pass over it."""
+        self.interference, self.what = interference, interference.what
+        self.per_step, self.rows, self.seed = per_step, rows, seed
+        self._shuffled: tuple[int, list[int]] = (0, [])
+
+    def __call__(self, step: int) -> Batch:
+        batch = self.interference(step)
+        places = range(math.floor((step - 1) * self.per_step), math.floor(step * self.per_step))
+        kept = max(0, len(batch.rows) - len(places))  # the last batch of a pass may be short
+        return replace(batch, rows=[*batch.rows[:kept], *(self._at(place) for place in places)])
+
+    def _at(self, place: int) -> Row:
+        """The text at a place of the list's passes one after the other."""
+        turn, position = divmod(place, len(self.rows))
+        if turn + 1 != self._shuffled[0]:
+            self._shuffled = turn + 1, order(len(self.rows), self.seed, "replay", turn + 1)
+        return self.rows[self._shuffled[1][position]]
 
 
 def _word(settings: Training) -> str:

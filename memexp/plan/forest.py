@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from memexp.sources import ResolvedModel, Stream, Texts
-from memexp.spec import Forget, Full, Interference, LoRA, Probe, Resources, Training
+from memexp.spec import Forget, Full, Interference, LoRA, Probe, Resources, Spaced, Study, Training
 
 __all__ = ["Ask", "BaseStage", "Corpora", "Forest", "ForgetStage", "Stage", "TrainingStage"]
 
@@ -94,6 +94,15 @@ class TrainingStage(_AnyStage):
     the same."""
     start: str | None = None
     """Identity of the stage that the trajectory begins after."""
+    beside: str | None = None
+    """Identity of the corpus of which its batches have texts as well: of filler in study, of what was studied in
+    interference."""
+
+    @property
+    def batch_size(self) -> int:
+        """Texts of a step, of both corpora."""
+        how = self.settings.presentation if isinstance(self.settings, Study) else None
+        return self.settings.batch_size + (how.beside if isinstance(how, Spaced) and self.beside is not None else 0)
 
     @property
     def trajectory(self) -> str:

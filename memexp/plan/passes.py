@@ -15,10 +15,10 @@ from memexp.errors import DataError
 from memexp.identity import canonical, identity
 from memexp.plan.forest import Forest, Stage, TrainingStage
 from memexp.sources import WINDOW, Stream, Texts, is_corpus
-from memexp.spec import Interference, Pretrain, Study
+from memexp.spec import Interference, Pretrain, Spaced, Study
 from memexp.wording import amount, noun
 
-__all__ = ["Passing", "filled", "line_up", "settled", "stop"]
+__all__ = ["Passing", "filled", "interleaved", "line_up", "settled", "stop"]
 
 Passing = Pretrain | Interference
 
@@ -29,10 +29,13 @@ def settled(settings: Passing, corpus: Texts | Stream) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "overlap"}
 
 
-def stop(start: Stage, settings: Passing, seed: int, corpus: Texts | Stream) -> TrainingStage:
+def stop(
+    start: Stage, settings: Passing, seed: int, corpus: Texts | Stream, beside: str | None = None
+) -> TrainingStage:
     """One stop of the trajectory that leads from `start` through `corpus`; `line_up` finds the stop before it.
 
     Its identity does not depend on where else the trajectory stops: a stop that is added later keeps the others.
+    `beside`: identity of the list that is replayed, which the stages before it say.
 
     Raises:
         DataError: there are fewer texts than one step takes.
@@ -61,6 +64,7 @@ def stop(start: Stage, settings: Passing, seed: int, corpus: Texts | Stream) -> 
         steps=settings.steps,
         origin=origin,
         start=start.id,
+        beside=beside,
     )
 
 
@@ -74,11 +78,7 @@ def filled(
     Raises:
         DataError: there are fewer texts than one step takes.
     """
-    if corpus.count is not None and corpus.count < study.batch_size:
-        raise DataError(
-            f"Study.batch_size: {study.batch_size} texts a step are more than the {corpus.count} of {corpus.name}, "
-            "the filler"
-        )
+    _check_enough(study.batch_size, corpus)
     origin = identity({"parent": start.id, "filler": {**what, "corpus": corpus.id}, "seed": seed, "step": first})
     return TrainingStage(
         id=identity({"origin": origin, "step": last}),
@@ -96,6 +96,18 @@ def filled(
         origin=origin,
         start=start.id,
     )
+
+
+def interleaved(study: Study, corpus: Texts | Stream) -> dict[str, Any]:
+    """What a step of study with filler beside its texts depends on, beyond study. Raises DataError as `filled`."""
+    texts = study.presentation.beside if isinstance(study.presentation, Spaced) else 0
+    _check_enough(texts, corpus)
+    return {"corpus": corpus.id, "texts": texts}
+
+
+def _check_enough(texts: int, filler: Texts | Stream) -> None:
+    if filler.count is not None and filler.count < texts:
+        raise DataError(f"Spaced.filler: {texts} texts a step are more than the {filler.count} of {filler.name}")
 
 
 def line_up(forest: Forest) -> None:

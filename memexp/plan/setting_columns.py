@@ -118,7 +118,7 @@ def _presentation_columns(study: Study, read: Reader) -> dict[str, Any]:
     how = study.presentation
     if isinstance(how, Spaced):
         filler = read.corpus(how.filler)
-        gaps = {"presentation_gap": how.gap, "presentation_factor": how.factor}
+        gaps = {"presentation_gap": how.gap, "presentation_factor": how.factor, "presentation_beside": how.beside}
         return {"presentation": "spaced", **gaps, "filler": filler.name, "filler_id": filler.id}
     return {"presentation": "cyclic", "presentation_steps": how.steps} if isinstance(how, Cyclic) else {}
 
@@ -140,6 +140,7 @@ def _passing_columns(part: Passing, corpus: Texts | Stream) -> dict[str, Any]:
     own = {f"{prefix}_{f.name}": getattr(part, f.name) for f in fields(part) if f.name != "overlap"}
     if isinstance(part, Interference):
         own["retention_steps"] = own.pop("interference_steps")
+        own["interference_replay"] = part.replay or None  # as in rows of before it could be told
     return own | {f"{prefix}_corpus": corpus.name, f"{prefix}_corpus_id": corpus.id}
 
 

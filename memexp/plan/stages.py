@@ -16,7 +16,7 @@ from memexp.plan.asks import ask_for
 from memexp.plan.forest import Ask, BaseStage, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.list_remarks import remark_texts
 from memexp.plan.overlaps import Overlaps
-from memexp.plan.passes import filled, line_up, stop
+from memexp.plan.passes import filled, interleaved, line_up, stop
 from memexp.plan.reader import Reader
 from memexp.plan.setting_columns import check_label_types, setting_columns
 from memexp.probes import BY_KIND
@@ -122,7 +122,10 @@ def _path(condition: Condition, read: Reader) -> list[Stage]:
         studied = path[-1].kind in ("study", "restudy")
         if between.optimizer == "carried" and not studied:  # there is no optimizer of study to carry
             between = dataclasses.replace(between, optimizer="fresh", weight_decay=study.weight_decay)
-        path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus)))
+        if not studied:
+            between = dataclasses.replace(between, replay=0.0)
+        replayed = read.texts(study.corpus).id if between.replay else None
+        path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus), replayed))
     return path
 
 
@@ -137,14 +140,18 @@ def _exposures(
     alone = {"exposures", "dtype"} | ({"presentation"} if isinstance(between, Spaced) else set())
     settings = canonical(study, lambda value: texts.id if is_corpus(value) else None)["Study"]
     what = {name: value for name, value in settings.items() if name not in alone}
+    filler = read.corpus(between.filler) if isinstance(between, Spaced) else None
+    beside = filler if isinstance(between, Spaced) and between.beside else None
+    if beside is not None:
+        what["beside"] = interleaved(study, beside)
     spans = [(i, i) for i in range(1, study.exposures + 1)]
     if study.knows_horizon and spans:
         spans = [(1, study.exposures)]
         what["exposures"] = study.exposures
     for first, last in spans:
-        if isinstance(between, Spaced) and first > 1:
-            filler = between.steps_before(first - 1) + 1, between.steps_before(first)
-            parent = filled(parent, study, what, seed, read.corpus(between.filler), *filler)
+        if filler is not None and isinstance(between, Spaced) and between.gap and first > 1:
+            gap = between.steps_before(first - 1) + 1, between.steps_before(first)
+            parent = filled(parent, study, what, seed, filler, *gap)
             yield parent
         parent = TrainingStage(
             id=identity({"parent": parent.id, kind: what, "seed": seed, "exposure": first}),
@@ -159,6 +166,7 @@ def _exposures(
             first=first,
             last=last,
             steps=(last - first + 1) * per_exposure,
+            beside=None if beside is None else beside.id,
         )
         yield parent
 

@@ -84,10 +84,12 @@ class Spaced:
 
     filler: StreamedCorpus
     """Unrelated texts, pass after pass in orders of their own; none comes twice before all have come once."""
-    gap: Positive
-    """Optimizer steps of filler between the first exposure and the second."""
+    gap: Count
+    """Optimizer steps of filler between the first exposure and the second; 0 has none."""
     factor: Annotated[float, Field(ge=1, le=100)] = 1.0
     """Each gap is so many times the one before, rounded to steps: 1 is evenly spaced, anything above expanding."""
+    beside: Count = 0
+    """Filler texts in every batch of study, beside those of the list: interleaved. In orders of their own, too."""
 
     def steps_before(self, exposure: int) -> int:
         """Optimizer steps of filler before an exposure, counting from 1, over all gaps so far."""
@@ -232,6 +234,9 @@ class Interference:
     """As in `Study`; a carried optimizer keeps that of study."""
     clip_norm: Rate | None = None
     """As in `Study`."""
+    replay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the texts of all batches that are of the study list instead, pass after pass over it in orders of their
+    own (Robins 1995, rehearsal). Where nothing was studied, nothing is replayed."""
     overlap: Literal["report", "refuse"] = "report"
     """What to do about texts that are studied or probed as well: say how many there are, or refuse the sweep."""
 

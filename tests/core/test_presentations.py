@@ -17,10 +17,10 @@ from core.test_lane_trials import assert_same, executed
 from core.test_lane_trials import grid as laned_grid
 from core.test_trial import Grid, compare, grid, rows, store
 
-from memexp.core.batches import PassingBatches, StudyBatches
+from memexp.core.batches import Interleaved, PassingBatches, Replayed, StudyBatches
 from memexp.errors import DataError, SpecError
 from memexp.plan import Forest, TrainingStage, find_missing, grow
-from memexp.spec import Condition, Cyclic, Forget, InlineText, LoRA, ShippedText, Spaced, Study
+from memexp.spec import Condition, Cyclic, Forget, InlineText, Interference, LoRA, ShippedText, Spaced, Study
 from memexp.store import Store
 
 __all__ = ["grid", "store"]  # fixtures
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gr
 
 ITEMS, FILLERS = 7, 8
 FILLER = ShippedText("sentences-interference", first=10)
+INTERLEAVED, BOTH = Spaced(FILLER, gap=0, beside=3), Spaced(FILLER, gap=2, beside=3)
 EVEN, EXPANDING, LONGER = Spaced(FILLER, gap=4), Spaced(FILLER, gap=4, factor=2), Spaced(FILLER, gap=6)
 
 
@@ -101,6 +102,32 @@ def test_cyclic_keeps_the_order_of_the_list_and_repeats_each_batch() -> None:
     assert [batches(step).exposure for step in range(1, 9)] == [1] * 4 + [2] * 4
 
 
+def test_filler_beside_the_list() -> None:
+    study = Study(InlineText("list", ["a", "b", "c"]), 3, 1e-3, batch_size=2)
+    plain, beside = StudyBatches(study, [[0], [1], [2]], 0), PassingBatches(study, [[9], [8], [7]], 0, "beside")
+    mixed = Interleaved(plain, beside)
+    for step in range(1, 7):
+        assert mixed(step) == dataclasses.replace(plain(step), rows=[*plain(step).rows, *beside(step).rows])
+    other = PassingBatches(study, [[9], [8], [7]], 0)
+    assert [beside(step).rows for step in range(1, 9)] != [other(step).rows for step in range(1, 9)]
+
+
+@pytest.mark.parametrize("per_step", [0.05, 0.8, 1.0, 2.5])
+def test_replay_takes_its_share_and_every_text_in_turn(per_step: float) -> None:
+    between = Interference(InlineText("other", ["x"] * 8), 40, 1e-3, batch_size=4)
+    plain, items = PassingBatches(between, [[100 + i] for i in range(8)], 0), [[i] for i in range(ITEMS)]
+    replayed = Replayed(plain, per_step, items, 0)
+    taken = []
+    for step in range(1, 41):
+        rows_of = [row[0] for row in replayed(step).rows]
+        mine = [row for row in rows_of if row < 100]
+        assert len(rows_of) == 4 and rows_of[: 4 - len(mine)] == [row[0] for row in plain(step).rows][: 4 - len(mine)]
+        taken += mine
+        assert len(taken) == math.floor(step * per_step)
+    each = [sorted(taken[at : at + ITEMS]) for at in range(0, len(taken), ITEMS)]
+    assert all(one == list(range(ITEMS)) for one in each[:-1]) and len(set(each[-1])) == len(each[-1])
+
+
 # Shared equals alone
 
 WAYS = {"full": {}, "dropout": {"dropout": 0.1, "clip_norm": 1.0}, "lora": {"method": LoRA(r=4)}}
@@ -147,6 +174,7 @@ def test_filler_is_what_lies_between(grid: Grid, store: Store) -> None:
         "presentation": "spaced",
         "presentation_gap": 4,
         "presentation_factor": 1.0,
+        "presentation_beside": 0,
         "presentation_steps": None,
         "filler": "sentences-interference[:10]",
     }
@@ -158,9 +186,34 @@ def test_what_comes_after_it_forks_as_ever(grid: Grid, tmp_path: Path) -> None:
     compare([studied, *forgotten, *after(studied, 2, 5), *after(studied, 3, optimizer="carried")], tmp_path)
 
 
+def test_interleaved_and_replayed_equal_each_alone(grid: Grid, tmp_path: Path) -> None:
+    mixed = [one for how in (INTERLEAVED, BOTH) for one in presented(grid, how, 1, 2)]
+    (studied,) = presented(grid, None, 2)
+    replayed = [*after(studied, 3, 6), *after(studied, 3, 6, replay=0.3), *after(mixed[0], 4, replay=0.3)]
+    together = compare([*mixed, *replayed], tmp_path)
+    tokens = {row["kind"]: row["tokens"] for row in together["training"] if row["step"] == 1}
+    assert tokens["study"] > 0 and tokens["filler"] > 0
+    found = {row["condition_id"]: row["target_nll"] for row in together["recognition"] if row["item"] == 0}
+    assert len(set(found.values())) == 2 + 1 + 2 + 2 + 1  # one exposure is the same of both
+    assert {row["interference_replay"] for row in together["recognition"]} == {None, 0.3}
+
+
+def test_filler_of_nothing_is_massed(grid: Grid) -> None:
+    nothing = Spaced(FILLER, gap=0)
+    stages = [set(grow(presented(grid, how, 3)).stages) for how in (None, nothing, Spaced(FILLER, gap=0, factor=2.0))]
+    assert stages[0] == stages[1] == stages[2], "the very stages, and so every bit"
+
+
+def test_what_was_never_studied_is_not_replayed(grid: Grid) -> None:
+    (never,) = presented(grid, None, 0)
+    plain, replayed = (grow(after(never, 3, **how)) for how in ({}, {"replay": 0.5}))
+    assert set(plain.stages) == set(replayed.stages)
+
+
 @pytest.mark.parametrize("killed_at", [2, 5, 9, 13])
 def test_killed_in_study_or_in_filler_it_goes_on(killed_at: int, grid: Grid, store: Store, tmp_path: Path) -> None:
     conditions = [*presented(grid, EXPANDING, 3, dropout=0.1), *presented(grid, Cyclic(steps=2), 2, dropout=0.1)]
+    conditions += after(presented(grid, BOTH, 2, dropout=0.1)[0], 7, replay=0.3)
     undisturbed = Store(tmp_path / "undisturbed")
     assert attempt(conditions, undisturbed, "once", NONE)[0] == []
     for number in range(100):
@@ -179,7 +232,7 @@ def test_lanes_leave_the_same(tmp_path: Path) -> None:
     conditions = [
         dataclasses.replace(one, study=dataclasses.replace(one.study, presentation=how))
         for one in plain
-        for how in (EVEN, EXPANDING, Cyclic(steps=2))
+        for how in (EVEN, EXPANDING, BOTH, Cyclic(steps=2))
     ]
     single, laned = Store(tmp_path / "single"), Store(tmp_path / "laned")
     assert executed(conditions, single, 1) == executed(conditions, laned, 4) == []
@@ -192,7 +245,17 @@ def test_lanes_leave_the_same(tmp_path: Path) -> None:
 def test_massed_is_what_it_was(grid: Grid) -> None:
     (plain,), (massed,) = grid((2,)), grid((2,), presentation=None)
     assert [ask.file for ask in grow([plain]).asks] == [ask.file for ask in grow([massed]).asks]
-    ways = [None, EVEN, EXPANDING, LONGER, Cyclic(), Cyclic(steps=2), Spaced(ShippedText("sentences-foils"), gap=4)]
+    ways = [
+        None,
+        EVEN,
+        EXPANDING,
+        LONGER,
+        INTERLEAVED,
+        BOTH,
+        Cyclic(),
+        Cyclic(steps=2),
+        Spaced(ShippedText("sentences-foils"), gap=4),
+    ]
     names = {ask.name for how in ways for ask in grow(presented(grid, how, 2)[:1]).asks}
     assert len(names) == len(ways) * len(grid((2,))[0].probes)
 
@@ -217,7 +280,7 @@ def test_settings_that_contradict_each_other(study: dict[str, Any], line: str) -
 
 
 def test_bad_fields() -> None:
-    for bad in ({"gap": 0}, {"gap": 4, "factor": 0.5}):
+    for bad in ({"gap": -1}, {"gap": 4, "factor": 0.5}, {"gap": 4, "beside": -1}):
         with pytest.raises(SpecError, match=r"^Spaced\."):
             Spaced(FILLER, **bad)
     with pytest.raises(SpecError, match=r"^Cyclic\.steps"):
@@ -225,8 +288,10 @@ def test_bad_fields() -> None:
 
 
 def test_filler_with_fewer_texts_than_a_step_takes(grid: Grid) -> None:
-    with pytest.raises(DataError, match=r"4 texts a step are more than the 3 of .*, the filler$"):
-        grow(presented(grid, Spaced(InlineText("list", ["a", "b", "c"]), gap=1), 2))
+    three = InlineText("three", ["a", "b", "c"])
+    for how in (Spaced(three, gap=1), Spaced(three, gap=0, beside=4)):
+        with pytest.raises(DataError, match=r"^Spaced\.filler: 4 texts a step are more than the 3 of three$"):
+            grow(presented(grid, how, 2))
 
 
 def test_studied_texts_in_the_filler_are_told(grid: Grid) -> None:
