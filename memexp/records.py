@@ -85,6 +85,9 @@ SETTINGS = pa.schema(
         ("clip_norm", pa.float64()),
         ("optimizer", pa.string()),
         ("momentum", pa.float64()),
+        *((name, pa.string()) for name in ("presentation", "filler", "filler_id")),
+        *((f"presentation_{name}", pa.int64()) for name in ("gap", "beside", "steps")),
+        ("presentation_factor", pa.float64()),
         ("seed", pa.int64()),
         # forgetting and restudy
         ("forget_side", pa.string()),
@@ -102,6 +105,7 @@ SETTINGS = pa.schema(
         ("interference_dropout", pa.float64()),
         ("interference_weight_decay", pa.float64()),
         ("interference_clip_norm", pa.float64()),
+        ("interference_replay", pa.float64()),
         # pretraining
         ("pretrain_steps", pa.int64()),
         ("pretrain_corpus", pa.string()),
@@ -120,8 +124,8 @@ SETTINGS = pa.schema(
     ]
 )
 """What was asked for. One row of these is shared by all items of a condition's probe. ``probe_settings``: JSON of what
-the probe has that is not at its default, its texts by name; ``optimizer``: sgd, NULL for AdamW; ``momentum``:
-SGD's."""
+the probe has that is not at its default, its texts by name; ``optimizer``: sgd, NULL for AdamW;
+``presentation``: spaced or cyclic, NULL for massed."""
 
 MADE_WITH = pa.schema(
     [
@@ -142,8 +146,7 @@ MADE_WITH = pa.schema(
 )
 """What equality bit for bit depends on besides the settings (see ARCHITECTURE.md, "Equality"). ``cuda``, ``cudnn``:
 their versions, NULL on a CPU; ``precision``: the dtype, and where the head's products have another what they have;
-``checkpointing``, ``offload``: as in `Resources`; ``lanes``: of the trial, at most as many as in
-`Resources`."""
+``checkpointing``, ``offload``: as in `Resources`; ``lanes``: of the trial, at most as many as in `Resources`."""
 YOUNGER = {"cuda", "cudnn", "precision", "checkpointing", "offload", "lanes"}
 """Of these the columns that rows made before they existed do not have; where they are missing they read as NULL."""
 
@@ -249,8 +252,8 @@ BARE = {"training": TRAINING, "stages": STAGES, "sweeps": SWEEPS, "searches": SE
 """The kinds that hold no results, with all their columns."""
 SINCE = {
     "probe_settings",
-    *(name for name in SETTINGS.names if name.startswith("pretrain_")),
-    *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm", "momentum")),
+    *(name for name in SETTINGS.names if name.startswith(("pretrain_", "presentation", "filler"))),
+    *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm", "momentum", "replay")),
     *("optimizer", "momentum"),
     *YOUNGER,
 }

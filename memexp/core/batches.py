@@ -11,16 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from memexp.core.data import Row, order
 from memexp.core.schedule import learning_rate
 from memexp.errors import DataError
 from memexp.sources import WINDOW, Stream, Windows
-from memexp.spec import Interference, Pretrain, Study
+from memexp.spec import Cyclic, Pretrain, Study, Training, repeats
 
-__all__ = ["Batch", "Batches", "PassingBatches", "RowWindows", "StreamBatches", "StudyBatches"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Interleaved",
+    "PassingBatches",
+    "Replayed",
+    "RowWindows",
+    "StreamBatches",
+    "StudyBatches",
+]
 
 
 @dataclass(frozen=True)
@@ -48,22 +57,25 @@ class Batches(Protocol):
 
 
 class StudyBatches:
-    """The study list once per exposure, in an order of its own each time."""
+    """The study list once per exposure, in an order of its own each time, or as `Cyclic` has it."""
 
     what = "study"
 
     def __init__(self, study: Study, rows: Sequence[Row], seed: int) -> None:
         """`rows`: token ids of each text; `seed` with the exposure keys order and dropout: conditions stay paired."""
         self.study, self.rows, self.seed = study, rows, seed
-        self.per_exposure = math.ceil(len(rows) / study.batch_size)
+        self.repeats = repeats(study)
+        self.per_exposure = math.ceil(len(rows) / study.batch_size) * self.repeats
         self._shuffled: tuple[int, list[int]] = (0, [])
 
     def __call__(self, step: int) -> Batch:
         exposure, position = (step - 1) // self.per_exposure + 1, (step - 1) % self.per_exposure
         if exposure != self._shuffled[0]:
-            self._shuffled = exposure, order(len(self.rows), self.seed, "study", exposure)
-        size = self.study.batch_size
-        chosen = self._shuffled[1][position * size : (position + 1) * size]
+            in_order = isinstance(self.study.presentation, Cyclic)
+            drawn = order(len(self.rows), self.seed, "study", exposure) if not in_order else [*range(len(self.rows))]
+            self._shuffled = exposure, drawn
+        size, batch = self.study.batch_size, position // self.repeats
+        chosen = self._shuffled[1][batch * size : (batch + 1) * size]
         return Batch(
             rows=[self.rows[i] for i in chosen],
             exposure=exposure,
@@ -75,9 +87,10 @@ class StudyBatches:
 class PassingBatches:
     """Texts pass after pass, each in an order of its own; no text comes twice before all have come once."""
 
-    def __init__(self, settings: Pretrain | Interference, rows: Sequence[Row], seed: int) -> None:
-        """`rows`: token ids of each text; `seed` keys the order of every pass and the dropout of every step."""
-        self.what = _word(settings)
+    def __init__(self, settings: Training, rows: Sequence[Row], seed: int, what: str = "") -> None:
+        """`settings`: of filler those of its study; `rows`: token ids of each text; `seed` keys the order of every pass
+        and the dropout of every step, with `what`, by default what the settings are of."""
+        self.what = what or _word(settings)
         self.settings, self.rows, self.seed = settings, rows, seed
         self.per_pass = math.ceil(len(rows) / settings.batch_size)
         self._shuffled: tuple[int, list[int]] = (0, [])
@@ -137,9 +150,9 @@ class StreamBatches:
     memory have. Where the number of texts is unknown, a pass ends where the stream does.
     """
 
-    def __init__(self, settings: Pretrain | Interference, windows: RowWindows, seed: int) -> None:
-        """`seed` keys the order of every pass and window, and the dropout of every step."""
-        self.what = _word(settings)
+    def __init__(self, settings: Training, windows: RowWindows, seed: int, what: str = "") -> None:
+        """`seed` keys the order of every pass and window, and the dropout of every step, as `PassingBatches` has it."""
+        self.what = what or _word(settings)
         self.settings, self.windows, self.seed = settings, windows, seed
         self._shuffled: tuple[tuple[int, int, int], list[int]] = ((0, 0, 0), [])
 
@@ -177,11 +190,45 @@ class StreamBatches:
         return (step - 1) // per_pass + 1, (step - 1) % per_pass * size
 
 
-def _word(settings: Pretrain | Interference) -> str:
+class Interleaved:
+    """Batches of study with filler texts beside those of the list."""
+
+    def __init__(self, study: Batches, filler: Batches) -> None:
+        self.study, self.filler, self.what = study, filler, study.what
+
+    def __call__(self, step: int) -> Batch:
+        batch = self.study(step)
+        return replace(batch, rows=[*batch.rows, *self.filler(step).rows])
+
+
+class Replayed:
+    """Interference in which texts of the study list take some of the places."""
+
+    def __init__(self, interference: Batches, per_step: float, rows: Sequence[Row], seed: int) -> None:
+        """`per_step`: how many, on average; `rows`: the study list; `seed` keys the order of every pass over it."""
+        self.interference, self.what = interference, interference.what
+        self.per_step, self.rows, self.seed = per_step, rows, seed
+        self._shuffled: tuple[int, list[int]] = (0, [])
+
+    def __call__(self, step: int) -> Batch:
+        batch = self.interference(step)
+        places = range(math.floor((step - 1) * self.per_step), math.floor(step * self.per_step))
+        kept = max(0, len(batch.rows) - len(places))  # the last batch of a pass may be short
+        return replace(batch, rows=[*batch.rows[:kept], *(self._at(place) for place in places)])
+
+    def _at(self, place: int) -> Row:
+        """The text at a place of the list's passes one after the other."""
+        turn, position = divmod(place, len(self.rows))
+        if turn + 1 != self._shuffled[0]:
+            self._shuffled = turn + 1, order(len(self.rows), self.seed, "replay", turn + 1)
+        return self.rows[self._shuffled[1][position]]
+
+
+def _word(settings: Training) -> str:
     """What keys the draws of a stage, and names it in messages."""
-    return "pretrain" if isinstance(settings, Pretrain) else "interference"
+    return {Pretrain: "pretrain", Study: "filler"}.get(type(settings), "interference")
 
 
-def _passing(settings: Pretrain | Interference, rows: Sequence[Row], turn: int, step: int, seed: int) -> Batch:
+def _passing(settings: Training, rows: Sequence[Row], turn: int, step: int, seed: int) -> Batch:
     lr = learning_rate(settings, step, settings.steps) if isinstance(settings, Pretrain) else settings.lr
     return Batch(rows, exposure=turn, lr=lr, draws=(seed, _word(settings), step, "dropout"))

@@ -61,10 +61,8 @@ class LanguageModel(nn.Module):
         """`own_tokenizer`: whether the ids in the model's configuration are of `tokenizer`; `traits`: None asks it."""
         super().__init__()
         self.own_tokenizer = own_tokenizer
-        self.lm = lm
-        self.tokenizer = tokenizer
-        self.world = world
-        self.dtype = dtype
+        self.lm, self.tokenizer = lm, tokenizer
+        self.world, self.dtype = world, dtype
         self.budget: Budget = largest(world.device.type)
         """What batches may have; `load` makes it that of the model and the device."""
         self.offload = False

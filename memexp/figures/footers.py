@@ -22,7 +22,12 @@ __all__ = ["settings_of"]
 
 Settings = dict[str, Any]
 
-UNSAID = {"optimizer": ("lr", "adamw"), "pretrain_optimizer": ("pretrain_lr", "adamw")}
+UNSAID = {
+    "optimizer": ("lr", "adamw"),
+    "presentation": ("lr", "massed"),
+    "pretrain_optimizer": ("pretrain_lr", "adamw"),
+    "interference_replay": ("interference_lr", 0.0),
+}
 """What NULL stands for in columns that came later, where another is not NULL."""
 
 

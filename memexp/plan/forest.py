@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from memexp.sources import ResolvedModel, Stream, Texts
-from memexp.spec import AdamW, Forget, Full, Interference, LoRA, Probe, Resources, Training
+from memexp.spec import AdamW, Forget, Full, Interference, LoRA, Probe, Resources, Spaced, Study, Training
 
 __all__ = ["Ask", "BaseStage", "Corpora", "Forest", "ForgetStage", "Stage", "TrainingStage"]
 
@@ -72,8 +72,8 @@ class ForgetStage(_Untrained, _AnyStage):
 class TrainingStage(_AnyStage):
     """One indivisible segment of training."""
 
-    kind: Literal["pretrain", "study", "restudy", "interference"]
-    """Which part of the condition it belongs to."""
+    kind: Literal["pretrain", "study", "filler", "restudy", "interference"]
+    """Which part of the condition it belongs to; filler lies between two exposures of study or of restudy."""
     parent: str
     """Identity of the stage before it."""
     settings: Training
@@ -83,19 +83,28 @@ class TrainingStage(_AnyStage):
     seed: int
     """Seed of its orders and of dropout."""
     first: int
-    """The first exposure it makes, counting from 1 in study and in restudy; the first step of pretraining or
+    """The first exposure it makes, counting from 1 in study and in restudy; the first step of pretraining, filler or
     interference."""
     last: int
     """The last one: of exposures the same as `first` unless the schedule knows its horizon."""
     steps: int
     """Optimizer steps."""
     origin: str | None = None
-    """Identity of the trajectory that a stage of pretraining or interference is a stop of; all its stops have the
-    same."""
+    """Identity of the trajectory that a stage of pretraining, filler or interference is a stop of; all its stops have
+    the same."""
     start: str | None = None
     """Identity of the stage that the trajectory begins after."""
     moments: int = AdamW().moments
     """Numbers that its optimizer keeps of each that learns."""
+    beside: str | None = None
+    """Identity of the corpus of which its batches have texts as well: of filler in study, of what was studied in
+    interference."""
+
+    @property
+    def batch_size(self) -> int:
+        """Texts of a step, of both corpora."""
+        how = self.settings.presentation if isinstance(self.settings, Study) else None
+        return self.settings.batch_size + (how.beside if isinstance(how, Spaced) and self.beside is not None else 0)
 
     @property
     def trajectory(self) -> str:
@@ -118,7 +127,7 @@ class TrainingStage(_AnyStage):
     def begins_afresh(self) -> bool:
         """Whether it begins with a new optimizer, whatever came before it."""
         carried = isinstance(self.settings, Interference) and self.settings.optimizer == "carried"
-        return self.first == 1 and not carried
+        return self.first == 1 and self.kind != "filler" and not carried
 
 
 Stage = BaseStage | TrainingStage | ForgetStage

@@ -60,7 +60,7 @@ def load_of(forest: Forest, base: str) -> Load:
     stages = [stage for stage in forest.stages.values() if forest.base(stage.id).id == base]
     lengths = _Lengths(forest.base(base).model)
     trained = {
-        (stage.corpus, stage.settings.block_size, stage.settings.batch_size): stage
+        (stage.corpus, stage.settings.block_size, stage.batch_size): stage
         for stage in stages
         if isinstance(stage, TrainingStage)
     }
@@ -126,7 +126,7 @@ def _work(
             continue
         lengths = lengths or _Lengths(trial.base.model)
         if stage.id not in found:
-            found[stage.id] = stage.settings.batch_size, lengths.studied(trial, stage)
+            found[stage.id] = stage.batch_size, lengths.studied(trial, stage)
         batches[found[stage.id]] += stage.steps
     read = 0.0
     for trial, ask in measurements:
@@ -211,7 +211,7 @@ def occupied(forest: Forest, base: str, inspection: Inspection, device: Device) 
     stage, resources = forest.base(base), forest.resources[base]
     lengths = _Lengths(stage.model)
     batches = {
-        (one.settings.batch_size, lengths.studied(forest, one), one.moments)
+        (one.batch_size, lengths.studied(forest, one), one.moments)
         for one in forest.stages.values()
         if isinstance(one, TrainingStage) and forest.base(one.id).id == base
     }
@@ -267,7 +267,7 @@ class Times:
         found = 0.0
         for stage in trial.stages:
             if isinstance(stage, TrainingStage) and stage.id not in trial.given:
-                batch = stage.settings.batch_size, lengths.studied(trial, stage)
+                batch = stage.batch_size, lengths.studied(trial, stage)
                 found += stage.steps * self._of(trial, (batch, stage.moments), Work({batch: 1}, 0, stage.moments))
         read = 0.0
         for ask in {ask.measurement: ask for ask in trial.asks}.values():

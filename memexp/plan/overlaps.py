@@ -1,4 +1,4 @@
-"""Texts that are studied or probed and passed over by pretraining or interference as well.
+"""Texts that are studied or probed and passed over by pretraining, filler or interference as well.
 
 overlaps = Overlaps(forest)
 overlaps.note(condition.interference, corpus, lists)        # for every condition
@@ -14,6 +14,7 @@ from memexp.errors import SpecError
 from memexp.plan.forest import Forest
 from memexp.plan.passes import Passing
 from memexp.sources import Stream, Texts, shared_texts
+from memexp.spec import Spaced
 from memexp.wording import amount, noun
 
 __all__ = ["Overlaps"]
@@ -28,9 +29,9 @@ class Overlaps:
     wanted: dict[tuple[str, str, str], dict[str, None]] = dataclasses.field(default_factory=dict)
     """Class, corpus identity and what to do about an overlap; and the identities of the lists to look for."""
 
-    def note(self, settings: Passing, corpus: Texts | Stream, others: Iterable[str]) -> None:
+    def note(self, settings: Passing | Spaced, corpus: Texts | Stream, others: Iterable[str]) -> None:
         """Remember to look for the lists `others` in `corpus`; many conditions ask for the same."""
-        key = (type(settings).__name__, corpus.id, settings.overlap)
+        key = (type(settings).__name__, corpus.id, "report" if isinstance(settings, Spaced) else settings.overlap)
         self.wanted.setdefault(key, {}).update(dict.fromkeys(others))
 
     def check(self) -> None:

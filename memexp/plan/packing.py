@@ -201,7 +201,7 @@ class _Phase:
         for ask in tree.asks:
             path = self.forest.path(ask.stage)
             for i, (stage, after) in enumerate(itertools.pairwise(path)):
-                if stage.kind == "study" != after.kind:
+                if stage.kind == "study" and after.kind not in ("study", "filler"):
                     piece = pieces.setdefault((stage.id, after.id), Tree())
                     piece.asks.append(ask)
                     piece.given |= dict.fromkeys(one.id for one in path[1 : i + 1])

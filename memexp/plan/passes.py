@@ -1,4 +1,4 @@
-"""Stages that go on over a corpus, pass after pass, and stop on the way: pretraining and interference.
+"""Stages that go on over a corpus, pass after pass, and stop on the way: pretraining, filler and interference.
 
 path.append(stop(path[-1], condition.interference, condition.seed, corpus))
 line_up(forest)              # when all stops are known
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from memexp.errors import DataError
 from memexp.identity import canonical, identity
 from memexp.plan.forest import Forest, Stage, TrainingStage
 from memexp.sources import WINDOW, Stream, Texts, is_corpus
-from memexp.spec import AdamW, Interference, Pretrain
+from memexp.spec import AdamW, Interference, Pretrain, Spaced, Study
 from memexp.wording import amount, noun
 
-__all__ = ["Passing", "line_up", "settled", "stop"]
+__all__ = ["Passing", "filled", "interleaved", "line_up", "settled", "stop"]
 
 Passing = Pretrain | Interference
 
@@ -28,10 +29,13 @@ def settled(settings: Passing, corpus: Texts | Stream) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "overlap"}
 
 
-def stop(start: Stage, settings: Passing, seed: int, corpus: Texts | Stream) -> TrainingStage:
+def stop(
+    start: Stage, settings: Passing, seed: int, corpus: Texts | Stream, beside: str | None = None
+) -> TrainingStage:
     """One stop of the trajectory that leads from `start` through `corpus`; `line_up` finds the stop before it.
 
     Its identity does not depend on where else the trajectory stops: a stop that is added later keeps the others.
+    `beside`: identity of the list that is replayed, which the stages before it say.
 
     Raises:
         DataError: there are fewer texts than one step takes.
@@ -61,6 +65,7 @@ def stop(start: Stage, settings: Passing, seed: int, corpus: Texts | Stream) -> 
         origin=origin,
         start=start.id,
         moments=_moments(start, settings),
+        beside=beside,
     )
 
 
@@ -70,6 +75,49 @@ def _moments(start: Stage, settings: Passing) -> int:
     if how == "carried" and isinstance(start, TrainingStage):
         return start.moments
     return AdamW().moments if isinstance(how, str) else how.moments
+
+
+def filled(
+    start: Stage, study: Study, what: Mapping[str, Any], seed: int, corpus: Texts | Stream, first: int, last: int
+) -> TrainingStage:
+    """The steps `first` to `last` of filler, after the exposure `start`; a shorter gap there is a stop on its way.
+
+    `what`: all that a step of study depends on beyond the model; of it, the corpus is another here.
+
+    Raises:
+        DataError: there are fewer texts than one step takes.
+    """
+    _check_enough(study.batch_size, corpus)
+    origin = identity({"parent": start.id, "filler": {**what, "corpus": corpus.id}, "seed": seed, "step": first})
+    return TrainingStage(
+        id=identity({"origin": origin, "step": last}),
+        kind="filler",
+        parent=start.id,
+        model=start.model,
+        method=start.method,
+        dtype=start.dtype,
+        settings=study,
+        corpus=corpus.id,
+        seed=seed,
+        first=first,
+        last=last,
+        steps=last - first + 1,
+        origin=origin,
+        start=start.id,
+        moments=study.optimizer.moments,
+    )
+
+
+def interleaved(study: Study, corpus: Texts | Stream) -> dict[str, Any]:
+    """What a step of study with filler beside its texts depends on, beyond study. Raises DataError as `filled`."""
+    texts = study.presentation.beside if isinstance(study.presentation, Spaced) else 0
+    _check_enough(texts, corpus)
+    return {"corpus": corpus.id, "texts": texts}
+
+
+def _check_enough(texts: int, filler: Texts | Stream) -> None:
+    if filler.count is not None and filler.count < texts:
+        raise DataError(f"Spaced.filler: {texts} texts a step are more than the {filler.count} of {filler.name}")
 
 
 def line_up(forest: Forest) -> None:
@@ -103,6 +151,7 @@ def _parents_first(stages: dict[str, Stage]) -> dict[str, Stage]:
 def _remark_texts(forest: Forest, last: TrainingStage) -> None:
     """Say so where a trajectory passes over blank texts, or over any more than once."""
     corpus, size, what = forest.corpus(last.corpus), last.settings.batch_size, type(last.settings).__name__
+    what = "Spaced" if last.kind == "filler" else what
     if isinstance(corpus, Stream) and corpus.blank:
         of = min(WINDOW, corpus.count or WINDOW)
         which = f"{corpus.blank} of the first {amount(of, 'text')} of {corpus.name}"

@@ -13,9 +13,11 @@ from memexp.plan.forest import Stage
 from memexp.plan.passes import Passing, settled
 from memexp.plan.reader import Reader
 from memexp.sources import ResolvedModel, Stream, Texts, is_corpus
-from memexp.spec import SGD, AdamW, Condition, Full, Interference, LoRA, Pretrain
+from memexp.spec import SGD, AdamW, Condition, Cyclic, Full, Interference, LoRA, Pretrain, Spaced, Study
 
 __all__ = ["Columns", "check_label_types", "setting_columns"]
+
+_TOLD_OTHERWISE = ("corpus", "optimizer", "presentation")
 
 
 class Columns(Mapping[str, Any]):
@@ -59,7 +61,7 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
         (part, read.corpus(part.corpus)) for part in (condition.pretrain, condition.interference) if part is not None
     ]
     return {
-        "condition_id": identity(_key(condition, model, texts, passing)),
+        "condition_id": identity(_key(condition, model, texts, passing, read)),
         "stage_id": path[-1].id,
         "model": model.name,
         "model_revision": model.commit,
@@ -71,8 +73,9 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
         **_lora_columns(method),
         "corpus": texts.name,
         "corpus_id": texts.id,
-        **{f.name: getattr(study, f.name) for f in fields(study) if f.name not in ("corpus", "optimizer")},
+        **{f.name: getattr(study, f.name) for f in fields(study) if f.name not in _TOLD_OTHERWISE},
         **_optimizer_columns(study.optimizer),
+        **_presentation_columns(study, read),
         "seed": condition.seed,
         **_forgetting_columns(condition),
         **{name: value for part, corpus in passing for name, value in _passing_columns(part, corpus).items()},
@@ -80,13 +83,24 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
 
 
 def _key(
-    condition: Condition, model: ResolvedModel, texts: Texts, passing: Sequence[tuple[Passing, Texts | Stream]]
+    condition: Condition,
+    model: ResolvedModel,
+    texts: Texts,
+    passing: Sequence[tuple[Passing, Texts | Stream]],
+    read: Reader,
 ) -> dict[str, Any]:
     """What makes a condition another one: with its probes it gives the names of its results."""
+    study = condition.study
+
+    def content(value: object) -> str | None:
+        if not is_corpus(value):
+            return None
+        return texts.id if value is study.corpus else read.corpus(value).id
+
     key = {
         "model": [model.name, model.key],
         "method": canonical(condition.method),
-        "study": canonical(condition.study, lambda value: texts.id if is_corpus(value) else None),
+        "study": canonical(study, content),
         "seed": condition.seed,
         "labels": dict(condition.labels),
     }
@@ -109,6 +123,16 @@ def _optimizer_columns(optimizer: AdamW | SGD | str) -> dict[str, Any]:
     return {"optimizer": optimizer} if isinstance(optimizer, str) else {}
 
 
+def _presentation_columns(study: Study, read: Reader) -> dict[str, Any]:
+    """How exposures lie in time, where they are not massed."""
+    how = study.presentation
+    if isinstance(how, Spaced):
+        filler = read.corpus(how.filler)
+        gaps = {"presentation_gap": how.gap, "presentation_factor": how.factor, "presentation_beside": how.beside}
+        return {"presentation": "spaced", **gaps, "filler": filler.name, "filler_id": filler.id}
+    return {"presentation": "cyclic", "presentation_steps": how.steps} if isinstance(how, Cyclic) else {}
+
+
 def _forgetting_columns(condition: Condition) -> dict[str, Any]:
     forget = condition.forget
     if forget is None:
@@ -127,6 +151,7 @@ def _passing_columns(part: Passing, corpus: Texts | Stream) -> dict[str, Any]:
     own |= {f"{prefix}_{name}": value for name, value in _optimizer_columns(part.optimizer).items()}
     if isinstance(part, Interference):
         own["retention_steps"] = own.pop("interference_steps")
+        own["interference_replay"] = part.replay or None  # as in rows of before it could be told
     return own | {f"{prefix}_corpus": corpus.name, f"{prefix}_corpus_id": corpus.id}
 
 

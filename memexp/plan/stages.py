@@ -16,12 +16,12 @@ from memexp.plan.asks import ask_for
 from memexp.plan.forest import Ask, BaseStage, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.list_remarks import remark_texts
 from memexp.plan.overlaps import Overlaps
-from memexp.plan.passes import line_up, stop
+from memexp.plan.passes import filled, interleaved, line_up, stop
 from memexp.plan.reader import Reader
 from memexp.plan.setting_columns import check_label_types, setting_columns
 from memexp.probes import BY_KIND
-from memexp.sources import Sources, Texts, is_corpus
-from memexp.spec import Condition, Forget, Resources, ResourcesFor, Study
+from memexp.sources import Sources, is_corpus
+from memexp.spec import Condition, Forget, Resources, ResourcesFor, Spaced, Study, repeats
 
 __all__ = ["grow"]
 
@@ -68,6 +68,8 @@ def grow(
         for part in (condition.pretrain, condition.interference):
             if part is not None:
                 overlaps.note(part, read.corpus(part.corpus), lists)
+        if isinstance(between := condition.study.presentation, Spaced):
+            overlaps.note(between, read.corpus(between.filler), lists)
     forest.asks = list(asks.values())
     line_up(forest)
     overlaps.check()
@@ -100,7 +102,7 @@ def _merge(path: list[Stage], forest: Forest) -> None:
 def _path(condition: Condition, read: Reader) -> list[Stage]:
     """The stages of one condition, as in the table of stage identities in ARCHITECTURE.md."""
     study, before, between = condition.study, condition.pretrain, condition.interference
-    model, texts = read.sources.model(condition.model), read.texts(study.corpus)
+    model = read.sources.model(condition.model)
     key: dict[str, Any] = {"numerics": NUMERICS, "model": model.key, "method": canonical(condition.method)}
     if study.dtype != "float32":
         key["dtype"] = study.dtype
@@ -110,33 +112,47 @@ def _path(condition: Condition, read: Reader) -> list[Stage]:
     if before is not None:
         pretrained = stop(path[-1], before, before.seed, read.corpus(before.corpus))
         path += [pretrained] if before.steps else []
-    path += _exposures("study", path[-1], study, condition.seed, texts)
+    path += _exposures("study", path[-1], study, condition.seed, read)
     # What was never studied needs no reset: that control is what every condition without study is.
     if condition.forget is not None and (study.exposures or condition.forget.exposures_after(study)):
         path.append(_forgetting(path[-1], condition.forget, condition.seed))
         again = dataclasses.replace(study, exposures=condition.forget.exposures_after(study))
-        path += _exposures("restudy", path[-1], again, condition.seed, texts)
+        path += _exposures("restudy", path[-1], again, condition.seed, read)
     if between is not None and between.steps:
         studied = path[-1].kind in ("study", "restudy")
         if between.optimizer == "carried" and not studied:  # there is no optimizer of study to carry
             between = dataclasses.replace(between, optimizer=study.optimizer, weight_decay=study.weight_decay)
-        path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus)))
+        if not studied:
+            between = dataclasses.replace(between, replay=0.0)
+        replayed = read.texts(study.corpus).id if between.replay else None
+        path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus), replayed))
     return path
 
 
 def _exposures(
-    kind: Literal["study", "restudy"], parent: Stage, study: Study, seed: int, texts: Texts
+    kind: Literal["study", "restudy"], parent: Stage, study: Study, seed: int, read: Reader
 ) -> Iterator[TrainingStage]:
-    """A stage for each exposure, or one for all where the schedule knows its horizon."""
-    per_exposure = math.ceil(texts.count / study.batch_size)
-    # What determines a step beyond the model; the number of exposures only where the schedule knows it.
+    """A stage for each exposure, or one for all where the schedule knows its horizon; filler between spaced ones."""
+    texts, between = read.texts(study.corpus), study.presentation
+    per_exposure = math.ceil(texts.count / study.batch_size) * repeats(study)
+    # What determines a step beyond the model; the number of exposures only where the schedule knows it. How exposures
+    # are spaced is in what comes between them.
+    alone = {"exposures", "dtype"} | ({"presentation"} if isinstance(between, Spaced) else set())
     settings = canonical(study, lambda value: texts.id if is_corpus(value) else None)["Study"]
-    what = {name: value for name, value in settings.items() if name not in ("exposures", "dtype")}
+    what = {name: value for name, value in settings.items() if name not in alone}
+    filler = read.corpus(between.filler) if isinstance(between, Spaced) else None
+    beside = filler if isinstance(between, Spaced) and between.beside else None
+    if beside is not None:
+        what["beside"] = interleaved(study, beside)
     spans = [(i, i) for i in range(1, study.exposures + 1)]
     if study.knows_horizon and spans:
         spans = [(1, study.exposures)]
         what["exposures"] = study.exposures
     for first, last in spans:
+        if filler is not None and isinstance(between, Spaced) and between.gap and first > 1:
+            gap = between.steps_before(first - 1) + 1, between.steps_before(first)
+            parent = filled(parent, study, what, seed, filler, *gap)
+            yield parent
         parent = TrainingStage(
             id=identity({"parent": parent.id, kind: what, "seed": seed, "exposure": first}),
             kind=kind,
@@ -151,6 +167,7 @@ def _exposures(
             last=last,
             steps=(last - first + 1) * per_exposure,
             moments=study.optimizer.moments,
+            beside=None if beside is None else beside.id,
         )
         yield parent
 

@@ -100,7 +100,8 @@ def trial_of(forest: Forest, base: str, trees: Sequence[Tree], phase: int) -> Tr
     ends = [*(ask.stage for ask in asks), *leaves]
     path = [stage for end in ends for stage in forest.path(end)]
     needed = {stage.id: stage for stage in path if not isinstance(stage, BaseStage)}
-    corpora = {stage.corpus for stage in needed.values() if stage.corpus is not None}
+    trained = [stage for stage in needed.values() if isinstance(stage, TrainingStage)]
+    corpora = {corpus for stage in trained for corpus in (stage.corpus, stage.beside) if corpus is not None}
     corpora |= {corpus for ask in asks for corpus in ask.corpora.values()}
     return Trial(
         base=forest.base(base),

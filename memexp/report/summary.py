@@ -29,7 +29,8 @@ __all__ = ["Summary", "Table", "cell_text", "summarized"]
 GROUPS = (
     *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "optimizer", "momentum", "dtype"),
     *("forget_side", "forget_layer", "restudy_exposures", "retention_steps"),
-    *("interference_lr", "interference_batch_size", "interference_optimizer", "task"),
+    *("presentation", "presentation_gap", "presentation_factor", "presentation_beside", "presentation_steps"),
+    *("interference_lr", "interference_batch_size", "interference_optimizer", "interference_replay", "task"),
     *("pretrain_steps", "pretrain_lr", "pretrain_batch_size", "pretrain_seed"),
 )
 """Settings that get a column of the table where the sweep varies them, as all labels do but ``counterbalanced``."""

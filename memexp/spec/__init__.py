@@ -31,7 +31,17 @@ from memexp.spec.located import located, written_by_user
 from memexp.spec.models import Full, LoRA, Model, RandomInit, TrainedTokenizer
 from memexp.spec.optimizers import SGD, AdamW
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
-from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
+from memexp.spec.training import (
+    Cyclic,
+    Forget,
+    Interference,
+    Pretrain,
+    Spaced,
+    Study,
+    Training,
+    repeats,
+    retention_steps,
+)
 
 __all__ = [
     "ASHA",
@@ -41,6 +51,7 @@ __all__ = [
     "Condition",
     "Corpus",
     "Count",
+    "Cyclic",
     "Forget",
     "Full",
     "Headline",
@@ -70,6 +81,7 @@ __all__ = [
     "ShippedText",
     "Snapshots",
     "SomeText",
+    "Spaced",
     "StreamedCorpus",
     "Study",
     "Text",
@@ -80,6 +92,7 @@ __all__ = [
     "Uniform",
     "counterbalanced",
     "located",
+    "repeats",
     "retention_steps",
     "spec",
     "written_by_user",

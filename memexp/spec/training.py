@@ -12,7 +12,18 @@ from memexp.spec.corpora import Corpus, StreamedCorpus
 from memexp.spec.fields import Count, NonNegative, Positive, Probability, Rate, spec
 from memexp.spec.optimizers import SGD, AdamW
 
-__all__ = ["Forget", "Interference", "Pretrain", "Study", "Training", "retention_steps"]
+__all__ = [
+    "Cyclic",
+    "Forget",
+    "Interference",
+    "Presentation",
+    "Pretrain",
+    "Spaced",
+    "Study",
+    "Training",
+    "repeats",
+    "retention_steps",
+]
 
 
 MOST_EXPOSURES = 100_000
@@ -66,6 +77,49 @@ class Pretrain:
 
 
 @spec
+class Spaced:
+    """Exposures apart in time: between two of them the model trains on filler text.
+
+    Study's optimizer goes on through it, with study's batch size, block size and peak learning rate. What spacing does
+    to people's memory is old (Cepeda et al. 2006); this design is memexp's own. Schedules with a common beginning share
+    it: the same gap at first, or one that is longer.
+    """
+
+    filler: StreamedCorpus
+    """Unrelated texts, pass after pass in orders of their own; none comes twice before all have come once."""
+    gap: Count
+    """Optimizer steps of filler between the first exposure and the second; 0 has none."""
+    factor: Annotated[float, Field(ge=1, le=100)] = 1.0
+    """Each gap is so many times the one before, rounded to steps: 1 is evenly spaced, anything above expanding."""
+    beside: Count = 0
+    """Filler texts in every batch of study, beside those of the list: interleaved. In orders of their own, too."""
+
+    def steps_before(self, exposure: int) -> int:
+        """Optimizer steps of filler before an exposure, counting from 1, over all gaps so far."""
+        return sum(round(self.gap * self.factor**i) for i in range(exposure - 1))
+
+
+@spec
+class Cyclic:
+    """Every exposure takes the texts in the order of the list, each batch for some steps in a row.
+
+    Yang et al. 2024 (arXiv 2403.09613), who find that a model recovers from forgetting a document before it meets it
+    again: 25 documents, ``batch_size=1``, 5 steps each, five cycles (``exposures=5``).
+    """
+
+    steps: Positive = 1
+    """Optimizer steps in a row on the same batch."""
+
+
+Presentation = Spaced | Cyclic
+
+
+def repeats(study: Study) -> int:
+    """Optimizer steps in a row on one batch."""
+    return study.presentation.steps if isinstance(study.presentation, Cyclic) else 1
+
+
+@spec
 class Study:
     """Training on target items: each text its own sequence, loss over all tokens of the global batch."""
 
@@ -99,8 +153,15 @@ class Study:
     optimizer: AdamW | SGD = AdamW()
     """What makes steps of gradients: ``AdamW()`` or ``SGD(momentum=...)``, new as study begins and as restudy
     does. Columns ``optimizer`` and ``momentum``, NULL for AdamW."""
+    presentation: Presentation | None = None
+    """How exposures lie in time: None is massed, one after the other, each in an order of its own."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.presentation, Spaced) and (self.knows_horizon or self.warmup_steps):
+            raise SpecError(
+                "Study.presentation: filler is trained on at the peak learning rate; give schedule='constant' and no "
+                "warm-up, or leave Spaced out"
+            )
         if self.warmup_ratio and self.schedule != "linear":
             raise SpecError("Study.warmup_ratio needs schedule='linear'; with a constant schedule give warmup_steps")
         if self.warmup_ratio and self.warmup_steps:
@@ -185,6 +246,9 @@ class Interference:
     """As in `Study`; a carried optimizer keeps that of study."""
     clip_norm: Rate | None = None
     """As in `Study`."""
+    replay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the texts of all batches that are of the study list instead, pass after pass over it in orders of their
+    own (Robins 1995, rehearsal). Where nothing was studied, nothing is replayed."""
     overlap: Literal["report", "refuse"] = "report"
     """What to do about texts that are studied or probed as well: say how many there are, or refuse the sweep."""
 

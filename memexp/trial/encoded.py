@@ -7,16 +7,25 @@ texts.batches(stage)(1)        # what the stage's first step takes
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from memexp.core.batches import Batches, PassingBatches, RowWindows, StreamBatches, StudyBatches
+from memexp.core.batches import (
+    Batches,
+    Interleaved,
+    PassingBatches,
+    Replayed,
+    RowWindows,
+    StreamBatches,
+    StudyBatches,
+)
 from memexp.core.data import encode
 from memexp.plan import Ask, TrainingStage, Trial
 from memexp.sources import Stream
 from memexp.sources.streams import HubTexts
-from memexp.spec import Study
+from memexp.spec import Interference, Spaced, Study, Training
 from memexp.trial.watch import Activity
 
 __all__ = ["TrialTexts"]
@@ -36,19 +45,29 @@ class TrialTexts:
 
     def batches(self, stage: TrainingStage) -> Batches:
         """The batches of a stage."""
-        settings, size = stage.settings, stage.settings.block_size
-        if isinstance(settings, Study):  # of a list, never of a stream
-            rows = self._of_list(stage.corpus, self.trial.texts[stage.corpus].items, size)
-            return StudyBatches(settings, rows, stage.seed)
-        corpus = self.trial.corpus(stage.corpus)
-        if isinstance(corpus, Stream):
-            return StreamBatches(settings, self._of_stream(stage.corpus, corpus, size), stage.seed)
-        return PassingBatches(settings, self._of_list(stage.corpus, corpus.items, size), stage.seed)
+        settings = stage.settings
+        if not isinstance(settings, Study) or stage.kind == "filler":
+            batches = self._passing(settings, stage.corpus, stage.seed)
+            if stage.beside is None or not isinstance(settings, Interference):
+                return batches
+            per_step, replayed = settings.replay * settings.batch_size, self._of_list(stage.beside, settings.block_size)
+            return Replayed(batches, per_step, replayed, stage.seed)
+        study = StudyBatches(settings, self._of_list(stage.corpus, settings.block_size), stage.seed)
+        if stage.beside is None or not isinstance(settings.presentation, Spaced):
+            return study
+        beside = dataclasses.replace(settings, batch_size=settings.presentation.beside)
+        return Interleaved(study, self._passing(beside, stage.beside, stage.seed, "beside"))
 
-    def _of_list(self, corpus: str, texts: Sequence[str], block_size: int) -> list[list[int]]:
+    def _passing(self, settings: Training, name: str, seed: int, what: str = "") -> Batches:
+        corpus = self.trial.corpus(name)
+        if isinstance(corpus, Stream):
+            return StreamBatches(settings, self._of_stream(name, corpus, settings.block_size), seed, what)
+        return PassingBatches(settings, self._of_list(name, settings.block_size), seed, what)
+
+    def _of_list(self, corpus: str, block_size: int) -> list[list[int]]:
         key = corpus, block_size
         if key not in self._rows:
-            self._rows[key] = encode(self.tokenizer, texts, block_size)
+            self._rows[key] = encode(self.tokenizer, self.trial.texts[corpus].items, block_size)
         return self._rows[key]
 
     def _of_stream(self, corpus: str, stream: Stream, block_size: int) -> RowWindows:

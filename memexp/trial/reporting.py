@@ -69,6 +69,6 @@ def line_of(stage: TrainingStage, stages: Mapping[str, Stage]) -> str:
     if stage.origin is not None:
         return stage.origin
     before = stages.get(stage.parent)
-    while isinstance(before, TrainingStage) and before.kind == stage.kind and stage.first > 1:
-        stage, before = before, stages.get(before.parent)
+    while isinstance(before, TrainingStage) and before.kind in (stage.kind, "filler") and stage.first > 1:
+        stage, before = stage if before.kind == "filler" else before, stages.get(before.parent)
     return stage.id
