@@ -13,7 +13,7 @@ import torch
 from core.small import FOILS, TARGETS, language_model, study_exposures
 
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.session import Session
 from memexp.core.token_stats import TokenStats
 from memexp.errors import DataError, SpecError
@@ -31,7 +31,7 @@ def lm() -> LanguageModel:
     """A model that has learned some of eight sentences by heart."""
     lm = language_model("llama", initializer_range=0.1, hidden_size=64)
     rows = Session(lm).encode(TARGETS[:8], 24)
-    study_exposures(lm, adamw(lm, STUDY), STUDY, rows, 0, 1, STUDY.exposures)
+    study_exposures(lm, fresh_optimizer(lm, STUDY), STUDY, rows, 0, 1, STUDY.exposures)
     return lm
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from core.small import TARGETS, language_model, varied
-from core.test_scoring import lm
 
 from memexp.core.data import encode
 from memexp.core.hidden_states import hidden_states
@@ -17,8 +16,6 @@ from memexp.core.model import LanguageModel
 from memexp.core.session import Session
 from memexp.errors import ModelError, SpecError
 from memexp.spec import LoRA
-
-__all__ = ["lm"]  # the fixture
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from core.small import FOILS, TARGETS, language_model, study_exposures, weights
 from memexp import stats
 from memexp.core.fork import Fork, take
 from memexp.core.model import LanguageModel
-from memexp.core.optimizer import adamw
+from memexp.core.optimizer import fresh_optimizer
 from memexp.core.session import Session
 from memexp.core.token_stats import TokenStats
 from memexp.errors import SpecError
@@ -34,7 +34,7 @@ def studied(request: pytest.FixtureRequest) -> Iterator[tuple[LanguageModel, For
     lm = language_model("llama", request.param, initializer_range=0.1, hidden_size=64)
     before = take(lm, None)
     rows = Session(lm).encode(TARGETS[:16], 24)
-    study_exposures(lm, adamw(lm, STUDY), STUDY, rows, 0, 1, STUDY.exposures)
+    study_exposures(lm, fresh_optimizer(lm, STUDY), STUDY, rows, 0, 1, STUDY.exposures)
     yield lm, before
 
 
