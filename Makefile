@@ -40,12 +40,13 @@ demo: $(STAMP)  ## Run the quickstart sweep into MEMEXP_STORE (default: results)
 test: lint  ## Lint, types and all tests but the drills
 	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/core tests/unit \
 		$(PYTEST_ARGS) || [ $$? -eq 5 ]
-	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile tests/dist tests/cluster $(PYTEST_ARGS) || \
-		[ $$? -eq 5 ]
+	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/cluster tests/dist \
+		$(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 # The memory drills alone: what others take beside them they would be killed for.
 drills: $(STAMP)  ## Tests that kill processes and break disks on purpose
-	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) tests/drills --ignore=$(MEMORY) $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	@$(OFFLINE) $(BIN)/python -m pytest -n $(TESTERS) --maxschedchunk=1 tests/drills --ignore=$(MEMORY) $(PYTEST_ARGS) || \
+		[ $$? -eq 5 ]
 	@$(OFFLINE) $(BIN)/python -m pytest $(MEMORY) $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 real: $(REAL)/config.json  ## Tests on a real pretrained model, which is made from a package on PyPI

@@ -11,6 +11,15 @@ from drills.strikes import FILES, RECOVERIES, finish, grid
 from support import data
 
 
+LONG = ("drain", "network", "trouble", "kill", "node", "search", "size", "placement", "slurm", "installed")
+"""What the files are about whose drills take a minute or more each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: of two processes that take one after the other, none is then left alone with a long one."""
+    items.sort(key=lambda item: not item.path.stem.removeprefix("test_").startswith(LONG))
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the grid's lists are: rows name their corpus by its path."""
