@@ -10,7 +10,6 @@ import pytest
 from drills.strikes import FILES, RECOVERIES, finish, grid
 from support import data
 
-
 LONG = ("drain", "network", "trouble", "kill", "node", "search", "size", "placement", "slurm", "installed")
 """What the files are about whose drills take a minute or more each."""
 
