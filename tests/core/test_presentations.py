@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from core.test_lane_trials import assert_same, executed
 from core.test_lane_trials import grid as laned_grid
 from core.test_trial import Grid, compare, grid, rows, store
 
+from memexp import loading
 from memexp.core.batches import Interleaved, PassingBatches, Replayed, StudyBatches
 from memexp.errors import DataError, SpecError
 from memexp.plan import Forest, TrainingStage, find_missing, grow
@@ -28,6 +30,7 @@ __all__ = ["grid", "store"]  # fixtures
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.*is_gradient_checkpointing")
 
 ITEMS, FILLERS = 7, 8
+WAYS_OF_SPACING = ("massed", "spaced", "expanding", "interleaved")
 FILLER = ShippedText("sentences-interference", first=10)
 INTERLEAVED, BOTH = Spaced(FILLER, gap=0, beside=3), Spaced(FILLER, gap=2, beside=3)
 EVEN, EXPANDING, LONGER = Spaced(FILLER, gap=4), Spaced(FILLER, gap=4, factor=2), Spaced(FILLER, gap=6)
@@ -237,6 +240,17 @@ def test_lanes_leave_the_same(tmp_path: Path) -> None:
     single, laned = Store(tmp_path / "single"), Store(tmp_path / "laned")
     assert executed(conditions, single, 1) == executed(conditions, laned, 4) == []
     assert_same(single, laned)
+
+
+def test_the_shipped_sweep_has_equal_exposures_and_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sweep = loading.load(str(Path(__file__).parents[2] / "sweeps" / "spacing.py"), ["--seeds", "0", "--replay", "0.1"])
+    cells = Counter((one.labels["way"], one.interference.steps) for one in sweep.conditions if one.interference)
+    assert cells == {(way, delay): 2 for way in WAYS_OF_SPACING for delay in (0, 10, 30, 100)}
+    assert {one.study.exposures for one in sweep.conditions} == {4}
+    kinds = {stage.kind: stage for stage in sweep.grow().stages.values()}
+    assert kinds.keys() == {"base", "study", "filler", "interference"} and kinds["interference"].beside is not None
 
 
 # Identities, and what is refused
