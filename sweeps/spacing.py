@@ -2,11 +2,11 @@
 
     memexp run sweeps/spacing.py
 
-A tiny model studies 80 sentences four times: one exposure right after the other, with twenty steps of other text between
-them, with gaps that double, or with other text in every batch. Then it goes on with other text, and recognition and recall
-are measured at equal delays since the last exposure. People remember spaced material better (Cepeda et al. 2006); this
-design is memexp's own, and replays nothing that was published. Three seeds, and half the conditions study the foils, so
-that without study a pair is told apart half the time. Some minutes on two cores.
+A tiny model studies 80 sentences four times: one exposure right after the other, with twenty steps of other text
+between them, with gaps that double, or with other text in every batch. Then it goes on with other text, and recognition
+and recall are measured at equal delays since the last exposure. People remember spaced material better (Cepeda et al.
+2006); this design is memexp's own, and none that was published. Three seeds, and half the conditions study the foils,
+so that without study a pair is told apart half the time. Some minutes on two cores.
 
     memexp query "SELECT presentation, presentation_factor, retention_steps, avg(completion_rouge2) AS recall
                   FROM recall GROUP BY ALL ORDER BY ALL"
