@@ -34,6 +34,7 @@ from memexp.plan.attempts import Attempt
 from memexp.probes import QA, Choice, FactRatios, LayerAblation, Recall, Recognition
 from memexp.spec import (
     Condition,
+    Cyclic,
     Forget,
     Full,
     InlineItems,
@@ -45,6 +46,7 @@ from memexp.spec import (
     Resources,
     ShippedText,
     Snapshots,
+    Spaced,
     Study,
     TextStream,
 )
@@ -535,6 +537,15 @@ def stores(
         for n in (1, 3)
     ]
     asking = [QA(QUESTION, shots=1), Choice(CHOICES), FactRatios(FACTS), LayerAblation(QA(QUESTION))]
+    conditions += [
+        Condition(
+            tiny_model,
+            Study(pair.targets, 2, 3e-3, 5, block_size=64, presentation=how),
+            probes=probes,
+            interference=Interference(pair.foils, steps=3, lr=3e-3, batch_size=5, replay=0.3),
+        )
+        for how in (Spaced(pair.foils, gap=2, beside=2), Cyclic(steps=2))
+    ]
     conditions += [
         Condition(tiny_model, Study(pair.targets, 1, 3e-3, 5, block_size=64), method, probes=asking)
         for method in (Full(), LoRA(r=2))
