@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from drills.strikes import FILES, RECOVERIES, finish, grid
+from drills.strikes import FILES, RECOVERIES, WITHOUT_RAY, finish, grid
 from support import data
 
 LONG = ("drain", "network", "trouble", "kill", "node", "search", "size", "placement", "slurm", "installed")
@@ -27,9 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(folder: Path) -> dict[str, pa.Table]:
-    """What the grid leaves where nothing happens, and no snapshot is made either."""
+    """What the grid leaves where nothing happens, no snapshot is made, and there is no Ray either."""
     store = folder / "undisturbed"
-    assert finish(grid(folder, snapshots=None), store) == (0, FILES)
+    assert finish(grid(folder, snapshots=None), store, where=WITHOUT_RAY) == (0, FILES)
     return data(store)
 
 

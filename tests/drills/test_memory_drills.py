@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from drills.strikes import finish, rows, same
+from drills.strikes import WITHOUT_RAY, finish, rows, same
 from support import command, data, sweep_script
 from three_nodes import a_bucket, three_nodes
 
@@ -92,7 +92,7 @@ def test_what_takes_all_memory_costs_its_own_rows_only(tmp_path: Path) -> None:
     assert status.returncode == 1 and f"  1 failed: greedy: the trial died: {MEMORY}" in page
     (folder / "mended").touch()
     assert finish(script, store) == (0, 2 * 8)
-    assert finish(sweep_script(folder, **GRID), tmp_path / "undisturbed") == (0, 2 * 8)
+    assert finish(sweep_script(folder, **GRID), tmp_path / "undisturbed", where=WITHOUT_RAY) == (0, 2 * 8)
     assert same(store, data(tmp_path / "undisturbed"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drills.strikes import finish, results, rows, same
+from drills.strikes import WITHOUT_RAY, finish, results, rows, same
 from support import command, data, sweep_script
 
 from memexp.plan.attempts import Log
@@ -88,7 +88,7 @@ def test_a_probe_in_trouble_costs_its_own_rows_only(
     assert finish(script, store) == (0, 2 * 3)
     assert len(rows(store, "trouble")) == 3
     if workers == 1:  # of two, whose groups take minutes to start, the drills of kills see that
-        assert finish(sweep_script(folder, **settings), tmp_path / "undisturbed") == (0, 2 * 3)
+        assert finish(sweep_script(folder, **settings), tmp_path / "undisturbed", where=WITHOUT_RAY) == (0, 2 * 3)
         assert same(store, data(tmp_path / "undisturbed"))
 
 
@@ -107,7 +107,8 @@ def test_a_loss_that_is_no_number_is_an_outcome_and_not_tried_again(tmp_path: Pa
     page, _ = process.communicate(timeout=600)
     assert process.returncode == 1 and "2 diverged (an outcome" in page
     assert diverged() == 2
-    assert finish(sweep_script(tmp_path / "sweep", lrs=(1e-3,)), tmp_path / "undisturbed") == (0, 2 * 3)
+    plain = sweep_script(tmp_path / "sweep", lrs=(1e-3,))
+    assert finish(plain, tmp_path / "undisturbed", where=WITHOUT_RAY) == (0, 2 * 3)
     only = data(tmp_path / "undisturbed")["training"]
     assert data(store)["training"].filter([lr == 1e-3 for lr in data(store)["training"]["lr"].to_pylist()]).equals(only)
 
