@@ -8,9 +8,12 @@ and recall are measured at equal delays since the last exposure. People remember
 2006); this design is memexp's own, and none that was published. Three seeds, and half the conditions study the foils,
 so that without study a pair is told apart half the time. Some minutes on two cores.
 
-    memexp query "SELECT presentation, presentation_factor, retention_steps, avg(completion_rouge2) AS recall
-                  FROM recall GROUP BY ALL ORDER BY ALL"
-    memexp plot recall --x retention_steps --y recall --by presentation
+What one sees: a hundred steps after the last exposure pairs are told apart in .99 (spaced), .98 (expanding) and .93
+(massed) of all cases, and in .88 where other text was in every batch. Verbatim recall is next to nothing in all.
+
+    memexp query "SELECT way, retention_steps, avg((target_nll < foil_nll)::int) AS recognition
+                  FROM recognition GROUP BY ALL ORDER BY ALL"
+    memexp plot retention --x retention_steps --y recognition --by way
 
 What schedules have in common is trained once: four times massed, and what is spaced as far as the gaps agree.
 ``--replay 0.05`` gives texts of the study list one place in twenty of what comes afterwards.
