@@ -25,6 +25,9 @@ from memexp.store import Store
 from memexp.store.snapshots import find
 
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged")
+STEPS = 3000
+"""Of interference: some fifteen seconds, of which the first trial is not to be over when the last one has begun."""
+
 pytestmark = [
     pytest.mark.drill,
     pytest.mark.cluster,
@@ -105,7 +108,7 @@ def said(*command: str) -> str:
 
 
 def test_a_job_whose_time_is_over_saves_and_is_queued_again(slurm: Path, tmp_path: Path) -> None:
-    script = grid(tmp_path, exposures=(2,), lrs=(1e-3, 3e-3), stops=(1200,), snapshots=None)
+    script = grid(tmp_path, exposures=(2,), lrs=(1e-3, 3e-3), stops=(STEPS,), snapshots=None)
     assert finish(script, tmp_path / "undisturbed", where=WITHOUT_RAY) == (0, 4)
     environment = {
         **os.environ,
@@ -143,5 +146,8 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(slurm: Path, tmp_pat
         assert "JobState=COMPLETED" in shown() and "2 of 2 conditions complete" in page
         assert same(store, data(tmp_path / "undisturbed"))
         made = [row for row in rows(store, "stages") if row["kind"] == "interference"]
-        assert sum(row["steps"] for row in made) == 2 * 1200 and {row["status"] for row in made} == {"left", "complete"}
+        assert sum(row["steps"] for row in made) == 2 * STEPS and {row["status"] for row in made} == {
+            "left",
+            "complete",
+        }
     assert not list(Path("/tmp").glob(f"ray-{job}"))
