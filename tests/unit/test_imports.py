@@ -29,6 +29,7 @@ LAYERS = [
     "stats",
     "identity",
     "code_columns",
+    "setting_schema",
     "spec",
     "stimuli",
     "sources",
