@@ -99,7 +99,8 @@ class Memexp(Way):
         study = Study(NOWHERE, exposures=1, lr=lr, batch_size=BATCH)
         rows = encode(self.lm.tokenizer, texts, study.block_size)
         batches = StudyBatches(study, rows, seed=0)
-        steps = train(self.lm, fresh_optimizer(self.lm, study), study, batches, first=1, last=batches.per_exposure)
+        last = batches.passes.steps_until(1)
+        steps = train(self.lm, fresh_optimizer(self.lm, study), study, batches, first=1, last=last)
         return [step.loss for step in steps if step.loss is not None]
 
     def recognition(self, targets: Sequence[str], foils: Sequence[str]) -> list[float]:

@@ -175,9 +175,9 @@ BARE = {"training": TRAINING, "stages": STAGES, "sweeps": SWEEPS, "searches": SE
 """The kinds that hold no results, with all their columns."""
 SINCE = {
     "probe_settings",
-    *(name for name in SETTINGS.names if name.startswith(("pretrain_", "presentation", "filler"))),
+    *(name for name in SETTINGS.names if name.startswith(("pretrain_", "presentation", "filler", "then_"))),
     *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm", "momentum", "replay")),
-    *("optimizer", "momentum"),
+    *("optimizer", "momentum", "times", "variants", "variants_id", "further_batches"),
     *YOUNGER,
 }
 """Columns that results of memexp 0.1 do not have; where they are missing they read as NULL."""

@@ -45,11 +45,28 @@ SETTINGS = pa.schema(
         *((name, pa.string()) for name in ("presentation", "filler", "filler_id")),
         *((f"presentation_{name}", pa.int64()) for name in ("gap", "beside", "steps")),
         ("presentation_factor", pa.float64()),
+        *((name, pa.string()) for name in ("times", "variants", "variants_id")),
+        ("further_batches", pa.int64()),
         ("seed", pa.int64()),
         # forgetting and restudy
         ("forget_side", pa.string()),
         ("forget_layer", pa.int64()),
         ("restudy_exposures", pa.int64()),
+        # a second study
+        ("then_corpus", pa.string()),
+        ("then_corpus_id", pa.string()),
+        ("then_exposures", pa.int64()),
+        ("then_lr", pa.float64()),
+        ("then_batch_size", pa.int64()),
+        ("then_block_size", pa.int64()),
+        ("then_schedule", pa.string()),
+        ("then_warmup_steps", pa.int64()),
+        ("then_warmup_ratio", pa.float64()),
+        ("then_dropout", pa.float64()),
+        ("then_weight_decay", pa.float64()),
+        ("then_clip_norm", pa.float64()),
+        ("then_optimizer", pa.string()),
+        ("then_momentum", pa.float64()),
         # interference
         ("retention_steps", pa.int64()),
         ("interference_corpus", pa.string()),
@@ -82,4 +99,5 @@ SETTINGS = pa.schema(
 )
 """What was asked for. One row of these is shared by all items of a condition's probe. ``probe_settings``: JSON of what
 the probe has that is not at its default, its texts by name; ``optimizer``: sgd, NULL for AdamW;
-``presentation``: spaced or cyclic, NULL for massed."""
+``presentation``: spaced or cyclic, NULL for massed; ``times``: as written, with commas; ``variants``: their names with
+commas, ``variants_id``: hash of their texts."""

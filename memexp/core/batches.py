@@ -18,7 +18,7 @@ from memexp.core.data import Row, order
 from memexp.core.schedule import learning_rate
 from memexp.errors import DataError
 from memexp.sources import WINDOW, Stream, Windows
-from memexp.spec import Cyclic, Pretrain, Study, Training, repeats
+from memexp.spec import Cyclic, Passes, Pretrain, Study, Training
 
 __all__ = [
     "Batch",
@@ -57,31 +57,39 @@ class Batches(Protocol):
 
 
 class StudyBatches:
-    """The study list once per exposure, in an order of its own each time, or as `Cyclic` has it."""
+    """The texts of every exposure, in an order of its own each time, or as `Cyclic` has it."""
 
     what = "study"
 
-    def __init__(self, study: Study, rows: Sequence[Row], seed: int) -> None:
-        """`rows`: token ids of each text; `seed` with the exposure keys order and dropout: conditions stay paired."""
-        self.study, self.rows, self.seed = study, rows, seed
-        self.repeats = repeats(study)
-        self.per_exposure = math.ceil(len(rows) / study.batch_size) * self.repeats
+    def __init__(self, study: Study, rows: Sequence[Row], seed: int, key: str = "study") -> None:
+        """`rows`: token ids of each text; `seed` with `key` and the exposure keys order and dropout: conditions stay
+        paired."""
+        self.study, self.rows, self.seed, self.key = study, rows, seed, key
+        self.passes = Passes(study, len(rows))
         self._shuffled: tuple[int, list[int]] = (0, [])
 
     def __call__(self, step: int) -> Batch:
-        exposure, position = (step - 1) // self.per_exposure + 1, (step - 1) % self.per_exposure
-        if exposure != self._shuffled[0]:
-            in_order = isinstance(self.study.presentation, Cyclic)
-            drawn = order(len(self.rows), self.seed, "study", exposure) if not in_order else [*range(len(self.rows))]
-            self._shuffled = exposure, drawn
-        size, batch = self.study.batch_size, position // self.repeats
-        chosen = self._shuffled[1][batch * size : (batch + 1) * size]
+        passes, size = self.passes, self.study.batch_size
+        exposure = passes.exposure_at(step)
+        position = step - 1 - passes.steps_until(exposure - 1)
+        batch = position // passes.repeats
+        chosen = self._order(exposure)[batch * size : (batch + 1) * size]
         return Batch(
             rows=[self.rows[i] for i in chosen],
             exposure=exposure,
-            lr=learning_rate(self.study, step, self.study.exposures * self.per_exposure),
-            draws=(self.seed, "study", exposure, "dropout") if position == 0 else None,
+            lr=learning_rate(self.study, step, passes.steps_until(self.study.exposures)),
+            draws=(self.seed, self.key, exposure, "dropout") if position == 0 else None,
         )
+
+    def _order(self, exposure: int) -> list[int]:
+        """Of its texts; what is left out leaves the order of the others as it is."""
+        if exposure != self._shuffled[0]:
+            texts = list(self.passes.texts(exposure))
+            if not isinstance(self.study.presentation, Cyclic):
+                drawn, kept = order(len(self.rows), self.seed, self.key, exposure), set(texts)
+                texts = [i for i in drawn if i in kept]
+            self._shuffled = exposure, texts
+        return self._shuffled[1]
 
 
 class PassingBatches:

@@ -13,7 +13,7 @@ from memexp.store.closed import closed, give
 
 __all__ = ["Effort"]
 
-STUDY = ("study", "restudy")
+STUDY = ("study", "restudy", "then")
 
 
 class Effort:

@@ -26,6 +26,8 @@ UNSAID = {
     "optimizer": ("lr", "adamw"),
     "presentation": ("lr", "massed"),
     "pretrain_optimizer": ("pretrain_lr", "adamw"),
+    "then_optimizer": ("then_lr", "adamw"),
+    "further_batches": ("lr", 0),
     "interference_replay": ("interference_lr", 0.0),
 }
 """What NULL stands for in columns that came later, where another is not NULL."""

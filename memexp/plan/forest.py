@@ -72,12 +72,12 @@ class ForgetStage(_Untrained, _AnyStage):
 class TrainingStage(_AnyStage):
     """One indivisible segment of training."""
 
-    kind: Literal["pretrain", "study", "filler", "restudy", "interference"]
+    kind: Literal["pretrain", "study", "filler", "restudy", "then", "interference"]
     """Which part of the condition it belongs to; filler lies between two exposures of study or of restudy."""
     parent: str
     """Identity of the stage before it."""
     settings: Training
-    """How it trains; those of restudy are of a study too."""
+    """How it trains; those of restudy and of a second study are of a study too."""
     corpus: str
     """Identity of the corpus it trains on."""
     seed: int
@@ -89,6 +89,8 @@ class TrainingStage(_AnyStage):
     """The last one: of exposures the same as `first` unless the schedule knows its horizon."""
     steps: int
     """Optimizer steps."""
+    last_step: int
+    """Number of its last step on its trajectory: of study over all exposures, from 1."""
     origin: str | None = None
     """Identity of the trajectory that a stage of pretraining, filler or interference is a stop of; all its stops have
     the same."""
@@ -113,15 +115,8 @@ class TrainingStage(_AnyStage):
 
     @property
     def first_step(self) -> int:
-        """Number of its first step on its trajectory: of study over all exposures, from 1."""
+        """Number of its first step on its trajectory."""
         return self.last_step - self.steps + 1
-
-    @property
-    def last_step(self) -> int:
-        """Number of its last step."""
-        if self.origin is not None:
-            return self.last
-        return self.steps // (self.last - self.first + 1) * self.last
 
     @property
     def begins_afresh(self) -> bool:

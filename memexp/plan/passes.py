@@ -62,6 +62,7 @@ def stop(
         first=1,
         last=settings.steps,
         steps=settings.steps,
+        last_step=settings.steps,
         origin=origin,
         start=start.id,
         moments=_moments(start, settings),
@@ -102,6 +103,7 @@ def filled(
         first=first,
         last=last,
         steps=last - first + 1,
+        last_step=last,
         origin=origin,
         start=start.id,
         moments=study.optimizer.moments,
@@ -150,6 +152,8 @@ def _parents_first(stages: dict[str, Stage]) -> dict[str, Stage]:
 
 def _remark_texts(forest: Forest, last: TrainingStage) -> None:
     """Say so where a trajectory passes over blank texts, or over any more than once."""
+    if isinstance(last.settings, Study) and last.kind != "filler":
+        return  # a stop within a study list
     corpus, size, what = forest.corpus(last.corpus), last.settings.batch_size, type(last.settings).__name__
     what = "Spaced" if last.kind == "filler" else what
     if isinstance(corpus, Stream) and corpus.blank:

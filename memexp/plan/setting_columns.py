@@ -17,7 +17,7 @@ from memexp.spec import SGD, AdamW, Condition, Cyclic, Full, Interference, LoRA,
 
 __all__ = ["Columns", "check_label_types", "setting_columns"]
 
-_TOLD_OTHERWISE = ("corpus", "optimizer", "presentation")
+_TOLD_OTHERWISE = ("corpus", "optimizer", "presentation", "times", "variants", "further_batches")
 
 
 class Columns(Mapping[str, Any]):
@@ -78,6 +78,7 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
         **_presentation_columns(study, read),
         "seed": condition.seed,
         **_forgetting_columns(condition),
+        **_then_columns(condition.then, read),
         **{name: value for part, corpus in passing for name, value in _passing_columns(part, corpus).items()},
     }
 
@@ -106,6 +107,8 @@ def _key(
     }
     if condition.forget is not None:
         key["forget"] = _forgetting_columns(condition)
+    if condition.then is not None:
+        key["then"] = canonical(condition.then, content)
     return key | {type(part).__name__.lower(): settled(part, corpus) for part, corpus in passing}
 
 
@@ -124,13 +127,30 @@ def _optimizer_columns(optimizer: AdamW | SGD | str) -> dict[str, Any]:
 
 
 def _presentation_columns(study: Study, read: Reader) -> dict[str, Any]:
-    """How exposures lie in time, where they are not massed."""
-    how = study.presentation
+    """How exposures lie in time and what they have of the list, where they are not massed, each of all of it."""
+    how, told = study.presentation, dict[str, Any]()
+    if study.times is not None:
+        told["times"] = ",".join(map(str, study.times))
+    if study.variants:
+        variants = [read.texts(corpus) for corpus in study.variants]
+        told["variants"] = ",".join(texts.name for texts in variants)
+        told["variants_id"] = identity([texts.id for texts in variants])
+    told["further_batches"] = study.further_batches or None
     if isinstance(how, Spaced):
         filler = read.corpus(how.filler)
         gaps = {"presentation_gap": how.gap, "presentation_factor": how.factor, "presentation_beside": how.beside}
-        return {"presentation": "spaced", **gaps, "filler": filler.name, "filler_id": filler.id}
-    return {"presentation": "cyclic", "presentation_steps": how.steps} if isinstance(how, Cyclic) else {}
+        return told | {"presentation": "spaced", **gaps, "filler": filler.name, "filler_id": filler.id}
+    return told | ({"presentation": "cyclic", "presentation_steps": how.steps} if isinstance(how, Cyclic) else {})
+
+
+def _then_columns(then: Study | None, read: Reader) -> dict[str, Any]:
+    """The setting columns of a second study."""
+    if then is None:
+        return {}
+    texts = read.texts(then.corpus)
+    told = {f.name: getattr(then, f.name) for f in fields(then) if f.name not in (*_TOLD_OTHERWISE, "dtype")}
+    told |= {"corpus": texts.name, "corpus_id": texts.id, **_optimizer_columns(then.optimizer)}
+    return {f"then_{name}": value for name, value in told.items()}
 
 
 def _forgetting_columns(condition: Condition) -> dict[str, Any]:

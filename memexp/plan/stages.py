@@ -6,22 +6,22 @@ forest = grow(conditions, Resources(cpus=1))
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
 from memexp.errors import SpecError
 from memexp.identity import NUMERICS, NUMERICS_OF, canonical, identity
 from memexp.plan.asks import ask_for
-from memexp.plan.forest import Ask, BaseStage, Forest, ForgetStage, Stage, TrainingStage
+from memexp.plan.exposures import exposures
+from memexp.plan.forest import Ask, BaseStage, Forest, ForgetStage, Stage
 from memexp.plan.list_remarks import remark_texts
 from memexp.plan.overlaps import Overlaps
-from memexp.plan.passes import filled, interleaved, line_up, stop
+from memexp.plan.passes import line_up, stop
 from memexp.plan.reader import Reader
 from memexp.plan.setting_columns import check_label_types, setting_columns
 from memexp.probes import BY_KIND
-from memexp.sources import Sources, is_corpus
-from memexp.spec import Condition, Forget, Resources, ResourcesFor, Spaced, Study, repeats
+from memexp.sources import Sources
+from memexp.spec import Condition, Forget, Resources, ResourcesFor, Spaced
 
 __all__ = ["grow"]
 
@@ -57,7 +57,8 @@ def grow(
         if settings["condition_id"] not in seen:  # a grid may name a condition twice
             seen.add(settings["condition_id"])
             forest.steps_unshared += sum(stage.steps for stage in path)
-        lists = [read.texts(condition.study.corpus).id]
+        then = () if condition.then is None else (condition.then.corpus,)
+        lists = [read.texts(corpus).id for corpus in (condition.study.corpus, *condition.study.variants, *then)]
         for probe in condition.probes:
             table, name = probe.kind.lower(), type(probe).__qualname__  # SQL ignores case
             if kinds.setdefault(table, name) != name:
@@ -112,14 +113,16 @@ def _path(condition: Condition, read: Reader) -> list[Stage]:
     if before is not None:
         pretrained = stop(path[-1], before, before.seed, read.corpus(before.corpus))
         path += [pretrained] if before.steps else []
-    path += _exposures("study", path[-1], study, condition.seed, read)
+    path += exposures("study", path[-1], study, condition.seed, read)
     # What was never studied needs no reset: that control is what every condition without study is.
     if condition.forget is not None and (study.exposures or condition.forget.exposures_after(study)):
         path.append(_forgetting(path[-1], condition.forget, condition.seed))
         again = dataclasses.replace(study, exposures=condition.forget.exposures_after(study))
-        path += _exposures("restudy", path[-1], again, condition.seed, read)
+        path += exposures("restudy", path[-1], again, condition.seed, read)
+    if condition.then is not None:
+        path += exposures("then", path[-1], condition.then, condition.seed, read)
     if between is not None and between.steps:
-        studied = path[-1].kind in ("study", "restudy")
+        studied = path[-1].kind in ("study", "restudy", "then")
         if between.optimizer == "carried" and not studied:  # there is no optimizer of study to carry
             between = dataclasses.replace(between, optimizer=study.optimizer, weight_decay=study.weight_decay)
         if not studied:
@@ -127,49 +130,6 @@ def _path(condition: Condition, read: Reader) -> list[Stage]:
         replayed = read.texts(study.corpus).id if between.replay else None
         path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus), replayed))
     return path
-
-
-def _exposures(
-    kind: Literal["study", "restudy"], parent: Stage, study: Study, seed: int, read: Reader
-) -> Iterator[TrainingStage]:
-    """A stage for each exposure, or one for all where the schedule knows its horizon; filler between spaced ones."""
-    texts, between = read.texts(study.corpus), study.presentation
-    per_exposure = math.ceil(texts.count / study.batch_size) * repeats(study)
-    # What determines a step beyond the model; the number of exposures only where the schedule knows it. How exposures
-    # are spaced is in what comes between them.
-    alone = {"exposures", "dtype"} | ({"presentation"} if isinstance(between, Spaced) else set())
-    settings = canonical(study, lambda value: texts.id if is_corpus(value) else None)["Study"]
-    what = {name: value for name, value in settings.items() if name not in alone}
-    filler = read.corpus(between.filler) if isinstance(between, Spaced) else None
-    beside = filler if isinstance(between, Spaced) and between.beside else None
-    if beside is not None:
-        what["beside"] = interleaved(study, beside)
-    spans = [(i, i) for i in range(1, study.exposures + 1)]
-    if study.knows_horizon and spans:
-        spans = [(1, study.exposures)]
-        what["exposures"] = study.exposures
-    for first, last in spans:
-        if filler is not None and isinstance(between, Spaced) and between.gap and first > 1:
-            gap = between.steps_before(first - 1) + 1, between.steps_before(first)
-            parent = filled(parent, study, what, seed, filler, *gap)
-            yield parent
-        parent = TrainingStage(
-            id=identity({"parent": parent.id, kind: what, "seed": seed, "exposure": first}),
-            kind=kind,
-            parent=parent.id,
-            model=parent.model,
-            method=parent.method,
-            dtype=parent.dtype,
-            settings=study,
-            corpus=texts.id,
-            seed=seed,
-            first=first,
-            last=last,
-            steps=(last - first + 1) * per_exposure,
-            moments=study.optimizer.moments,
-            beside=None if beside is None else beside.id,
-        )
-        yield parent
 
 
 def _forgetting(parent: Stage, forget: Forget, seed: int) -> ForgetStage:

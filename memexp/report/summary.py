@@ -29,7 +29,7 @@ __all__ = ["Summary", "Table", "cell_text", "summarized"]
 GROUPS = (
     *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "optimizer", "momentum", "dtype"),
     *("forget_side", "forget_layer", "restudy_exposures", "retention_steps"),
-    "presentation",
+    *("presentation", "times", "variants", "further_batches", "then_corpus", "then_exposures", "then_lr"),
     *("interference_lr", "interference_batch_size", "interference_optimizer", "interference_replay", "task"),
     *("pretrain_steps", "pretrain_lr", "pretrain_batch_size", "pretrain_seed"),
 )

@@ -30,18 +30,9 @@ from memexp.spec.headline import Headline
 from memexp.spec.located import located, written_by_user
 from memexp.spec.models import Full, LoRA, Model, RandomInit, TrainedTokenizer
 from memexp.spec.optimizers import SGD, AdamW
+from memexp.spec.presentations import Cyclic, Passes, Spaced
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
-from memexp.spec.training import (
-    Cyclic,
-    Forget,
-    Interference,
-    Pretrain,
-    Spaced,
-    Study,
-    Training,
-    repeats,
-    retention_steps,
-)
+from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
 
 __all__ = [
     "ASHA",
@@ -69,6 +60,7 @@ __all__ = [
     "Model",
     "Name",
     "Pair",
+    "Passes",
     "PathText",
     "Point",
     "Positive",
@@ -92,7 +84,6 @@ __all__ = [
     "Uniform",
     "counterbalanced",
     "located",
-    "repeats",
     "retention_steps",
     "spec",
     "written_by_user",

@@ -128,12 +128,16 @@ class Condition:
     """What is trained on afterwards."""
     pretrain: Pretrain | None = None
     """What is trained on before study."""
+    then: Study | None = None
+    """A second study, after forgetting and before interference: another list, or questions about a part of the first.
+    Its exposures are massed, its optimizer is new, and its forgetting layers fork before it."""
 
     def __post_init__(self) -> None:
         if not self.probes:
             raise SpecError("Condition.probes is empty: without a probe there is nothing to measure")
         if self.pretrain is not None and isinstance(self.method, LoRA):
             raise SpecError("Condition.pretrain needs method=Full(): of LoRA nothing but the adapter would learn")
+        self._check_studies()
         for probe in self.probes:
             if not isinstance(probe, Probe):
                 raise SpecError(f"Condition.probes: {probe!r} is no probe; give probes such as Recall()")
@@ -146,6 +150,19 @@ class Condition:
                 or kind.lower() in ("training", "stages", "sweeps", "searches")
             ):
                 raise SpecError(f"{type(probe).__name__}.kind: {kind!r} cannot name a table of results")
+
+    def _check_studies(self) -> None:
+        if self.forget is not None and self.study.further_batches:
+            raise SpecError(
+                "Study.further_batches: a stop within the list has no forgetting after it; leave out forget"
+            )
+        if self.then is None:
+            return
+        if self.then.dtype != self.study.dtype:
+            raise SpecError(f"Condition.then: a trajectory has one dtype, got {self.study.dtype} and {self.then.dtype}")
+        for name in ("presentation", "times", "variants", "further_batches"):
+            if getattr(self.then, name):
+                raise SpecError(f"Condition.then: exposures of a second study are massed and whole; leave out {name}")
 
 
 def counterbalanced(condition: Condition) -> Condition:
@@ -172,9 +189,15 @@ def counterbalanced(condition: Condition) -> Condition:
             f"counterbalanced(): the twin studies {foils.name}, to which {other.targets.name} and {other.foils.name} "
             "are no pair; give that probe to a condition without a twin"
         )
+    if condition.study.variants:
+        raise SpecError("counterbalanced(): Study.variants are other words of the list, and the foils have none")
+    then = condition.then
+    if then is not None:
+        then = dataclasses.replace(then, corpus={studied: foils, foils: studied}.get(then.corpus, then.corpus))
     return dataclasses.replace(
         condition,
         study=dataclasses.replace(condition.study, corpus=foils),
+        then=then,
         probes=tuple(_exchanged(probe, studied, foils) for probe in condition.probes),
         labels={**condition.labels, "counterbalanced": True},
     )

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from memexp.errors import SpecError
 from memexp.spec.corpora import Corpus, StreamedCorpus
-from memexp.spec.fields import Count, NonNegative, Positive, Probability, Rate, spec
+from memexp.spec.fields import Count, NonNegative, Positive, Probability, Rate, as_tuple, spec
 from memexp.spec.optimizers import SGD, AdamW
+from memexp.spec.presentations import Presentation, Spaced
 
 __all__ = [
-    "Cyclic",
     "Forget",
     "Interference",
-    "Presentation",
     "Pretrain",
-    "Spaced",
     "Study",
     "Training",
-    "repeats",
     "retention_steps",
 ]
 
@@ -77,49 +74,6 @@ class Pretrain:
 
 
 @spec
-class Spaced:
-    """Exposures apart in time: between two of them the model trains on filler text.
-
-    Study's optimizer goes on through it, with study's batch size, block size and peak learning rate. What spacing does
-    to people's memory is old (Cepeda et al. 2006); this design is memexp's own. Schedules with a common beginning share
-    it: the same gap at first, or one that is longer.
-    """
-
-    filler: StreamedCorpus
-    """Unrelated texts, pass after pass in orders of their own; none comes twice before all have come once."""
-    gap: Count
-    """Optimizer steps of filler between the first exposure and the second; 0 has none."""
-    factor: Annotated[float, Field(ge=1, le=100)] = 1.0
-    """Each gap is so many times the one before, rounded to steps: 1 is evenly spaced, anything above expanding."""
-    beside: Count = 0
-    """Filler texts in every batch of study, beside those of the list: interleaved. In orders of their own, too."""
-
-    def steps_before(self, exposure: int) -> int:
-        """Optimizer steps of filler before an exposure, counting from 1, over all gaps so far."""
-        return sum(round(self.gap * self.factor**i) for i in range(exposure - 1))
-
-
-@spec
-class Cyclic:
-    """Every exposure takes the texts in the order of the list, each batch for some steps in a row.
-
-    Yang et al. 2024 (arXiv 2403.09613), who find that a model recovers from forgetting a document before it meets it
-    again: 25 documents, ``batch_size=1``, 5 steps each, five cycles (``exposures=5``).
-    """
-
-    steps: Positive = 1
-    """Optimizer steps in a row on the same batch."""
-
-
-Presentation = Spaced | Cyclic
-
-
-def repeats(study: Study) -> int:
-    """Optimizer steps in a row on one batch."""
-    return study.presentation.steps if isinstance(study.presentation, Cyclic) else 1
-
-
-@spec
 class Study:
     """Training on target items: each text its own sequence, loss over all tokens of the global batch."""
 
@@ -155,6 +109,15 @@ class Study:
     does. Columns ``optimizer`` and ``momentum``, NULL for AdamW."""
     presentation: Presentation | None = None
     """How exposures lie in time: None is massed, one after the other, each in an order of its own."""
+    times: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] | None = None
+    """Numbers of exposures of single texts: text i is in ``times[i % len(times)]`` of every ``max(times)`` passes, the
+    last of them and evenly before it; 0 is never studied. With ``times=(0, 1, 4)`` and ``exposures=8`` texts are met 0,
+    2 and 8 times in turn. None: all texts in every pass."""
+    variants: Annotated[tuple[Corpus, ...], BeforeValidator(as_tuple)] = ()
+    """Other wordings of the list, line by line: the first exposure is of the list itself, the next ones are of these
+    lists in turn, then of the list again."""
+    further_batches: Count = 0
+    """Batches of one exposure more, from its beginning: a stop within the list, of which it does not reach the end."""
 
     def __post_init__(self) -> None:
         if isinstance(self.presentation, Spaced) and (self.knows_horizon or self.warmup_steps):
@@ -162,6 +125,13 @@ class Study:
                 "Study.presentation: filler is trained on at the peak learning rate; give schedule='constant' and no "
                 "warm-up, or leave Spaced out"
             )
+        if self.times is not None and not any(self.times):
+            raise SpecError("Study.times: one of them must be above 0; exposures=0 studies nothing")
+        for name in ("variants", "further_batches"):
+            if getattr(self, name) and self.knows_horizon:
+                raise SpecError(
+                    f"Study.{name} needs schedule='constant': a linear one makes one stage of all exposures"
+                )
         if self.warmup_ratio and self.schedule != "linear":
             raise SpecError("Study.warmup_ratio needs schedule='linear'; with a constant schedule give warmup_steps")
         if self.warmup_ratio and self.warmup_steps:

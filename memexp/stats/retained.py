@@ -32,7 +32,7 @@ __all__ = ["retention"]
 STUDY = (
     *("lr", "batch_size", "schedule", "warmup_steps", "warmup_ratio", "dropout", "weight_decay", "clip_norm"),
     *("optimizer", "momentum", "presentation", "presentation_gap", "presentation_factor", "presentation_beside"),
-    "presentation_steps",
+    *("presentation_steps", "times", "variants", "further_batches"),
 )
 """Settings that say nothing of a model that has not studied."""
 

@@ -52,7 +52,9 @@ class TrialTexts:
                 return batches
             per_step, replayed = settings.replay * settings.batch_size, self._of_list(stage.beside, settings.block_size)
             return Replayed(batches, per_step, replayed, stage.seed)
-        study = StudyBatches(settings, self._of_list(stage.corpus, settings.block_size), stage.seed)
+        # Restudy has the orders of study.
+        key = "then" if stage.kind == "then" else "study"
+        study = StudyBatches(settings, self._of_list(stage.corpus, settings.block_size), stage.seed, key)
         if stage.beside is None or not isinstance(settings.presentation, Spaced):
             return study
         beside = dataclasses.replace(settings, batch_size=settings.presentation.beside)

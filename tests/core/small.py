@@ -173,5 +173,5 @@ def study_exposures(
 ) -> list[Step]:
     """`train` on every row once per exposure, exposures `first` to `last`."""
     batches = StudyBatches(study, rows, seed)
-    each = batches.per_exposure
+    each = batches.passes.steps_until(1)
     return train(lm, optimizer, study, batches, (first - 1) * each + 1, last * each)

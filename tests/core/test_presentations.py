@@ -77,7 +77,7 @@ def _met(study: Study, how: Spaced) -> Iterator[tuple[str, list[int]]]:
         if exposure > 1:
             for step in range(how.steps_before(exposure - 1) + 1, how.steps_before(exposure) + 1):
                 yield "filler", [row[0] for row in between(step).rows]
-        for step in range((exposure - 1) * of_list.per_exposure + 1, exposure * of_list.per_exposure + 1):
+        for step in range(of_list.passes.steps_until(exposure - 1) + 1, of_list.passes.steps_until(exposure) + 1):
             yield "item", [row[0] for row in of_list(step).rows]
 
 
