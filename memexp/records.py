@@ -28,6 +28,7 @@ from memexp.spec import Headline
 __all__ = [
     "BARE",
     "MADE_WITH",
+    "MET",
     "METADATA",
     "NEEDED",
     "SEARCHES",
@@ -72,6 +73,12 @@ their versions, NULL on a CPU; ``precision``: the dtype, and where the head's pr
 ``checkpointing``, ``offload``: as in `Resources`; ``lanes``: of the trial, at most as many as in `Resources`."""
 YOUNGER = {"cuda", "cudnn", "precision", "checkpointing", "offload", "lanes"}
 """Of these the columns that rows made before they existed do not have; where they are missing they read as NULL."""
+
+MET = pa.schema([("item_exposures", pa.int64()), ("item_steps", pa.string()), ("steps_since", pa.int64())])
+"""Of rows that are about a text: how often a study, or replay, has had the very text until then; at which optimizer
+steps, counted from 1 over all training since pretraining, as JSON (``item_steps::bigint[]`` in DuckDB), NULL where they
+are more than a hundred; and the steps since the last, NULL where there was none. Results of before they were told do
+not have these columns."""
 
 
 def versions() -> dict[str, Any]:
@@ -191,7 +198,7 @@ NEEDED = {
 """Columns of what memexp reads again that are never NULL."""
 
 
-_TAKEN = frozenset(name.lower() for name in (*SETTINGS.names, *MADE_WITH.names))
+_TAKEN = frozenset(name.lower() for name in (*SETTINGS.names, *MADE_WITH.names, *MET.names))
 
 
 def check_items(probe: str, items: pa.Schema) -> None:

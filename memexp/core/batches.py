@@ -26,6 +26,7 @@ __all__ = [
     "Interleaved",
     "PassingBatches",
     "Replayed",
+    "Replays",
     "RowWindows",
     "StreamBatches",
     "StudyBatches",
@@ -80,6 +81,11 @@ class StudyBatches:
             lr=learning_rate(self.study, step, passes.steps_until(self.study.exposures)),
             draws=(self.seed, self.key, exposure, "dropout") if position == 0 else None,
         )
+
+    def is_new(self, step: int) -> bool:
+        """Whether a step has other texts than the one before it, or a new exposure of them."""
+        began = self.passes.steps_until(self.passes.exposure_at(step) - 1)
+        return (step - 1 - began) % self.passes.repeats == 0
 
     def _order(self, exposure: int) -> list[int]:
         """Of its texts; what is left out leaves the order of the others as it is."""
@@ -209,27 +215,39 @@ class Interleaved:
         return replace(batch, rows=[*batch.rows, *self.filler(step).rows])
 
 
+class Replays:
+    """Which texts of the study list the steps of interference have: pass after pass, each in an order of its own."""
+
+    def __init__(self, count: int, per_step: float, seed: int) -> None:
+        """`count`: texts of the list; `per_step`: how many, on average; `seed` keys the order of every pass."""
+        self.count, self.per_step, self.seed = count, per_step, seed
+        self._shuffled: tuple[int, list[int]] = (0, [])
+
+    def __call__(self, step: int) -> list[int]:
+        """Their places in the list, of a step, counting from 1."""
+        first, end = math.floor((step - 1) * self.per_step), math.floor(step * self.per_step)
+        return [self._at(place) for place in range(first, end)]
+
+    def _at(self, place: int) -> int:
+        """The text at a place of the passes one after the other."""
+        turn, position = divmod(place, self.count)
+        if turn + 1 != self._shuffled[0]:
+            self._shuffled = turn + 1, order(self.count, self.seed, "replay", turn + 1)
+        return self._shuffled[1][position]
+
+
 class Replayed:
     """Interference in which texts of the study list take some of the places."""
 
-    def __init__(self, interference: Batches, per_step: float, rows: Sequence[Row], seed: int) -> None:
-        """`per_step`: how many, on average; `rows`: the study list; `seed` keys the order of every pass over it."""
-        self.interference, self.what = interference, interference.what
-        self.per_step, self.rows, self.seed = per_step, rows, seed
-        self._shuffled: tuple[int, list[int]] = (0, [])
+    def __init__(self, interference: Batches, rows: Sequence[Row], replays: Replays) -> None:
+        """`rows`: the study list."""
+        self.interference, self.rows, self.replays = interference, rows, replays
+        self.what = interference.what
 
     def __call__(self, step: int) -> Batch:
-        batch = self.interference(step)
-        places = range(math.floor((step - 1) * self.per_step), math.floor(step * self.per_step))
-        kept = max(0, len(batch.rows) - len(places))  # the last batch of a pass may be short
-        return replace(batch, rows=[*batch.rows[:kept], *(self._at(place) for place in places)])
-
-    def _at(self, place: int) -> Row:
-        """The text at a place of the list's passes one after the other."""
-        turn, position = divmod(place, len(self.rows))
-        if turn + 1 != self._shuffled[0]:
-            self._shuffled = turn + 1, order(len(self.rows), self.seed, "replay", turn + 1)
-        return self.rows[self._shuffled[1][position]]
+        batch, items = self.interference(step), self.replays(step)
+        kept = max(0, len(batch.rows) - len(items))  # the last batch of a pass may be short
+        return replace(batch, rows=[*batch.rows[:kept], *(self.rows[item] for item in items)])
 
 
 def _word(settings: Training) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from memexp.plan.attempts import Log
 from memexp.plan.forest import Ask, Forest
-from memexp.records import MADE_WITH, rows_for, with_source
+from memexp.records import MADE_WITH, MET, rows_for, with_source
 from memexp.store import Store
 from memexp.store.threads import THREADS, threaded
 
@@ -118,6 +118,6 @@ def copy_results(missing: Missing, store: Store) -> None:
 
 def answered(ask: Ask, rows: pa.Table) -> pa.Table:
     """Rows that were measured for another condition, as those of the one that asks now."""
-    items = rows.select(ask.probe.schema().names)
+    items = rows.select([*ask.probe.schema().names, *(name for name in MET.names if name in rows.column_names)])
     made_with, *_ = rows.select(MADE_WITH.names).slice(0, 1).to_pylist() or [{}]  # a probe may find no items
     return with_source(rows_for(items, ask.settings, ask.labels, made_with), ask.kind, ask.probe.headline)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memexp.probes import BY_KIND
-from memexp.records import MADE_WITH, SETTINGS
+from memexp.records import MADE_WITH, MET, SETTINGS
 
 __all__ = ["constant_columns"]
 
@@ -20,7 +20,7 @@ def constant_columns(kind: str, names: Sequence[str]) -> list[str]:
     and is told from the items of memexp's own kinds by its name.
     """
     fixed = {*SETTINGS.names, *MADE_WITH.names}
-    items = set(BY_KIND[kind].schema().names) if kind in BY_KIND else None
+    items = {*BY_KIND[kind].schema().names, *MET.names} if kind in BY_KIND else None
     versions = [at for at, name in enumerate(names) if name in MADE_WITH.names]
     end = versions[0] if versions else 0
     return [

@@ -83,6 +83,10 @@ class Membership(Probe):
         """With the study's block size where none is given."""
         return dataclasses.replace(self, block_size=self.block_size or condition.study.block_size)
 
+    def texts_of(self, items: pa.Table, texts: Mapping[str, Sequence[str]]) -> Sequence[str | None]:
+        """Foils too."""
+        return [str(text) for text in items.column("text").to_pylist()]
+
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per text: the targets in order, then the foils."""
         assert self.block_size is not None  # bound

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from memexp.errors import StoreError
 from memexp.probes import BY_KIND
-from memexp.records import BARE, MADE_WITH, measured_by
+from memexp.records import BARE, MADE_WITH, MET, measured_by
 from memexp.report.summary import cell_text
 from memexp.report.terminal import say
 from memexp.spec import Headline
@@ -58,7 +58,7 @@ class Side:
 
     def rows(self, kind: str, headline: Headline) -> pa.Table:
         """Its rows of a kind, with the number that `headline` makes of each as column `VALUE`."""
-        own = set(BY_KIND[kind].schema().names if kind in BY_KIND else ()) - {*ITEM_COLUMNS}
+        own = {*(BY_KIND[kind].schema().names if kind in BY_KIND else ()), *MET.names} - {*ITEM_COLUMNS}
         with closed() as connection:
             try:
                 rows = give(connection, kind, self.store.datasets(kind))

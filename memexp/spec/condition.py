@@ -94,6 +94,21 @@ class Probe(ABC):
             names: what each corpus is called.
         """
 
+    def texts_of(self, items: pa.Table, texts: Mapping[str, Sequence[str]]) -> Sequence[str | None] | None:
+        """The text that each row is about, as it may have been studied; None where rows are about none.
+
+        By default ``item`` is its place in the targets of a `Pair`, or in the field ``corpus``.
+
+        Args:
+            items: what `measure` gave.
+            texts: as in `check`.
+        """
+        listed = texts.get("targets", texts.get("corpus"))
+        if listed is None or "item" not in items.column_names or str(items.schema.field("item").type) != "int64":
+            return None
+        at = items.column("item").to_pylist()
+        return [None if one is None or not 0 <= one < len(listed) else listed[one] for one in at]
+
     @abstractmethod
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """Measure the model of `session` on `texts` (as in `check`). Called on every rank; rank 0's table is kept.

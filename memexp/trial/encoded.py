@@ -17,18 +17,29 @@ from memexp.core.batches import (
     Interleaved,
     PassingBatches,
     Replayed,
+    Replays,
     RowWindows,
     StreamBatches,
     StudyBatches,
 )
-from memexp.core.data import encode
+from memexp.core.data import Row, encode
 from memexp.plan import Ask, TrainingStage, Trial
 from memexp.sources import Stream
 from memexp.sources.streams import HubTexts
 from memexp.spec import Interference, Spaced, Study, Training
 from memexp.trial.watch import Activity
 
-__all__ = ["TrialTexts"]
+__all__ = ["TrialTexts", "replays", "studied"]
+
+
+def studied(stage: TrainingStage, settings: Study, rows: Sequence[Row]) -> StudyBatches:
+    """The batches of a stage of study; restudy has the orders of study, a second study its own."""
+    return StudyBatches(settings, rows, stage.seed, "then" if stage.kind == "then" else "study")
+
+
+def replays(settings: Interference, count: int, seed: int) -> Replays:
+    """Which of `count` texts interference replays, and when."""
+    return Replays(count, settings.replay * settings.batch_size, seed)
 
 
 class TrialTexts:
@@ -50,11 +61,9 @@ class TrialTexts:
             batches = self._passing(settings, stage.corpus, stage.seed)
             if stage.beside is None or not isinstance(settings, Interference):
                 return batches
-            per_step, replayed = settings.replay * settings.batch_size, self._of_list(stage.beside, settings.block_size)
-            return Replayed(batches, per_step, replayed, stage.seed)
-        # Restudy has the orders of study.
-        key = "then" if stage.kind == "then" else "study"
-        study = StudyBatches(settings, self._of_list(stage.corpus, settings.block_size), stage.seed, key)
+            rows = self._of_list(stage.beside, settings.block_size)
+            return Replayed(batches, rows, replays(settings, len(rows), stage.seed))
+        study = studied(stage, settings, self._of_list(stage.corpus, settings.block_size))
         if stage.beside is None or not isinstance(settings.presentation, Spaced):
             return study
         beside = dataclasses.replace(settings, batch_size=settings.presentation.beside)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from memexp.records import MADE_WITH, TRAINING, rows_for, versions, with_source
 from memexp.spec import Full, Resources, written_by_user
 from memexp.store.snapshots import SideFiles
 from memexp.trial.measuring import Quit
+from memexp.trial.met import Meetings
 
 __all__ = ["Notes", "Results", "Sink", "described", "made_with"]
 
@@ -108,9 +109,11 @@ class Results:
 
     def __init__(self, trial: Trial, sink: Sink, notes: Notes) -> None:
         self.trial, self.sink, self.notes = trial, sink, notes
+        self.meetings = Meetings(trial)
 
-    def answer(self, stage: Stage, asks: Iterable[Ask], items: pa.Table) -> None:
-        """The rows of one measurement, for all who ask."""
+    def answer(self, stage: Stage, asks: Sequence[Ask], items: pa.Table, texts: Mapping[str, Sequence[str]]) -> None:
+        """The rows of one measurement of `texts`, for all who ask."""
+        items = self.meetings.told(stage, asks[0].probe, texts, items)
         for ask in asks:
             table = rows_for(items, ask.settings, ask.labels, self.notes.made_with)
             self._commit(ask.kind, ask.name, with_source(table, ask.kind, ask.probe.headline), stage)

@@ -233,7 +233,7 @@ class Walk:
                 continue
             said = printed.written(self.sink, self.notes.log(asks[0]))
             if self.world.leads:
-                self.results.answer(stage, asks, items)
+                self.results.answer(stage, asks, items, texts)
             if self.trial.stoppable:
                 self.notes.commit()
             self._tell(Progress(answered=tuple(ask.file for ask in asks), said=said))

@@ -19,7 +19,7 @@ from core.test_lane_trials import grid as laned_grid
 from core.test_trial import Grid, compare, grid, rows, store
 
 from memexp import loading
-from memexp.core.batches import Interleaved, PassingBatches, Replayed, StudyBatches
+from memexp.core.batches import Interleaved, PassingBatches, Replayed, Replays, StudyBatches
 from memexp.errors import DataError, SpecError
 from memexp.plan import Forest, TrainingStage, find_missing, grow
 from memexp.spec import Condition, Cyclic, Forget, InlineText, Interference, LoRA, ShippedText, Spaced, Study
@@ -119,7 +119,7 @@ def test_filler_beside_the_list() -> None:
 def test_replay_takes_its_share_and_every_text_in_turn(per_step: float) -> None:
     between = Interference(InlineText("other", ["x"] * 8), 40, 1e-3, batch_size=4)
     plain, items = PassingBatches(between, [[100 + i] for i in range(8)], 0), [[i] for i in range(ITEMS)]
-    replayed = Replayed(plain, per_step, items, 0)
+    replayed = Replayed(plain, items, Replays(ITEMS, per_step, 0))
     taken = []
     for step in range(1, 41):
         rows_of = [row[0] for row in replayed(step).rows]

@@ -147,9 +147,9 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(slurm: Path, tmp_pat
         page = log.read_text()
         assert page.count("SIGTERM: saved, to go on elsewhere") == 2 and "stopped by SIGTERM: 0 of 2" in page
         assert len(find(Store(store)).found) == 2
-        # It would wait for two minutes, in which its first start goes; what is left of that would end the second.
         until(lambda: "JobState=PENDING" in shown() and both_idle(), 60)
-        said("scontrol", "update", f"JobId={job}", "StartTime=now")
+        # It would wait for two minutes; in less than a second its nodes take it for the one that they have just ended.
+        said("scontrol", "update", f"JobId={job}", "StartTime=now+3seconds")
         until(ended, 200)
         print(page := log.read_text(), shown(), (slurm / "slurmctld.log").read_text()[-4000:], sep="\n")
         assert "JobState=COMPLETED" in shown() and "2 of 2 conditions complete" in page
