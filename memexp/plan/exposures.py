@@ -43,14 +43,10 @@ def exposures(kind: Kind, parent: Stage, study: Study, seed: int, read: Reader) 
             gap = between.steps_before(first - 1) + 1, between.steps_before(first)
             parent = filled(parent, study, what, seed, filler, *gap)
             yield parent
-        texts, began = lists[(first - 1) % len(lists)], passes.steps_until(first - 1)
+        texts = lists[(first - 1) % len(lists)]
         key = {"parent": parent.id, kind: what | {"corpus": texts.id}, "seed": seed, "exposure": first}
-        whole, end = last <= study.exposures, passes.steps_until(last)
-        if not whole:
-            end = began + study.further_batches * passes.repeats
-        origin = None if whole else identity(key | {"within": True})
         parent = TrainingStage(
-            id=identity(key if whole else {"origin": origin, "step": end}),
+            **_placed(key, study, passes, first, last),
             kind=kind,
             parent=parent.id,
             model=parent.model,
@@ -59,16 +55,20 @@ def exposures(kind: Kind, parent: Stage, study: Study, seed: int, read: Reader) 
             settings=study,
             corpus=texts.id,
             seed=seed,
-            first=first if whole else began + 1,
-            last=last if whole else end,
-            steps=end - began,
-            last_step=end,
-            origin=origin,
-            start=None if whole else parent.id,
             moments=study.optimizer.moments,
             beside=None if beside is None else beside.id,
         )
         yield parent
+
+
+def _placed(key: dict[str, Any], study: Study, passes: Passes, first: int, last: int) -> dict[str, Any]:
+    """Identity and steps of the exposures `first` to `last`, or of a stop within one, which is on a line of its own."""
+    began, end = passes.steps_until(first - 1), passes.steps_until(last)
+    if last <= study.exposures:
+        return {"id": identity(key), "first": first, "last": last, "steps": end - began, "last_step": end}
+    end, origin = began + study.further_batches * passes.repeats, identity(key | {"within": True})
+    line = {"id": identity({"origin": origin, "step": end}), "origin": origin, "start": key["parent"]}
+    return line | {"first": began + 1, "last": end, "steps": end - began, "last_step": end}
 
 
 def _determining(study: Study, texts: Texts) -> dict[str, Any]:

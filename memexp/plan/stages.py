@@ -57,8 +57,7 @@ def grow(
         if settings["condition_id"] not in seen:  # a grid may name a condition twice
             seen.add(settings["condition_id"])
             forest.steps_unshared += sum(stage.steps for stage in path)
-        then = () if condition.then is None else (condition.then.corpus,)
-        lists = [read.texts(corpus).id for corpus in (condition.study.corpus, *condition.study.variants, *then)]
+        lists = [read.texts(corpus).id for corpus in condition.studied]
         for probe in condition.probes:
             table, name = probe.kind.lower(), type(probe).__qualname__  # SQL ignores case
             if kinds.setdefault(table, name) != name:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from memexp.errors import SpecError, writable
-from memexp.spec.corpora import Pair
+from memexp.spec.corpora import Corpus, Pair
 from memexp.spec.fields import LARGEST, NAME, Count, NonNegative, Positive, Rate, as_tuple, finite, spec
 from memexp.spec.headline import Headline
 from memexp.spec.located import located
@@ -165,6 +165,12 @@ class Condition:
                 or kind.lower() in ("training", "stages", "sweeps", "searches")
             ):
                 raise SpecError(f"{type(probe).__name__}.kind: {kind!r} cannot name a table of results")
+
+    @property
+    def studied(self) -> tuple[Corpus, ...]:
+        """All lists of its studies: the study list first."""
+        then = () if self.then is None else (self.then.corpus,)
+        return (self.study.corpus, *self.study.variants, *then)
 
     def _check_studies(self) -> None:
         if self.forget is not None and self.study.further_batches:
