@@ -361,6 +361,24 @@ def shared_prefixes(bench: Bench) -> Found:
     return found
 
 
+def passed_once(bench: Bench) -> Found:
+    """Three probes of one pair in one forward pass, beside recognition by itself; equal bit for bit to each apart."""
+    bench.train()
+    found = bench.told("benchmarks.passed_once")
+    cpu = found["cpu"]
+    return {
+        "equality": {"texts": found["texts"], "rows": "equal bit for bit"},
+        "unit": "CPU seconds, without importing and loading",
+        "series": cpu,
+        "findings": [
+            finding(
+                "three probes in one pass / recognition", _ratios(cpu["together"], cpu["recognition"]), at_most=1.3
+            ),
+            finding("three probes, a pass each / recognition", _ratios(cpu["apart"], cpu["recognition"])),
+        ],
+    }
+
+
 def busy_devices(bench: Bench) -> Found:
     """The published grid on simulated devices: when the last trial ends, beside the lower bound."""
     found = packing.measured()
@@ -442,6 +460,7 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "real": on_a_real_model,
     "lanes": in_lanes,
     "prefixes": shared_prefixes,
+    "passes": passed_once,
     "packing": busy_devices,
     "scale": thousands_of_trials,
 }

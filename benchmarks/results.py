@@ -34,6 +34,7 @@ TITLES = {
     "real": "A real model, SmolLM2-135M, 48 pairs",
     "lanes": "Eight conditions in lanes",
     "prefixes": "What prompts begin with, passed through once",
+    "passes": "Probes of the same texts in one forward pass",
     "packing": "The published grid on simulated devices",
     "scale": "Hundreds and thousands of trials on eight nodes",
     "sizes": "Batch sizes of the careful way",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,11 @@ from memexp.core.fork import Fork
 from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.hidden_states import hidden_states
 from memexp.core.model import LanguageModel, blocks
+from memexp.core.pass_memory import SharedPass
 from memexp.core.scoring import Likelihood, continuations, token_nlls
 from memexp.core.token_stats import TokenStats, token_stats
 from memexp.errors import SpecError
-from memexp.spec import Forget
+from memexp.spec import Forget, TokenAsk
 
 __all__ = ["Session"]
 
@@ -26,9 +27,11 @@ __all__ = ["Session"]
 class Session:
     """The questions a probe may ask. All ranks ask the same and get the same answers."""
 
-    def __init__(self, lm: LanguageModel, pretrained: Fork | None = None) -> None:
+    def __init__(self, lm: LanguageModel, pretrained: Fork | None = None, shared: SharedPass | None = None) -> None:
+        """`pretrained`: the weights before study; `shared`: a pass that others have a part in."""
         self.lm = lm
         self._pretrained = pretrained
+        self._shared = shared
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -66,6 +69,8 @@ class Session:
 
     def token_nlls(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """See `memexp.core.scoring.token_nlls`."""
+        if self._shared is not None:
+            return self._shared.token_nlls(self.lm, rows)
         return token_nlls(self.lm, rows)
 
     def hidden(self, rows: Sequence[Row], layers: Sequence[int]) -> list[list[NDArray[np.float32]]]:
@@ -76,6 +81,9 @@ class Session:
         self, rows: Sequence[Row], temperatures: Sequence[float] = (), top: int = 0, within: int = 0
     ) -> list[TokenStats]:
         """See `memexp.core.token_stats.token_stats`."""
+        ask = TokenAsk(tuple(map(float, temperatures)), within)
+        if self._shared is not None and ask in self._shared.asks and not top:
+            return self._shared.token_stats(self.lm, rows, ask)
         return token_stats(self.lm, rows, temperatures, top, within)
 
     def complete(self, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
@@ -90,11 +98,22 @@ class Session:
         """See `memexp.core.generate.answer_greedily`."""
         return answer_greedily(self.lm, cues, limits, stops)
 
-    def ablated(self, side: Forget) -> AbstractContextManager[None]:
+    @contextmanager
+    def ablated(self, side: Forget) -> Iterator[None]:
         """The model without what the blocks `side` names have learned; see `memexp.core.forget.ablated`.
 
         Raises SpecError where the session was made without the weights before study.
         """
         if self._pretrained is None:
             raise SpecError("this session does not know the weights before study: Session(lm, pretrained=...)")
-        return ablated(self.lm, side, self._pretrained)
+        with ablated(self.lm, side, self._pretrained), self._by_itself():
+            yield
+
+    @contextmanager
+    def _by_itself(self) -> Iterator[None]:
+        """The model is another one for a while: what a shared pass told does not hold."""
+        shared, self._shared = self._shared, None
+        try:
+            yield
+        finally:
+            self._shared = shared

@@ -8,8 +8,8 @@ One forward pass, in the batches of `memexp.core.scoring.token_nlls`: `nll` is e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memexp.core.data import Row
-from memexp.core.head import Work, losses
+from memexp.core.head import Work
 from memexp.core.model import LanguageModel
 from memexp.core.scoring import of_each_token
 from memexp.errors import SpecError
+from memexp.spec import TokenAsk
 
-__all__ = ["TokenStats", "token_stats"]
+__all__ = ["TokenStats", "for_several", "token_stats"]
 
 PARTS = 4
 """Of a piece of logits, one after the other: what is computed of them takes several times their memory."""
@@ -85,6 +86,26 @@ def token_stats(
     return [of.read(each) for each in found]
 
 
+def for_several(lm: LanguageModel, rows: Sequence[Row], asks: Collection[TokenAsk]) -> dict[TokenAsk, list[TokenStats]]:
+    """`token_stats` of several asks in one pass, each equal to by itself to the last bit."""
+    by_sampler: dict[int, dict[float, None]] = {}
+    for ask in asks:
+        by_sampler.setdefault(ask.within if ask.temperatures else -1, {}).update(dict.fromkeys(ask.temperatures))
+    anyone = by_sampler.pop(-1, {})  # asks for no sampler, and is content with what any other gets
+    each = [_Stats(tuple(temperatures), 0, within) for within, temperatures in (by_sampler or {0: anyone}).items()]
+    of = _Several(tuple(each))
+    widths = [NUMBERS + len(one.temperatures) for one in each]
+    found = of_each_token(lm, rows, lambda ids, lengths: lm.nll(ids, lengths, of), np.empty((0, sum(widths))))
+    parts = [np.split(numbers, np.cumsum(widths)[:-1], axis=1) for numbers in found]
+    told = {}
+    for ask in asks:
+        at = next(i for i, one in enumerate(each) if one.within == ask.within or not ask.temperatures)
+        columns = [each[at].temperatures.index(one) for one in ask.temperatures]
+        stats = [each[at].read(part[at]) for part in parts]
+        told[ask] = [replace(one, tempered=one.tempered[:, columns]) for one in stats]
+    return told
+
+
 @dataclass(frozen=True)
 class _Stats:
     """What is asked of logits; equal ones may be asked of several lanes together."""
@@ -104,10 +125,11 @@ class _Stats:
         return work
 
     def _of(self, logits: Tensor, targets: Tensor) -> Tensor:
-        nll = losses(targets)(logits, slice(None))
-        rank = (logits > logits.gather(-1, targets[:, None])).sum(-1) + 1
+        rank = (logits > logits.gather(-1, targets[:, None])).count_nonzero(-1) + 1
         greedy = logits.argmax(-1) == targets
-        logs = logits.log_softmax(-1).clamp_(min=LEAST)
+        logs = logits.log_softmax(-1)
+        nll = -logs.gather(-1, targets[:, None])[:, 0]  # as cross_entropy has it, to the last bit
+        logs.clamp_(min=LEAST)
         tempered = self._tempered(logs, nll, rank)
         likeliest = logs.topk(min(self.top, logs.shape[1]))
         p = logs.exp()
@@ -119,11 +141,19 @@ class _Stats:
     def _tempered(self, logs: Tensor, nll: Tensor, rank: Tensor) -> Tensor:
         """(rows, temperatures), in float64."""
         found = nll.new_empty((len(nll), len(self.temperatures)), dtype=torch.float64)
-        some = 0 < self.within < logs.shape[1]
-        kept = logs.topk(self.within).values.double() if some and self.temperatures else logs
+        if not self.temperatures:
+            return found
+        if not 0 < self.within < logs.shape[1]:
+            for column, temperature in enumerate(self.temperatures):
+                found[:, column] = -nll.double() / temperature - (logs / temperature).logsumexp(-1)
+            return found
+        # What is not among the likeliest needs none of them; but to look which these are is to wait for a GPU.
+        some = slice(None) if logs.is_cuda else (rank <= self.within).nonzero()[:, 0]
+        kept = logs[some].topk(self.within).values.double()
         for column, temperature in enumerate(self.temperatures):
-            own = -nll.double() / temperature - (kept / temperature).logsumexp(-1)
-            found[:, column] = own.masked_fill(rank > self.within, -torch.inf) if some else own
+            own = -nll[some].double() / temperature - (kept / temperature).logsumexp(-1)
+            found[:, column] = -torch.inf
+            found[some, column] = own.masked_fill(rank[some] > self.within, -torch.inf)
         return found
 
     def read(self, numbers: NDArray[np.float64]) -> TokenStats:
@@ -141,3 +171,15 @@ class _Stats:
             numbers[:, first : first + top].astype(np.int64),
             numbers[:, first + top :].copy(),
         )
+
+
+@dataclass(frozen=True)
+class _Several:
+    """Several of them, of the same logits."""
+
+    each: tuple[_Stats, ...]
+
+    def __call__(self, targets: Tensor) -> Work:
+        """Of each row all numbers of all, side by side."""
+        works = [of(targets) for of in self.each]
+        return lambda logits, at: torch.cat([work(logits, at) for work in works], -1)

@@ -47,6 +47,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 CHANCE = "chance"
 """The measure of what guessing comes to, of kinds whose items differ in it."""
 
+_STUDIED = "CASE WHEN coalesce(member, true) THEN {} END"
+"""Of extraction, which may have foils beside."""
 _KNOWN: Mapping[str, tuple[Measure, ...]] = {
     "recognition": (
         Measure("recognition", "recognition (share of pairs told apart)", "(target_nll < foil_nll)::int", True, 0.5),
@@ -69,9 +71,9 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
     ),
     "lm_eval": (Measure("lm_eval", "value of the metric (its own unit)", "value", False),),
     "extraction": (
-        Measure("extraction", "greedy extraction (share of suffixes)", "exact::int"),
-        Measure("matching", "matching tokens (share of a suffix)", "matching"),
-        Measure("strength", "extraction strength (share of a suffix)", "strength"),
+        Measure("extraction", "greedy extraction (share of suffixes)", _STUDIED.format("exact::int")),
+        Measure("matching", "matching tokens (share of a suffix)", _STUDIED.format("matching")),
+        Measure("strength", "extraction strength (share of a suffix)", _STUDIED.format("strength")),
     ),
     "membership": (
         Measure("loss", "loss (nats per token)", "loss", False),

@@ -23,7 +23,7 @@ import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
 from memexp.errors import DataError, SpecError
-from memexp.spec import Condition, Corpus, Count, Headline, Positive, Probe, spec
+from memexp.spec import Condition, Corpus, Count, Headline, Pair, Passed, Positive, Probe, TokenAsk, spec
 from memexp.spec.fields import Probability, Rate, as_tuple
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = ["Extraction"]
 SCHEMA = pa.schema(
     [
         ("item", pa.int64()),
+        ("member", pa.bool_()),
         ("prefix_tokens", pa.int64()),
         ("suffix_tokens", pa.int64()),
         ("tokens", pa.int64()),
@@ -48,7 +49,8 @@ SCHEMA = pa.schema(
         ("queries", pa.float64()),
     ]
 )
-"""One row per text and prefix length. ``prefix_tokens``, ``suffix_tokens``: as asked for, ``tokens``: of the truncated
+"""One row per text and prefix length. ``item``: its number in its list; ``member``: whether it is a target of a pair,
+NULL of texts that are no pair's; ``prefix_tokens``, ``suffix_tokens``: as asked for, ``tokens``: of the truncated
 text; ``prefix``, ``suffix``: what of it they are; ``exact``: greedy completion of the prefix gives the suffix;
 ``matching``: share of the suffix's tokens that are the likeliest after the true ones (exact memorisation, EM);
 ``strength``: share of the suffix from whose beginning on all are (extraction strength, ES), 0 where the last is not;
@@ -71,13 +73,14 @@ class Extraction(Probe):
     kind: ClassVar[str] = "extraction"
     headline: ClassVar[Headline] = Headline(
         "share of suffixes that greedy completion gives exactly",
-        "exact::int",
-        why_null="texts shorter than prefix and suffix have nothing to measure, nor has a model whose outputs are no "
-        "numbers",
+        "CASE WHEN coalesce(member, true) THEN exact::int END",
+        why_null="foils of a pair do not count, texts shorter than prefix and suffix have nothing to measure, nor has "
+        "a model whose outputs are no numbers",
     )
 
-    corpus: Corpus | None = None
-    """Texts to extract; by default the study list."""
+    corpus: Corpus | Pair | None = None
+    """Texts to extract; by default the study list. Of a pair the foils too, which say what a model gives of texts that
+    it has not studied, and one pass for this and for `Recognition` and `Membership` of the pair."""
     prefixes: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (50,)
     """Numbers of tokens given, from the beginning of the text. Each has a row for every text; the headline is over all
     of them."""
@@ -116,18 +119,37 @@ class Extraction(Probe):
             )
         return dataclasses.replace(self, corpus=self.corpus or condition.study.corpus, block_size=size)
 
+    def passed(self, texts: Mapping[str, Sequence[str]]) -> Passed | None:
+        """The texts of a pair, whole; of a list no more than is looked at."""
+        if "targets" not in texts:
+            return None
+        assert self.block_size is not None  # bound
+        return Passed(_of_pair(texts), self.block_size, TokenAsk((float(self.temperature),), self.top_k))
+
+    def texts_of(self, items: pa.Table, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """Foils too."""
+        lists = {None: texts.get("corpus", ()), True: texts.get("targets", ()), False: texts.get("foils", ())}
+        rows = zip(items.column("member").to_pylist(), items.column("item").to_pylist(), strict=True)
+        return [lists[member][item] for member, item in rows]
+
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per prefix length and text, in order. A text too short for them keeps its place.
 
         Raises DataError where all texts are too short for a prefix length.
         """
         assert self.block_size is not None  # bound
-        rows = session.without_ends(session.encode(texts["corpus"], self.block_size))
+        encoded = session.encode([*texts.get("corpus", ()), *_of_pair(texts)], self.block_size)
+        rows = session.without_ends(encoded)
         self._check_lengths(max(map(len, rows), default=0))
-        # Only as far as somebody looks; what is too short for the shortest prefix is not passed through.
-        shortest, longest = min(self.prefixes) + self.suffix, max(self.prefixes) + self.suffix
-        passed = [row[:longest] if len(row) >= shortest else [] for row in rows]
+        if self.passed(texts) is not None:
+            passed = encoded  # as whoever shares the pass has them
+        else:  # only as far as somebody looks; what is too short for the shortest prefix is not passed through
+            shortest, longest = min(self.prefixes) + self.suffix, max(self.prefixes) + self.suffix
+            passed = [row[:longest] if len(row) >= shortest else [] for row in rows]
         stats = session.token_stats(passed, [self.temperature], within=self.top_k)
+        members = [None] * len(texts.get("corpus", ())) + [True] * len(texts.get("targets", ()))
+        items = [*range(len(members)), *range(len(rows) - len(members))]
+        members += [False] * (len(rows) - len(members))
         found: list[dict[str, Any]] = []
         for prefix in self.prefixes:
             end = prefix + self.suffix
@@ -136,8 +158,9 @@ class Extraction(Probe):
                 session.decode([row[prefix:end] for row in rows]),
                 strict=True,
             )
-            for item, (row, each, (given, wanted)) in enumerate(zip(rows, stats, shown, strict=True)):
-                sizes = {"prefix_tokens": prefix, "suffix_tokens": self.suffix, "tokens": len(row)}
+            listed = zip(items, members, rows, stats, shown, strict=True)
+            for item, member, row, each, (given, wanted) in listed:
+                sizes = {"member": member, "prefix_tokens": prefix, "suffix_tokens": self.suffix, "tokens": len(row)}
                 measured = self._measured(each, prefix) if len(row) >= end else {}
                 found.append({"item": item, **sizes, "prefix": given, "suffix": wanted, **measured})
         return pa.Table.from_pylist(found, schema=SCHEMA)
@@ -165,6 +188,10 @@ class Extraction(Probe):
             "log_probability": None if math.isinf(log) else log,
             "queries": queries(log, self.p),
         }
+
+
+def _of_pair(texts: Mapping[str, Sequence[str]]) -> list[str]:
+    return [*texts.get("targets", ()), *texts.get("foils", ())]
 
 
 def strength(matches: Sequence[bool]) -> float:

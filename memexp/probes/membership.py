@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from memexp.errors import SpecError
-from memexp.spec import Condition, Forget, Pair, Positive, Probe, spec
+from memexp.spec import Condition, Forget, Pair, Passed, Positive, Probe, TokenAsk, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
@@ -82,6 +82,11 @@ class Membership(Probe):
     def bind(self, condition: Condition) -> Membership:
         """With the study's block size where none is given."""
         return dataclasses.replace(self, block_size=self.block_size or condition.study.block_size)
+
+    def passed(self, texts: Mapping[str, Sequence[str]]) -> Passed:
+        """All texts."""
+        assert self.block_size is not None  # bound
+        return Passed([*texts["targets"], *texts["foils"]], self.block_size, TokenAsk())
 
     def texts_of(self, items: pa.Table, texts: Mapping[str, Sequence[str]]) -> Sequence[str | None]:
         """Foils too."""

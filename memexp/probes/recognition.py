@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from memexp.errors import DataError
-from memexp.spec import Condition, Headline, Pair, Positive, Probe, spec
+from memexp.spec import Condition, Headline, Pair, Passed, Positive, Probe, spec
 
 if TYPE_CHECKING:
     from memexp.core.session import Session
@@ -71,6 +71,12 @@ class Recognition(Probe):
             raise DataError(
                 f"{names['foils']}: {foils} foils are too few for the {targets} targets of {names['targets']}"
             )
+
+    def passed(self, texts: Mapping[str, Sequence[str]]) -> Passed:
+        """All pairs."""
+        assert self.block_size is not None  # bound
+        targets = texts["targets"]
+        return Passed([*targets, *texts["foils"][: len(targets)]], self.block_size, None)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per pair, in the order of the lists."""

@@ -50,7 +50,10 @@ MEANS: Mapping[str, Mapping[str, str]] = {
     "ablation": {"correct": "correct::int", "f1": "f1"},
     "ratios": {"log_comparison_ratio": "log_comparison_ratio", "log_negation_ratio": "log_negation_ratio"},
     "lm_eval": {"value": "value"},
-    "extraction": {"exact": "exact::int", "matching": "matching", "strength": "strength", "probability": "probability"},
+    "extraction": {
+        name: f"CASE WHEN coalesce(member, true) THEN {name}{cast} END"
+        for name, cast in {"exact": "::int", "matching": "", "strength": "", "probability": ""}.items()
+    },
     "membership": {
         "loss": "loss",
         "zlib": "zlib",

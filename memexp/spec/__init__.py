@@ -32,6 +32,7 @@ from memexp.spec.models import Full, LoRA, Model, RandomInit, TrainedTokenizer
 from memexp.spec.optimizers import SGD, AdamW
 from memexp.spec.presentations import Cyclic, Passes, Spaced
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
+from memexp.spec.token_asks import Passed, TokenAsk
 from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "Model",
     "Name",
     "Pair",
+    "Passed",
     "Passes",
     "PathText",
     "Point",
@@ -79,6 +81,7 @@ __all__ = [
     "Text",
     "TextFile",
     "TextStream",
+    "TokenAsk",
     "TrainedTokenizer",
     "Training",
     "Uniform",

@@ -17,6 +17,7 @@ from memexp.spec.fields import LARGEST, NAME, Count, NonNegative, Positive, Rate
 from memexp.spec.headline import Headline
 from memexp.spec.located import located
 from memexp.spec.models import Full, LoRA, Model
+from memexp.spec.token_asks import Passed
 from memexp.spec.training import Forget, Interference, Pretrain, Study
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ class Probe(ABC):
             texts: the texts of each corpus among the fields; those of a `Pair` are ``targets`` and ``foils``.
             names: what each corpus is called.
         """
+
+    def passed(self, texts: Mapping[str, Sequence[str]]) -> Passed | None:
+        """What it passes through the model, where that is a list of texts for whose tokens it asks once; of memexp's
+        own probes those that agree in texts and block size share a pass. Called on the bound probe."""
+        return None
 
     def texts_of(self, items: pa.Table, texts: Mapping[str, Sequence[str]]) -> Sequence[str | None] | None:
         """The text that each row is about, as it may have been studied; None where rows are about none.

@@ -6,23 +6,31 @@ items = measured(probe, Session(lm, untaught), texts, guard, printed)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
 from memexp.core.inert import Inert
+from memexp.core.pass_memory import PassMemory
 from memexp.core.session import Session
 from memexp.errors import SpecError
+from memexp.plan import Ask
 from memexp.probes.checks import checked
 from memexp.signals import Interrupted, Stopped, asked
-from memexp.spec import Probe, located
+from memexp.spec import Probe, located, written_by_user
 from memexp.trial.printed import Printed
 
-__all__ = ["Quit", "measured"]
+__all__ = ["Quit", "measured", "passes_of"]
 
 
 class Quit(Exception):
     """A probe raised what ends a process (sys.exit, KeyboardInterrupt), and is its cause."""
+
+
+def passes_of(measurements: Iterable[Sequence[Ask]], texts: Callable[[Ask], Mapping[str, Sequence[str]]]) -> PassMemory:
+    """The passes that measurements after one stage share, by their probes' identities; a user's own share none."""
+    asks = [asks[0] for asks in measurements if not written_by_user(type(asks[0].probe))]
+    return PassMemory({ask.probe_id: ask.probe.passed(texts(ask)) for ask in asks})
 
 
 def measured(

@@ -30,7 +30,7 @@ from memexp.trial.base import WarmBase, renew
 from memexp.trial.encoded import TrialTexts
 from memexp.trial.failing import Failures
 from memexp.trial.leaving import Notice
-from memexp.trial.measuring import measured
+from memexp.trial.measuring import measured, passes_of
 from memexp.trial.printed import Printed
 from memexp.trial.reporting import Counted, Report, line_of
 from memexp.trial.rows import Notes, Results, Sink, made_with
@@ -209,7 +209,9 @@ class Walk:
 
     def _measure(self, stage: Stage) -> None:
         """Every outstanding measurement of a stage once, for all who ask. One that fails costs its own rows only."""
-        for asks in _by_probe(ask for ask in self.asks if ask.stage == stage.id):
+        measurements = _by_probe(ask for ask in self.asks if ask.stage == stage.id)
+        passes = passes_of(measurements, self.texts.of_probe)
+        for asks in measurements:
             self.saver.leave_if_told(stage)
             began, probe, texts = time.monotonic(), asks[0].probe, self.texts.of_probe(asks[0])
             printed = Printed(probe)
@@ -217,7 +219,8 @@ class Walk:
             try:
                 untaught = self._untaught(stage)
                 began = self.activity.turn_to(stage, asks[0])
-                measure = partial(measured, probe, Session(self.state.lm, untaught), texts, guard, printed)
+                session = Session(self.state.lm, untaught, passes.for_(asks[0].probe_id))
+                measure = partial(measured, probe, session, texts, guard, printed)
                 items = self.shortage.again(measure, self.state.lm, stage, asks[0])
             except StoreError:
                 raise  # as in `reach`

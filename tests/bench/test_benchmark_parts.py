@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ lies beside the package and is not installed
 
-from benchmarks import executed, grid, real, results, ways
+from benchmarks import executed, grid, passed_once, real, results, ways
 from benchmarks.child import Failed
 from benchmarks.equality import Unequal, compare, compare_stores
 from benchmarks.harness import GPT2, TASKS
@@ -24,6 +24,7 @@ from benchmarks.parts import Bench, finding
 from benchmarks.prefixed import NATS, _apart
 from benchmarks.retained import stops
 from benchmarks.ways import PARTS, WAYS, way_of
+from memexp.core.pass_memory import SharedPass
 from memexp.plan import bundle, grow
 from memexp.stimuli.tiny import model_folder
 from memexp.store import Store
@@ -168,6 +169,23 @@ def test_prompts_in_full_are_beside_those_that_share(
     assert [one["values"] for one in found["findings"]] == [[3.0, 1.5]] * 2
     assert [one["verdict"] for one in found["findings"]] == ["floor held", ""]
     assert found["equality"]["letters"] == {"items": 8, "nats": 1e-7}
+
+
+def test_three_probes_are_beside_one(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = {"recognition": [1.0, 2.0], "apart": [3.0, 6.0], "together": [1.2, 2.4]}
+    monkeypatch.setattr(Bench, "train", lambda _: None)
+    monkeypatch.setattr(Bench, "told", lambda *_: {"cpu": cpu, "texts": 8})
+    once, apart = ALL_PARTS["passes"](Bench(material, tmp_path, pairs=1, grid_pairs=1))["findings"]
+    assert (once["values"], once["verdict"]) == ([pytest.approx(1.2)] * 2, "held") and apart["values"] == [3.0, 3.0]
+
+
+def test_a_shared_pass_that_moves_a_number_is_refused(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = material.texts("targets")[:4], material.texts("foils")[:4]
+    assert set(passed_once.measured(material.model, *texts, rounds=1)["cpu"]) == {*passed_once.WAYS}
+    real = SharedPass.token_nlls
+    monkeypatch.setattr(SharedPass, "token_nlls", lambda *given: [each * 1.0001 for each in real(*given)])
+    with pytest.raises(Unequal, match="passed once: recognition"):
+        passed_once.measured(material.model, *texts, rounds=1)
 
 
 def test_likelihoods_that_sharing_would_move_are_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,9 @@ def executed(conditions: list[Condition], store: Any, lanes: int, attempt: str =
     return execute(trial, store, World.current(), Attempt("test", attempt))
 
 
-def assert_same(one: Store, other: Store, rtol: float = 1e-5) -> None:
+def assert_same(one: Store, other: Store, rtol: float = 1e-5, kinds: Sequence[str] = KINDS) -> None:
     """Equal rows, numbers up to rounding."""
-    for kind in KINDS:
+    for kind in kinds:
         first, second = rows(one, kind), rows(other, kind)
         assert len(first) == len(second) > 0, kind
         for row, its in zip(first, second, strict=True):
