@@ -9,7 +9,7 @@ is checked when the object is made, so a wrong value fails on the line that hold
 Imports nothing of memexp but errors, so that everybody may import it.
 """
 
-from memexp.spec.condition import Condition, Probe, Resources, ResourcesFor, Snapshots, counterbalanced
+from memexp.spec.condition import Condition, Probe, counterbalanced
 from memexp.spec.corpora import (
     Corpus,
     HubItems,
@@ -31,6 +31,7 @@ from memexp.spec.located import located, written_by_user
 from memexp.spec.models import Full, LoRA, Model, RandomInit, TrainedTokenizer
 from memexp.spec.optimizers import SGD, AdamW
 from memexp.spec.presentations import Cyclic, Passes, Spaced
+from memexp.spec.resources import Resources, ResourcesFor, Snapshots
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
 from memexp.spec.token_asks import Passed, TokenAsk
 from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
