@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         LayerAblation,
         LmEval,
         Membership,
+        Quantized,
         Recall,
         Recognition,
     )
@@ -105,6 +106,7 @@ __all__ = [
     "Pair",
     "Pretrain",
     "Probe",
+    "Quantized",
     "RandomInit",
     "Recall",
     "Recognition",

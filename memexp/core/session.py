@@ -15,6 +15,7 @@ from memexp.core.fork import Fork
 from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.hidden_states import hidden_states
 from memexp.core.model import LanguageModel, blocks
+from memexp.core.rounding import rounded
 from memexp.core.scoring import Likelihood, continuations, token_nlls
 from memexp.core.token_stats import TokenStats, token_stats
 from memexp.errors import SpecError
@@ -98,3 +99,7 @@ class Session:
         if self._pretrained is None:
             raise SpecError("this session does not know the weights before study: Session(lm, pretrained=...)")
         return ablated(self.lm, side, self._pretrained)
+
+    def rounded(self, bits: int, group: int) -> AbstractContextManager[None]:
+        """The model with weights of few bits; see `memexp.core.rounding.rounded`."""
+        return rounded(self.lm, bits, group)
