@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Quantized,
         Recall,
         Recognition,
+        Savings,
     )
     from memexp.results import open_store as open  # noqa: F401 - public, if not for `import *`
     from memexp.script import run_options
@@ -111,6 +112,7 @@ __all__ = [
     "Recall",
     "Recognition",
     "Resources",
+    "Savings",
     "Search",
     "ShippedText",
     "Snapshots",

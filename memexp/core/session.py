@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +12,16 @@ from transformers import PreTrainedTokenizerBase
 
 from memexp.core.data import Row, encode
 from memexp.core.forget import ablated
-from memexp.core.fork import Fork
+from memexp.core.fork import Fork, weights_aside
 from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.hidden_states import hidden_states
 from memexp.core.model import LanguageModel, blocks
+from memexp.core.restudying import restudier
 from memexp.core.rounding import rounded
 from memexp.core.scoring import Likelihood, continuations, token_nlls
 from memexp.core.token_stats import TokenStats, token_stats
 from memexp.errors import SpecError
-from memexp.spec import Forget
+from memexp.spec import Forget, Study
 
 __all__ = ["Session"]
 
@@ -27,9 +29,16 @@ __all__ = ["Session"]
 class Session:
     """The questions a probe may ask. All ranks ask the same and get the same answers."""
 
-    def __init__(self, lm: LanguageModel, pretrained: Fork | None = None) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        pretrained: Fork | None = None,
+        aside: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> None:
+        """`pretrained`: the weights before study; `aside`: in it the model may be led elsewhere, and comes back."""
         self.lm = lm
         self._pretrained = pretrained
+        self._aside = aside or partial(weights_aside, lm)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -103,3 +112,10 @@ class Session:
     def rounded(self, bits: int, group: int) -> AbstractContextManager[None]:
         """The model with weights of few bits; see `memexp.core.rounding.rounded`."""
         return rounded(self.lm, bits, group)
+
+    @contextmanager
+    def restudying(self, study: Study, rows: Sequence[Row], seed: int) -> Iterator[Callable[[int], None]]:
+        """A function that has the model study `rows` for so many steps more, as `study` says; afterwards the model is
+        what it was, bit for bit. See `memexp.core.restudying.restudier`."""
+        with self._aside():
+            yield restudier(self.lm, study, rows, seed)

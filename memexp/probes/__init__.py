@@ -17,6 +17,7 @@ from memexp.probes.quantized import Quantized
 from memexp.probes.ratios import FactRatios
 from memexp.probes.recall import Recall
 from memexp.probes.recognition import Recognition
+from memexp.probes.savings import Savings
 from memexp.spec import Probe
 
 __all__ = [
@@ -31,13 +32,14 @@ __all__ = [
     "Quantized",
     "Recall",
     "Recognition",
+    "Savings",
 ]
 
 BY_KIND: dict[str, type[Probe]] = {
     probe.kind: probe
     for probe in (
         *(Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership),
-        *(Quantized,),
+        *(Quantized, Savings),
     )
 }
 """memexp's own probes by the name of their table, which no other may write to."""

@@ -22,6 +22,7 @@ from memexp.stats.means import OVER, Mean, mean_interval, summary
 from memexp.stats.members import blind_auc, membership, tpr_at
 from memexp.stats.memorisation import counterfactual, difference_in_differences
 from memexp.stats.retained import retention
+from memexp.stats.saved import savings
 
 __all__ = [
     "CURVES",
@@ -45,6 +46,7 @@ __all__ = [
     "membership",
     "recognition",
     "retention",
+    "savings",
     "summary",
     "tpr_at",
     "two_afc",

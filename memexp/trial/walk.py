@@ -217,7 +217,8 @@ class Walk:
             try:
                 untaught = self._untaught(stage)
                 began = self.activity.turn_to(stage, asks[0])
-                measure = partial(measured, probe, Session(self.state.lm, untaught), texts, guard, printed)
+                session = Session(self.state.lm, untaught, partial(self.state.aside, stage.settings))
+                measure = partial(measured, probe, session, texts, guard, printed)
                 items = self.shortage.again(measure, self.state.lm, stage, asks[0])
             except StoreError:
                 raise  # as in `reach`
