@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Recall,
         Recognition,
         Savings,
+        TruthRatio,
     )
     from memexp.results import open_store as open  # noqa: F401 - public, if not for `import *`
     from memexp.script import run_options
@@ -125,6 +126,7 @@ __all__ = [
     "TextFile",
     "TextStream",
     "TrainedTokenizer",
+    "TruthRatio",
     "Uniform",
     "__version__",
     "counterbalanced",

@@ -18,6 +18,7 @@ from memexp.probes.ratios import FactRatios
 from memexp.probes.recall import Recall
 from memexp.probes.recognition import Recognition
 from memexp.probes.savings import Savings
+from memexp.probes.truth_ratio import TruthRatio
 from memexp.spec import Probe
 
 __all__ = [
@@ -33,13 +34,14 @@ __all__ = [
     "Recall",
     "Recognition",
     "Savings",
+    "TruthRatio",
 ]
 
 BY_KIND: dict[str, type[Probe]] = {
     probe.kind: probe
     for probe in (
         *(Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership),
-        *(Quantized, Savings),
+        *(Quantized, Savings, TruthRatio),
     )
 }
 """memexp's own probes by the name of their table, which no other may write to."""

@@ -18,6 +18,7 @@ from memexp.stats.comparison import compare
 from memexp.stats.curves import CURVES, Fit, fit_curve
 from memexp.stats.detection import TwoAFC, auc, dprime, recognition, two_afc
 from memexp.stats.differences import Difference, difference, holm, mcnemar
+from memexp.stats.forgotten import ForgetQuality, Utility, forget_quality, model_utility
 from memexp.stats.means import OVER, Mean, mean_interval, summary
 from memexp.stats.members import blind_auc, membership, tpr_at
 from memexp.stats.memorisation import counterfactual, difference_in_differences
@@ -29,8 +30,10 @@ __all__ = [
     "OVER",
     "Difference",
     "Fit",
+    "ForgetQuality",
     "Mean",
     "TwoAFC",
+    "Utility",
     "auc",
     "best",
     "blind_auc",
@@ -40,10 +43,12 @@ __all__ = [
     "difference_in_differences",
     "dprime",
     "fit_curve",
+    "forget_quality",
     "holm",
     "mcnemar",
     "mean_interval",
     "membership",
+    "model_utility",
     "recognition",
     "retention",
     "savings",
