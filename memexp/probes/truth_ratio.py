@@ -1,6 +1,6 @@
 """Truth ratio: how much likelier than wrong answers is the right one, in the form of TOFU's lists of questions?
 
-TOFU (Maini et al. 2024, arXiv 2401.06121, section 2.2; locuslab/tofu, aggregate_eval_stat.py): each question has an
+TOFU (Maini et al. 2024, arXiv 2401.06121; locuslab/tofu, aggregate_eval_stat.py): each question has an
 answer, the same in other words, and wrong answers in the same form. A model that never met a fact finds both alike, so
 that what it makes of a whole list is compared with a model that never studied it, by `memexp.stats.forget_quality`;
 `memexp.stats.model_utility` says what it still can do.

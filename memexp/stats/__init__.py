@@ -18,7 +18,7 @@ from memexp.stats.comparison import compare
 from memexp.stats.curves import CURVES, Fit, fit_curve
 from memexp.stats.detection import TwoAFC, auc, dprime, recognition, two_afc
 from memexp.stats.differences import Difference, difference, holm, mcnemar
-from memexp.stats.forgotten import ForgetQuality, Utility, forget_quality, model_utility
+from memexp.stats.forgotten import ForgetQuality, Utility, forget_quality, model_utility, privleak
 from memexp.stats.means import OVER, Mean, mean_interval, summary
 from memexp.stats.members import blind_auc, membership, tpr_at
 from memexp.stats.memorisation import counterfactual, difference_in_differences
@@ -49,6 +49,7 @@ __all__ = [
     "mean_interval",
     "membership",
     "model_utility",
+    "privleak",
     "recognition",
     "retention",
     "savings",
