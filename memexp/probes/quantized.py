@@ -21,6 +21,7 @@ from memexp.probes.extraction import Extraction
 from memexp.probes.qa import QA
 from memexp.probes.recall import Recall
 from memexp.probes.recognition import Recognition
+from memexp.probes.truth_ratio import TruthRatio
 from memexp.spec import Condition, Headline, Positive, Probe, spec
 from memexp.store.closed import closed
 
@@ -45,8 +46,9 @@ SCHEMA = pa.schema(
 """One row per row of the test. ``probe``: its kind; ``task``: of questions; ``prefix_tokens``: of extraction, NULL as
 ``task`` is of others; ``bits``, ``group_size``: of the rounding; ``as_is``: the test's own measure of the item, the one
 whose mean the table at the end of a sweep shows (recognition: 1 where the target is the likelier; recall: ROUGE-2 of
-the completion; qa and choice: 1 where the answer is right; extraction: 1 where the suffix is given exactly), by the
-model with its weights as they are; ``rounded``: the same with rounded weights. NULL where the test has NULL."""
+the completion; qa and choice: 1 where the answer is right; extraction: 1 where the suffix is given exactly;
+truth_ratio: how far it is below 1), by the model with its weights as they are; ``rounded``: the same with rounded
+weights. NULL where the test has NULL."""
 
 
 @spec
@@ -64,7 +66,7 @@ class Quantized(Probe):
     )
     changes_frozen: ClassVar[bool] = True
 
-    probe: Recognition | Recall | QA | Choice | Extraction
+    probe: Recognition | Recall | QA | Choice | Extraction | TruthRatio
     """The test."""
     bits: Annotated[int, Field(ge=2, le=8)] = 4
     """Of a weight."""

@@ -23,7 +23,7 @@ from memexp.core.rounding import nearest
 from memexp.core.session import Session
 from memexp.errors import SpecError
 from memexp.plan.attempts import Attempt
-from memexp.probes import QA, Choice, Extraction, Quantized, Recall, Recognition
+from memexp.probes import QA, Choice, Extraction, Quantized, Recall, Recognition, TruthRatio
 from memexp.spec import Condition, Full, InlineItems, LoRA, Model, Pair, Resources, ShippedText, Study
 from memexp.store import Store
 from memexp.trial.execute import execute
@@ -141,6 +141,7 @@ def test_a_layer_that_is_in_two_places_is_rounded_once() -> None:
 
 
 QUESTIONS: list[dict[str, Any]] = [{"question": f"Which is {n}?", "answer": "the fox"} for n in range(3)]
+WRONG = [{**row, "perturbed_answer": ["a pond", "the mill"]} for row in QUESTIONS]
 CHOICES = [{**row, "choices": ["the fox", "a pond"], "answer": 0} for row in QUESTIONS]
 
 
@@ -152,14 +153,15 @@ CHOICES = [{**row, "choices": ["the fox", "a pond"], "answer": 0} for row in QUE
         (Extraction(PAIR.targets, (4, 8), 6, block_size=24), lambda row: float(row["exact"])),
         (QA(InlineItems("q", tuple(QUESTIONS)), task="mine"), lambda row: float(row["exact"])),
         (Choice(InlineItems("q", tuple(CHOICES)), task="mine"), lambda row: float(row["correct"])),
+        (TruthRatio(InlineItems("q", tuple(WRONG)), task="mine"), lambda row: max(0.0, 1 - row["truth_ratio"])),
     ],
-    ids=["recognition", "recall", "extraction", "qa", "choice"],
+    ids=["recognition", "recall", "extraction", "qa", "choice", "truth_ratio"],
 )
 def test_rows_have_the_measure_of_the_test_as_it_is_and_rounded(
     by_heart: LanguageModel, test: Any, of_row: Any
 ) -> None:
     lm = by_heart
-    items = CHOICES if isinstance(test, Choice) else QUESTIONS
+    items = CHOICES if isinstance(test, Choice) else WRONG if isinstance(test, TruthRatio) else QUESTIONS
     texts: Any = {**TEXTS, "items": [json.dumps(row) for row in items]}
     table = Quantized(test, bits=2, group=64).measure(Session(lm), texts)
     assert table.schema.equals(Quantized.schema())
