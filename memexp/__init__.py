@@ -21,8 +21,11 @@ if TYPE_CHECKING:
         LayerAblation,
         LmEval,
         Membership,
+        Quantized,
         Recall,
         Recognition,
+        Savings,
+        TruthRatio,
     )
     from memexp.results import open_store as open  # noqa: F401 - public, if not for `import *`
     from memexp.script import run_options
@@ -105,10 +108,12 @@ __all__ = [
     "Pair",
     "Pretrain",
     "Probe",
+    "Quantized",
     "RandomInit",
     "Recall",
     "Recognition",
     "Resources",
+    "Savings",
     "Search",
     "ShippedText",
     "Snapshots",
@@ -121,6 +126,7 @@ __all__ = [
     "TextFile",
     "TextStream",
     "TrainedTokenizer",
+    "TruthRatio",
     "Uniform",
     "__version__",
     "counterbalanced",

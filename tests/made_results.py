@@ -218,7 +218,7 @@ def _facts(made: Made) -> None:
 
 
 def single_texts(made: Made) -> None:
-    """Extraction and membership, in no sweep: what the pages about them ask."""
+    """Extraction, membership and what is left, in no sweep: what the pages about them ask."""
     for exposures in (0, 3):
         common: dict[str, Any] = {"model": "tiny-s", "exposures": exposures, "lr": 1e-3}
         rows: list[dict[str, Any]] = [
@@ -235,6 +235,15 @@ def single_texts(made: Made) -> None:
             for i in range(made.items)
         ]
         made.result("membership", rows, {}, **common)
+        rows = [{"item": i, "nll_before": 4.0, "steps": 9, "criterion": 0.5, "most": 60} for i in range(made.items)]
+        made.result("savings", rows, {}, **common)
+        rows = [
+            {"probe": "recall", "item": i, "bits": 4, "group_size": 64, "as_is": 0.25, "rounded": 0.5}
+            for i in range(made.items)
+        ]
+        made.result("quantized", rows, {}, **common)
+        rows = [{"task": "t", "item": i, "truth_ratio": 0.5, "rougeL_recall": 0.5} for i in range(made.items)]
+        made.result("truth_ratio", rows, {}, **common)
 
 
 def _search(made: Made) -> None:

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from memexp.core.data import key_seed
 from memexp.core.fork import Fork
-from memexp.core.model import LanguageModel, blocks, local
+from memexp.core.model import LanguageModel, blocks, local, own_part
 from memexp.errors import SpecError
 from memexp.spec import Forget
 
@@ -48,7 +47,7 @@ def reset(lm: LanguageModel, forget: Forget, pretrained: Fork, seed: int) -> Non
             local(parameter).zero_()
         else:
             drawn = _fresh(parameter.shape, key_seed(seed, "forget", name), normal=adapter[1] is not None)
-            local(parameter).copy_(_like(parameter, drawn))
+            local(parameter).copy_(own_part(parameter, drawn))
 
 
 @contextlib.contextmanager
@@ -117,10 +116,3 @@ def _fresh(shape: torch.Size, seed: int, normal: bool) -> Tensor:
     if normal:
         return nn.init.normal_(drawn, generator=generator)
     return nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-
-
-def _like(parameter: Tensor, whole: Tensor) -> Tensor:
-    """This rank's part of `whole`."""
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements).to_local()
-    return whole

@@ -9,9 +9,10 @@ For forks; checkpoint.py has what outlives the process. Random state is no part 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from memexp.core.model import LanguageModel, local
 from memexp.core.optimizer import fresh_optimizer, room
 from memexp.spec import Training
 
-__all__ = ["Fork", "on_host", "restore", "spend", "take"]
+__all__ = ["Fork", "on_host", "restore", "spend", "take", "weights_aside"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,19 @@ def restore(lm: LanguageModel, fork: Fork, settings: Training | None) -> Optimiz
 def spend(lm: LanguageModel, fork: Fork, settings: Training | None) -> Optimizer | None:
     """As `restore`, and `fork` is emptied on the way: what the model has again, the host has no more."""
     return _restored(lm, fork, settings, dict.pop)
+
+
+@contextlib.contextmanager
+def weights_aside(lm: LanguageModel) -> Iterator[None]:
+    """`lm` may learn meanwhile, with another optimizer than it has; afterwards its weights are as before, bit for bit.
+
+    An optimizer that it has stays where it is, so that a device holds two: `memexp.trial.state.State.aside` holds one.
+    """
+    here = take(lm, None)
+    try:
+        yield
+    finally:
+        spend(lm, here, None)
 
 
 @torch.no_grad()

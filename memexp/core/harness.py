@@ -57,7 +57,7 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Sum of the log-likelihoods, in nats, of each continuation's tokens, and whether greedy decoding gives it."""
         asked = [(str(context), str(continuation)) for context, continuation in (r.args[:2] for r in requests)]
-        pairs = self._pairs(asked)
+        pairs = self.pairs(asked)
         room = self.session.context or math.inf
         fits = []
         for i, ((context, _), (before, after)) in enumerate(zip(asked, pairs, strict=True)):
@@ -143,7 +143,7 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
                 rows[i] = list(row)
         return rows
 
-    def _pairs(self, asked: Sequence[tuple[str, str]]) -> list[tuple[Row, Row]]:
+    def pairs(self, asked: Sequence[tuple[str, str]]) -> list[tuple[Row, Row]]:
         """Token ids of context and continuation. The continuation has what follows the context's own tokens."""
         # Spaces at the end of a context belong to the first word after it.
         moved = [(c.rstrip(), c[len(c.rstrip()) :] + rest) if c else (c, rest) for c, rest in asked]

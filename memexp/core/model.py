@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -35,7 +35,7 @@ from memexp.core.traits import Traits, ask, head_is_plain
 from memexp.errors import ModelError
 from memexp.sources import Stored
 
-__all__ = ["LanguageModel", "blocks", "drops", "local", "set_dropout"]
+__all__ = ["LanguageModel", "blocks", "drops", "local", "own_part", "set_dropout"]
 
 Sorted: TypeAlias = NDArray[np.int64]
 
@@ -296,6 +296,13 @@ def blocks(lm: PreTrainedModel) -> nn.ModuleList:
 def local(parameter: Tensor) -> Tensor:
     """This rank's part of a parameter: its shard, or all of it where nothing is sharded."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def own_part(parameter: Tensor, whole: Tensor) -> Tensor:
+    """This rank's part of `whole`, which `parameter` is to hold. All ranks call."""
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements).to_local()
+    return whole
 
 
 def set_dropout(lm: PreTrainedModel, probability: float | None) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +12,17 @@ from transformers import PreTrainedTokenizerBase
 
 from memexp.core.data import Row, encode
 from memexp.core.forget import ablated
-from memexp.core.fork import Fork
+from memexp.core.fork import Fork, weights_aside
 from memexp.core.generate import answer_greedily, complete_greedily
 from memexp.core.hidden_states import hidden_states
 from memexp.core.model import LanguageModel, blocks
 from memexp.core.pass_memory import SharedPass
+from memexp.core.restudying import restudier
+from memexp.core.rounding import rounded
 from memexp.core.scoring import Likelihood, continuations, token_nlls
 from memexp.core.token_stats import TokenStats, token_stats
 from memexp.errors import SpecError
-from memexp.spec import Forget, TokenAsk
+from memexp.spec import Forget, Study, TokenAsk
 
 __all__ = ["Session"]
 
@@ -27,10 +30,18 @@ __all__ = ["Session"]
 class Session:
     """The questions a probe may ask. All ranks ask the same and get the same answers."""
 
-    def __init__(self, lm: LanguageModel, pretrained: Fork | None = None, shared: SharedPass | None = None) -> None:
-        """`pretrained`: the weights before study; `shared`: a pass that others have a part in."""
+    def __init__(
+        self,
+        lm: LanguageModel,
+        pretrained: Fork | None = None,
+        aside: Callable[[], AbstractContextManager[None]] | None = None,
+        shared: SharedPass | None = None,
+    ) -> None:
+        """`pretrained`: the weights before study; `aside`: in it the model may be led elsewhere, and comes back;
+        `shared`: a pass that others have a part in."""
         self.lm = lm
         self._pretrained = pretrained
+        self._aside = aside or partial(weights_aside, lm)
         self._shared = shared
 
     @property
@@ -108,6 +119,19 @@ class Session:
             raise SpecError("this session does not know the weights before study: Session(lm, pretrained=...)")
         with ablated(self.lm, side, self._pretrained), self._by_itself():
             yield
+
+    @contextmanager
+    def rounded(self, bits: int, group: int) -> Iterator[None]:
+        """The model with weights of few bits; see `memexp.core.rounding.rounded`."""
+        with rounded(self.lm, bits, group), self._by_itself():
+            yield
+
+    @contextmanager
+    def restudying(self, study: Study, rows: Sequence[Row], seed: int) -> Iterator[Callable[[int], None]]:
+        """A function that has the model study `rows` for so many steps more, as `study` says; afterwards the model is
+        what it was, bit for bit. See `memexp.core.restudying.restudier`."""
+        with self._aside(), self._by_itself():
+            yield restudier(self.lm, study, rows, seed)
 
     @contextmanager
     def _by_itself(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Sta
 from memexp.plan.inspection import Inspection
 from memexp.plan.memory import Load
 from memexp.plan.trials import Trial
+from memexp.probes import Savings
 from memexp.sources import ResolvedModel, Stream, Texts
 from memexp.sources.tokens import bytes_per_token
 from memexp.spec import AdamW, LoRA, Resources
@@ -31,6 +32,8 @@ PADDING = 1.15
 """Of a batch, which is of texts of like length."""
 RECALLED = 6_144
 """Tokens of texts that are completed together."""
+COMPLETING = ("recall", "qa", "quantized", "truth_ratio")
+"""Kinds whose texts are completed, or may be."""
 SPREAD = 0.25
 """By which what was measured may be off for other conditions."""
 LAUNCH = {("full", 4): 0.6e-3, ("full", 2): 1.3e-3, ("lora", 4): 1.6e-3, ("lora", 2): 2.9e-3}
@@ -65,8 +68,13 @@ def load_of(forest: Forest, base: str) -> Load:
         if isinstance(stage, TrainingStage)
     }
     tokens = [PADDING * size * lengths.studied(forest, stage) for (_, _, size), stage in trained.items()]
-    recalls = any(ask.kind in ("recall", "qa") and forest.base(ask.stage).id == base for ask in forest.asks)
-    return Load(int(max(tokens, default=0)), _forks(base, stages), RECALLED if recalls else 0, _most_moments(stages))
+    asks = [ask for ask in forest.asks if forest.base(ask.stage).id == base]
+    restudies = [(ask, ask.probe) for ask in asks if isinstance(ask.probe, Savings)]
+    tokens += [PADDING * math.prod(lengths.restudied(forest, ask)) for ask, _ in restudies]
+    forks = _forks(base, stages) + bool(restudies)  # the trajectory, while a copy of the model studies
+    moments = max([_most_moments(stages), *((probe.optimizer or AdamW()).moments for _, probe in restudies)])
+    recalled = RECALLED if any(ask.kind in COMPLETING for ask in asks) else 0
+    return Load(int(max(tokens, default=0)), forks, recalled, moments)
 
 
 def _most_moments(stages: Iterable[Stage]) -> int:
@@ -116,7 +124,7 @@ def work_alone(base: str, trials: Sequence[Trial]) -> Work:
 def _work(
     stages: Iterable[tuple[Trial, TrainingStage | ForgetStage]], measurements: Iterable[tuple[Trial, Ask]]
 ) -> Work:
-    """Of stages and measurements, as often as they come; a measurement reads the texts of its probe once."""
+    """Of stages and measurements, as often as they come; restudy counts with its most steps."""
     batches: Counter[tuple[int, float]] = Counter()
     lengths: _Lengths | None = None
     found: dict[str, tuple[int, float]] = {}  # a stage may come a thousand times
@@ -131,7 +139,9 @@ def _work(
     read = 0.0
     for trial, ask in measurements:
         lengths = lengths or _Lengths(trial.base.model)
-        read += sum(lengths.read(trial, corpus) for corpus in ask.corpora.values())
+        read += lengths.measured(trial, ask)
+        if isinstance(ask.probe, Savings):
+            batches[lengths.restudied(trial, ask)] += ask.probe.most
     return Work(batches, int(read), _most_moments(stage for _, stage in stages))
 
 
@@ -149,10 +159,19 @@ class _Lengths:
             return float(block)
         return self._of(stage.corpus, corpus, block) / corpus.count
 
-    def read(self, corpora: Corpora, name: str) -> float:
-        """Of all texts of a list that is measured."""
-        corpus = corpora.corpus(name)
-        return 0.0 if isinstance(corpus, Stream) else self._of(name, corpus, None)
+    def restudied(self, corpora: Corpora, ask: Ask) -> tuple[int, float]:
+        """Texts in a batch of `Savings`, and tokens of a text."""
+        probe, name = ask.probe, ask.corpora["corpus"]
+        assert isinstance(probe, Savings) and probe.batch_size is not None  # bound
+        texts = corpora.corpus(name)
+        assert isinstance(texts, Texts)  # no field of a stream
+        return probe.batch_size, self._of(name, texts, probe.block_size) / max(1, texts.count)
+
+    def measured(self, corpora: Corpora, ask: Ask) -> float:
+        """Of all texts that a measurement reads, once, or as often as restudy looks at them at most."""
+        lists = ((name, corpora.corpus(name)) for name in ask.corpora.values())
+        read = sum(self._of(name, texts, None) for name, texts in lists if isinstance(texts, Texts))
+        return read * (1 + math.ceil(ask.probe.most / ask.probe.every)) if isinstance(ask.probe, Savings) else read
 
     def _of(self, name: str, texts: Texts, block: int | None) -> float:
         if (name, block) not in self._known:
@@ -271,7 +290,10 @@ class Times:
                 found += stage.steps * self._of(trial, (batch, stage.moments), Work({batch: 1}, 0, stage.moments))
         read = 0.0
         for ask in {ask.measurement: ask for ask in trial.asks}.values():
-            read += sum(lengths.read(trial, corpus) for corpus in ask.corpora.values())
+            read += lengths.measured(trial, ask)
+            if isinstance(ask.probe, Savings):
+                batch, moments = lengths.restudied(trial, ask), (ask.probe.optimizer or AdamW()).moments
+                found += ask.probe.most * self._of(trial, (batch, moments), Work({batch: 1}, 0, moments))
         return found + read * self._of(trial, None, Work({}, _MANY)) / _MANY
 
     def _of(self, trial: Trial, what: Any, work: Work) -> float:

@@ -13,9 +13,12 @@ from memexp.probes.extraction import Extraction
 from memexp.probes.lm_eval import LmEval
 from memexp.probes.membership import Membership
 from memexp.probes.qa import QA
+from memexp.probes.quantized import Quantized
 from memexp.probes.ratios import FactRatios
 from memexp.probes.recall import Recall
 from memexp.probes.recognition import Recognition
+from memexp.probes.savings import Savings
+from memexp.probes.truth_ratio import TruthRatio
 from memexp.spec import Probe
 
 __all__ = [
@@ -27,12 +30,18 @@ __all__ = [
     "LayerAblation",
     "LmEval",
     "Membership",
+    "Quantized",
     "Recall",
     "Recognition",
+    "Savings",
+    "TruthRatio",
 ]
 
 BY_KIND: dict[str, type[Probe]] = {
     probe.kind: probe
-    for probe in (Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership)
+    for probe in (
+        *(Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership),
+        *(Quantized, Savings, TruthRatio),
+    )
 }
 """memexp's own probes by the name of their table, which no other may write to."""

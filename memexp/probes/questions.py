@@ -20,7 +20,7 @@ from memexp.spec import Condition, HubItems, InlineItems, ItemFile, Items, Probe
 if TYPE_CHECKING:
     from memexp.core.session import Session
 
-__all__ = ["TOO_LONG", "Questions", "Sample", "ShotsFrom", "asked", "check_questions", "question"]
+__all__ = ["TOO_LONG", "Questions", "Sample", "ShotsFrom", "asked", "check_questions", "question", "task_name"]
 
 TOO_LONG = "prompts that do not fit the model's context are not asked"
 """Why an item is NULL."""
@@ -40,10 +40,10 @@ class Questions(Probe):
 
     def bind(self, condition: Condition) -> Self:
         """With a name where none is given."""
-        return dataclasses.replace(self, task=self.task or _task_name(self.items))
+        return dataclasses.replace(self, task=self.task or task_name(self.items))
 
 
-def _task_name(items: ItemFile | HubItems | InlineItems) -> str:
+def task_name(items: ItemFile | HubItems | InlineItems) -> str:
     """A short name for what is asked: the subset, the file without folder and suffix, or the last part of a name."""
     if isinstance(items, HubItems):
         return items.subset or PurePath(items.dataset).name

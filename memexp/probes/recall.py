@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 
 from memexp.probes.mended import completions
 from memexp.probes.rouge import ROUGES, rouge
-from memexp.probes.words import in_other_letters, latin_words, words_of_any_script
+from memexp.probes.words import fails_latin, latin_words, words_of_any_script
 from memexp.spec import Condition, Corpus, Headline, Positive, Probe, spec
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class Recall(Probe):
         rests = [row[len(cue) :] for row, cue in zip(rows, cues, strict=True)]
         targets = session.decode(rows)
         known = [completion is not None for completion in completions]
-        others = [_is_other(text) for text in texts["corpus"]]
+        others = [fails_latin(text) for text in texts["corpus"]]
         whole = session.decode([cue + (completion or []) for cue, completion in zip(cues, completions, strict=True)])
         texts_new = session.decode([completion or [] for completion in completions])
         columns = {
@@ -114,26 +113,17 @@ class Recall(Probe):
         return pa.table(columns, schema=SCHEMA)
 
 
-def _is_other(text: str) -> bool:
-    """Whether `latin_words` fail a text: it has letters that are not Latin, or no a to z or 0 to 9.
-
-    The text that is to be recalled decides. Of a Latin one a completion is compared as it always was, whatever letters
-    it has, so that the numbers of old stores stay what they are.
-    """
-    return in_other_letters(text) or not re.search("[a-z0-9]", text.lower())
-
-
 @functools.lru_cache(maxsize=64)
 def _any_other(texts: tuple[str, ...]) -> bool:
     """Of a list that many conditions study."""
-    return any(map(_is_other, texts))
+    return any(map(fails_latin, texts))
 
 
 def _rouge(
     prefix: str, targets: Sequence[str], predictions: Sequence[str], known: Sequence[bool], others: Sequence[bool]
 ) -> dict[str, list[float | None]]:
     """ROUGE F-measures without stemming, one column each; None where nothing was predicted, or of `others` (see
-    `_is_other`) where the target has no word."""
+    `fails_latin`) where the target has no word."""
     columns: dict[str, list[float | None]] = {f"{prefix}_{name}": [] for name in ROUGES}
     for target, prediction, k, other in zip(targets, predictions, known, others, strict=True):
         words = words_of_any_script if other else latin_words

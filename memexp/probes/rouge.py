@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
-__all__ = ["ROUGES", "rouge"]
+__all__ = ["ROUGES", "recall_of", "rouge"]
 
 ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 """Of words, of pairs of words, of the longest common subsequence of all words, and of lines (Lin 2004, section 3.2)."""
@@ -31,6 +31,12 @@ def rouge(target: str, prediction: str, words: Callable[[str], list[str]]) -> di
         "rougeL": longest,
         "rougeLsum": _of_lines(_lines(target, words), _lines(prediction, words)) if lines else longest,
     }
+
+
+def recall_of(target: str, prediction: str, words: Callable[[str], list[str]]) -> float:
+    """ROUGE-L recall: share of the target's words in the longest common subsequence of both; 0 where it has none."""
+    one = words(target)
+    return _common(one, words(prediction)) / len(one) if one else 0.0
 
 
 def _f1(shared: int, target: Sequence[object], prediction: Sequence[object]) -> float:

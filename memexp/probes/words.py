@@ -9,7 +9,7 @@ import functools
 import re
 import unicodedata
 
-__all__ = ["in_other_letters", "latin_words", "words_of_any_script"]
+__all__ = ["fails_latin", "in_other_letters", "latin_words", "words_of_any_script"]
 
 _UNSPACED = re.compile(r"CJK |IDEOGRAPHIC |HIRAGANA |(HALFWIDTH )?KATAKANA[ -]|THAI |LAO |KHMER |MYANMAR ")
 """Beginnings of the names of characters of scripts that put no space between words."""
@@ -59,3 +59,12 @@ def _is_other(character: str) -> bool:
     # Before U+0250 all is Latin, or an indicator or a unit in Latin texts, as modifier letters (Lm) may be.
     letter = ord(character) >= 0x250 and unicodedata.category(character) in ("Lu", "Ll", "Lt", "Lo")
     return letter and not unicodedata.name(character, "").startswith("LATIN ")
+
+
+def fails_latin(text: str) -> bool:
+    """Whether `latin_words` fail a text: it has letters that are not Latin, or no a to z or 0 to 9.
+
+    The text that is to be said decides. Of a Latin one a completion is compared as it always was, whatever letters
+    it has, so that the numbers of old stores stay what they are.
+    """
+    return in_other_letters(text) or not re.search("[a-z0-9]", text.lower())

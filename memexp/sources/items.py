@@ -44,7 +44,8 @@ def read_items(items: ItemFile | HubItems | InlineItems) -> tuple[str, list[str]
     else:
         name, rows = items.name, list(enumerate(items.rows))
         where = f"{items.name}, item "
-    return name, [json.dumps(_item(f"{where}{number}", row), sort_keys=True) for number, row in rows]
+    read = _perturbed if items.perturbed else _item
+    return name, [json.dumps(read(f"{where}{number}", row), sort_keys=True) for number, row in rows]
 
 
 def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,16 +71,39 @@ def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return item
 
 
+def _perturbed(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A question with wrong answers, and maybe the right one in other words: the columns of TOFU (Maini et al. 2024,
+    arXiv 2401.06121)."""
+    texts = [*_QUESTION, "perturbed_answer"]
+    for name in texts:
+        if name not in row:
+            has = ", ".join(near_first(name, map(str, row))) or "nothing"
+            raise DataError(f"{where}: no column {name!r} (it has {has}); wrong answers are a list perturbed_answer")
+    item = {name: row[name] for name in _QUESTION}
+    if row.get("paraphrased_answer") is not None:
+        item["paraphrased_answer"] = row["paraphrased_answer"]
+    if row.get("fact") is not None:
+        item["fact"] = row["fact"]
+    for name, text in item.items():
+        _check(where, name, text)
+    return item | {"perturbed_answer": _list(where, "perturbed_answer", row["perturbed_answer"], 1)}
+
+
 def _choices(where: str, value: Any) -> list[str]:
+    return _list(where, "choices", value, 2)
+
+
+def _list(where: str, name: str, value: Any, least: int) -> list[str]:
+    """At least so many texts, and at most 26."""
     if isinstance(value, str):  # a CSV holds a list as JSON
         try:
             value = parsed(value)
         except ValueError:
-            raise DataError(f'{where}: choices must be a list such as ["one", "two"], got {value!r}') from None
-    if not isinstance(value, Sequence) or isinstance(value, str) or not 2 <= len(value) <= 26:
-        raise DataError(f"{where}: choices must be a list of 2 to 26 texts")
-    for place, choice in enumerate(value):
-        _check(where, f"choices[{place}]", choice)
+            raise DataError(f'{where}: {name} must be a list such as ["one", "two"], got {value!r}') from None
+    if not isinstance(value, Sequence) or isinstance(value, str) or not least <= len(value) <= 26:
+        raise DataError(f"{where}: {name} must be a list of {least} to 26 texts")
+    for place, text in enumerate(value):
+        _check(where, f"{name}[{place}]", text)
     return list(value)
 
 

@@ -58,6 +58,9 @@ class Probe(ABC):
     """Folder in the store and table name in queries."""
     headline: ClassVar[Headline | None] = None
     """What the table at the end of a sweep shows of its rows; None where no single mean says something."""
+    changes_frozen: ClassVar[bool] = False
+    """Whether `measure` changes weights meanwhile that do not learn, which lanes of adapters share: no trial with such
+    a probe and an adapter has several."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         """Reached by a class without `@spec` only, which would know nothing of its fields. Raises SpecError."""

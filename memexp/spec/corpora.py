@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from memexp.spec.fields import Name, PathText, Positive, Text, as_tuple, spec
 
@@ -21,6 +22,7 @@ __all__ = [
     "ItemFile",
     "Items",
     "Pair",
+    "PerturbedItems",
     "ShippedText",
     "StreamedCorpus",
     "TextFile",
@@ -222,6 +224,8 @@ class ItemFile:
     path: PathText
     """Where the file is, absolute or relative to the current folder. Its folder is no part of an identity; its name is
     where a probe takes its `task` from it."""
+    perturbed: bool = False
+    """Whether ``paraphrased_answer`` and ``perturbed_answer`` are read too: see `TruthRatio`, which sets it."""
 
     @property
     def name(self) -> str:
@@ -241,6 +245,8 @@ class HubItems:
     """Split of the dataset."""
     revision: Text | None = None
     """Branch, tag or commit; resolved to a commit once, before anything is hashed."""
+    perturbed: bool = False
+    """As in `ItemFile`."""
 
     @property
     def name(self) -> str:
@@ -256,6 +262,8 @@ class InlineItems:
     """What the rows call these items. Part of an identity where a probe takes its `task` from it."""
     rows: Annotated[tuple[dict[str, Any], ...], BeforeValidator(as_tuple), Field(min_length=1)]
     """A dictionary for each item."""
+    perturbed: bool = False
+    """As in `ItemFile`."""
 
     @functools.cached_property
     def _digest(self) -> str:
@@ -263,7 +271,8 @@ class InlineItems:
 
     def __repr__(self) -> str:
         """One short line; no two lists have the same, on which `memexp.sources.Sources` counts."""
-        return f"InlineItems({self.name!r}, {len(self.rows)} items, {self._digest})"
+        also = ", perturbed" if self.perturbed else ""
+        return f"InlineItems({self.name!r}, {len(self.rows)} items, {self._digest}{also})"
 
 
 def _as_items(value: Any) -> Any:
@@ -275,3 +284,13 @@ def _as_items(value: Any) -> Any:
 
 Items = Annotated[ItemFile | HubItems | InlineItems, BeforeValidator(_as_items)]
 """Questions to be answered or facts to be scored; a plain string or path stands for an `ItemFile`."""
+
+
+def _with_perturbed(items: ItemFile | HubItems | InlineItems) -> ItemFile | HubItems | InlineItems:
+    return dataclasses.replace(items, perturbed=True)
+
+
+PerturbedItems = Annotated[
+    ItemFile | HubItems | InlineItems, BeforeValidator(_as_items), AfterValidator(_with_perturbed)
+]
+"""Questions with wrong answers beside the right one; a plain string or path stands for an `ItemFile`."""

@@ -18,18 +18,22 @@ from memexp.stats.comparison import compare
 from memexp.stats.curves import CURVES, Fit, fit_curve
 from memexp.stats.detection import TwoAFC, auc, dprime, recognition, two_afc
 from memexp.stats.differences import Difference, difference, holm, mcnemar
+from memexp.stats.forgotten import ForgetQuality, Utility, forget_quality, model_utility, privleak
 from memexp.stats.means import OVER, Mean, mean_interval, summary
 from memexp.stats.members import blind_auc, membership, tpr_at
 from memexp.stats.memorisation import counterfactual, difference_in_differences
 from memexp.stats.retained import retention
+from memexp.stats.saved import savings
 
 __all__ = [
     "CURVES",
     "OVER",
     "Difference",
     "Fit",
+    "ForgetQuality",
     "Mean",
     "TwoAFC",
+    "Utility",
     "auc",
     "best",
     "blind_auc",
@@ -39,12 +43,16 @@ __all__ = [
     "difference_in_differences",
     "dprime",
     "fit_curve",
+    "forget_quality",
     "holm",
     "mcnemar",
     "mean_interval",
     "membership",
+    "model_utility",
+    "privleak",
     "recognition",
     "retention",
+    "savings",
     "summary",
     "tpr_at",
     "two_afc",

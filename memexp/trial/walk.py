@@ -219,7 +219,8 @@ class Walk:
             try:
                 untaught = self._untaught(stage)
                 began = self.activity.turn_to(stage, asks[0])
-                session = Session(self.state.lm, untaught, passes.for_(asks[0].probe_id))
+                aside, shared = partial(self.state.aside, stage.settings), passes.for_(asks[0].probe_id)
+                session = Session(self.state.lm, untaught, aside, shared)
                 measure = partial(measured, probe, session, texts, guard, printed)
                 items = self.shortage.again(measure, self.state.lm, stage, asks[0])
             except StoreError:

@@ -36,13 +36,16 @@ from memexp import (
     Model,
     Pair,
     Pretrain,
+    Quantized,
     RandomInit,
     Recall,
     Recognition,
+    Savings,
     Study,
     TextFile,
     TextStream,
     TrainedTokenizer,
+    TruthRatio,
 )
 from memexp.identity import canonical, identity, texts_identity
 from memexp.plan import Forest, grow
@@ -219,6 +222,27 @@ def test_golden_single_texts(pair: Pair) -> None:
         "1b373e2fdd7cb5b8",
         "ffd4b2dee988fb7c",
         "5c413f1eb772f6aa",
+    ]
+
+
+def test_golden_of_what_is_left(pair: Pair) -> None:
+    """Of restudy, of few bits, and against wrong answers."""
+    items = InlineItems("questions", [{"question": "Why?", "answer": "So.", "perturbed_answer": ["No."]}])
+    probes = [
+        Savings(),
+        Savings(pair.foils, criterion=1.0, most=10, every=2, lr=1e-4, optimizer=SGD(), seed=3),
+        Quantized(Recall()),
+        Quantized(Recognition(pair), bits=8, group=32),
+        TruthRatio(items),
+        TruthRatio(items, task="mine", prompt="{question}", most_tokens=9),
+    ]
+    assert ids(condition(pair, probes=probes))["probes"] == [
+        "735ecb2b598d96fe",
+        "552ef6f5a3e0c55b",
+        "0c4f2af9fdcaa813",
+        "454649a05f6be651",
+        "e8f4808f921a1eb6",
+        "91d2acb068620dee",
     ]
 
 

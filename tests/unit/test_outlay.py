@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from memexp import SGD, AdamW, Condition, Interference, LoRA, Resources
+from memexp import SGD, AdamW, Condition, Interference, LoRA, Pair, Recognition, Resources, Savings
 from memexp.plan import bundle, grow
 from memexp.plan.devices import ETHERNET, PCIE, Device
 from memexp.plan.forest import BaseStage
 from memexp.plan.inspection import Inspection
-from memexp.plan.outlay import LAUNCH, SPREAD, Work, hours, load_of, work_alone, work_of
+from memexp.plan.outlay import LAUNCH, SPREAD, Times, Work, hours, load_of, work_alone, work_of
 
 FAST = Device(memory=80e9, float32=1e16, tf32=1e16, bfloat16=2e16, bandwidth=1e12, link=1e11)
 SLOW = Device(memory=80e9, float32=1e12, tf32=2e12, bfloat16=4e12, bandwidth=1e15, link=1e15)
@@ -123,3 +123,22 @@ def test_what_is_measured_of_an_untrained_model_takes_time_too(trajectory: Traje
     texts = sum(len(forest.texts[corpus].items) for corpus in lists)
     assert not work.batches and work.measured > 2 * texts
     assert min(hours(work, MODEL, base, Resources(gpus=1), SLOW, None)) > 0
+
+
+def test_restudy_takes_its_steps_and_looks_and_a_copy_of_the_trajectory(trajectory: Trajectory) -> None:
+    one, *_ = trajectory(1e-3)
+    one = dataclasses.replace(one, study=dataclasses.replace(one.study, optimizer=SGD()))
+    found = []
+    restudy = Savings(batch_size=64, most=30, every=4, optimizer=AdamW())
+    for probe in (Recognition(Pair(one.study.corpus, one.study.corpus)), restudy):
+        forest = grow([dataclasses.replace(one, probes=[probe])])
+        trials = bundle(forest, forest.asks, lambda resources: 1)
+        [base] = forest.resources
+        times = Times({base: MODEL, trials[0].base.model.id: MODEL}, lambda _: "h100")
+        found.append((load_of(forest, base), work_of(base, trials), times.seconds(trials[0])))
+    (plain, before, sooner), (load, work, later) = found
+    assert (plain.moments, load.moments, load.forks) == (0, 2, plain.forks + 1) and load.tokens > plain.tokens
+    restudied = {batch: steps for batch, steps in work.batches.items() if batch not in before.batches}
+    assert [(size, steps) for (size, _), steps in restudied.items()] == [(64, 30)]
+    assert work.measured == pytest.approx(9 * before.measured / 2, abs=9), "eight looks and one before, at one list"
+    assert later > sooner
