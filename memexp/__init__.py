@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from memexp.script import run_options
     from memexp.spec import (
         ASHA,
+        EWC,
         SGD,
         AdamW,
         Choices,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         TextStream,
         TrainedTokenizer,
         Uniform,
+        Unlearn,
         counterbalanced,
         retention_steps,
     )
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASHA",
+    "EWC",
     "QA",
     "SGD",
     "AdamW",
@@ -122,6 +125,7 @@ __all__ = [
     "TextStream",
     "TrainedTokenizer",
     "Uniform",
+    "Unlearn",
     "__version__",
     "counterbalanced",
     "depth",

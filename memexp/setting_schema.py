@@ -50,6 +50,12 @@ SETTINGS = pa.schema(
         ("forget_side", pa.string()),
         ("forget_layer", pa.int64()),
         ("restudy_exposures", pa.int64()),
+        # unlearning
+        *((f"unlearn_{name}", pa.string()) for name in ("loss", "forget", "forget_id", "retain", "retain_id")),
+        *((f"unlearn_{name}", pa.int64()) for name in ("steps", "batch_size", "block_size")),
+        *((f"unlearn_{name}", pa.float64()) for name in ("lr", "beta", "weight")),
+        ("unlearn_optimizer", pa.string()),
+        *((f"unlearn_{name}", pa.float64()) for name in ("momentum", "dropout", "weight_decay", "clip_norm")),
         # interference
         ("retention_steps", pa.int64()),
         ("interference_corpus", pa.string()),
@@ -63,6 +69,9 @@ SETTINGS = pa.schema(
         ("interference_weight_decay", pa.float64()),
         ("interference_clip_norm", pa.float64()),
         ("interference_replay", pa.float64()),
+        ("interference_protect_strength", pa.float64()),
+        ("interference_protect_samples", pa.int64()),
+        ("interference_protect_empirical", pa.bool_()),
         # pretraining
         ("pretrain_steps", pa.int64()),
         ("pretrain_corpus", pa.string()),
@@ -82,4 +91,5 @@ SETTINGS = pa.schema(
 )
 """What was asked for. One row of these is shared by all items of a condition's probe. ``probe_settings``: JSON of what
 the probe has that is not at its default, its texts by name; ``optimizer``: sgd, NULL for AdamW;
-``presentation``: spaced or cyclic, NULL for massed."""
+``presentation``: spaced or cyclic, NULL for massed; ``unlearn_beta``: NULL but for npo; ``unlearn_weight``: NULL
+without texts to be kept; ``interference_protect_strength``: of EWC, NULL without it."""

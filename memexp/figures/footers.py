@@ -27,6 +27,9 @@ UNSAID = {
     "presentation": ("lr", "massed"),
     "pretrain_optimizer": ("pretrain_lr", "adamw"),
     "interference_replay": ("interference_lr", 0.0),
+    "interference_protect_strength": ("interference_lr", 0.0),
+    "unlearn_loss": ("lr", "none"),
+    "unlearn_optimizer": ("unlearn_lr", "adamw"),
 }
 """What NULL stands for in columns that came later, where another is not NULL."""
 

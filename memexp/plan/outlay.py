@@ -66,12 +66,28 @@ def load_of(forest: Forest, base: str) -> Load:
     }
     tokens = [PADDING * size * lengths.studied(forest, stage) for (_, _, size), stage in trained.items()]
     recalls = any(ask.kind in ("recall", "qa") and forest.base(ask.stage).id == base for ask in forest.asks)
-    return Load(int(max(tokens, default=0)), _forks(base, stages), RECALLED if recalls else 0, _most_moments(stages))
+    return Load(
+        int(max(tokens, default=0)),
+        _forks(base, stages),
+        RECALLED if recalls else 0,
+        _most_moments(stages),
+        _held(stages),
+    )
 
 
 def _most_moments(stages: Iterable[Stage]) -> int:
     """Numbers that an optimizer of `stages` keeps of each that learns, at most; where nothing is trained AdamW's."""
     return max((one.moments for one in stages if isinstance(one, TrainingStage)), default=AdamW().moments)
+
+
+def _held(stages: Iterable[Stage]) -> int:
+    """Numbers that are kept of each that learns, of the beginnings of all lines on one way, at most."""
+    found: dict[str, int] = {}
+    for stage in stages:  # parents come first
+        before = found.get(stage.parent or "", 0)
+        begins = isinstance(stage, TrainingStage) and stage.parent == stage.start
+        found[stage.id] = before + (stage.held if begins and isinstance(stage, TrainingStage) else 0)
+    return max(found.values(), default=0)
 
 
 def _forks(base: str, stages: Sequence[Stage]) -> int:

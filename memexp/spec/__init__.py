@@ -30,6 +30,7 @@ from memexp.spec.headline import Headline
 from memexp.spec.located import located, written_by_user
 from memexp.spec.models import Full, LoRA, Model, RandomInit, TrainedTokenizer
 from memexp.spec.optimizers import SGD, AdamW
+from memexp.spec.protection import EWC
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
 from memexp.spec.training import (
     Cyclic,
@@ -42,9 +43,11 @@ from memexp.spec.training import (
     repeats,
     retention_steps,
 )
+from memexp.spec.unlearning import Unlearn
 
 __all__ = [
     "ASHA",
+    "EWC",
     "SGD",
     "AdamW",
     "Choices",
@@ -90,6 +93,7 @@ __all__ = [
     "TrainedTokenizer",
     "Training",
     "Uniform",
+    "Unlearn",
     "counterbalanced",
     "located",
     "repeats",

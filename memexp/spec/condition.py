@@ -18,6 +18,7 @@ from memexp.spec.headline import Headline
 from memexp.spec.located import located
 from memexp.spec.models import Full, LoRA, Model
 from memexp.spec.training import Forget, Interference, Pretrain, Study
+from memexp.spec.unlearning import Unlearn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,12 +129,16 @@ class Condition:
     """What is trained on afterwards."""
     pretrain: Pretrain | None = None
     """What is trained on before study."""
+    unlearn: Unlearn | None = None
+    """What is unlearned after study, and after forgetting, before interference."""
 
     def __post_init__(self) -> None:
         if not self.probes:
             raise SpecError("Condition.probes is empty: without a probe there is nothing to measure")
         if self.pretrain is not None and isinstance(self.method, LoRA):
             raise SpecError("Condition.pretrain needs method=Full(): of LoRA nothing but the adapter would learn")
+        if self.unlearn is not None:
+            self._check_unlearning(self.unlearn)
         for probe in self.probes:
             if not isinstance(probe, Probe):
                 raise SpecError(f"Condition.probes: {probe!r} is no probe; give probes such as Recall()")
@@ -146,6 +151,15 @@ class Condition:
                 or kind.lower() in ("training", "stages", "sweeps", "searches")
             ):
                 raise SpecError(f"{type(probe).__name__}.kind: {kind!r} cannot name a table of results")
+
+    def _check_unlearning(self, unlearn: Unlearn) -> None:
+        if unlearn.forget is None and unlearn.retain == self.study.corpus:
+            raise SpecError(
+                f"Unlearn.retain: {self.study.corpus.name} is to be forgotten, being the study list; name the texts of "
+                "it that are in Unlearn.forget, and the others here"
+            )
+        if self.interference is not None and self.interference.optimizer == "carried":
+            raise SpecError("Interference.optimizer: 'carried' is that of study, and unlearning has one; give 'fresh'")
 
 
 def counterbalanced(condition: Condition) -> Condition:
@@ -172,10 +186,14 @@ def counterbalanced(condition: Condition) -> Condition:
             f"counterbalanced(): the twin studies {foils.name}, to which {other.targets.name} and {other.foils.name} "
             "are no pair; give that probe to a condition without a twin"
         )
+    unlearn = condition.unlearn
+    if unlearn is not None and unlearn.forget not in (None, studied, foils):
+        raise SpecError("counterbalanced(): the twin studies nothing of Unlearn.forget; unlearn the study list")
     return dataclasses.replace(
         condition,
         study=dataclasses.replace(condition.study, corpus=foils),
         probes=tuple(_exchanged(probe, studied, foils) for probe in condition.probes),
+        unlearn=None if unlearn is None else _exchanged(unlearn, studied, foils),
         labels={**condition.labels, "counterbalanced": True},
     )
 
@@ -241,7 +259,8 @@ class Resources:
     """Conditions of one base model that a worker trains and measures in one pass, LoRA or full: they share its frozen
     weights and nothing else. Numbers are those of each by itself up to the last digits, not bit for bit, as with any
     other size of a batch. Worth it where one condition leaves a GPU idle; a CPU has nothing idle. Trials with a probe
-    of your own, or that are tried again after they took their process along, have one lane all the same. ``"auto"``: on
+    of your own, with `Unlearn` or `EWC`, or that are tried again after they took their process along, have one lane all
+    the same. ``"auto"``: on
     a GPU up to eight, as many as a short trial of the model and its batch finds worth it; on a CPU one."""
 
     def __post_init__(self) -> None:
