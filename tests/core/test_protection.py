@@ -165,8 +165,6 @@ def test_carried_replayed_and_protected(grid: Grid, tmp_path: Path) -> None:
     (studied,) = grid((2,), lrs=(1e-2,))
     carried = after(studied, 2, 5, optimizer="carried", protect=HELD)
     compare([*carried, *after(studied, 5, replay=0.3, protect=HELD)], tmp_path)
-        tmp_path,
-    )
 
 
 @pytest.mark.parametrize("killed_at", [11, 13, 16])
