@@ -6,11 +6,21 @@ A tiny model studies 80 sentences, ten times each. Then it trains against the fi
 difference, NPO or KL, the others being the retain list, and both lists are recognised and recalled. Beside it stands
 the control that never saw the first 40: what unlearning is to come to. Three seeds; some minutes on two cores.
 
-    memexp query "SELECT way, unlearn_loss, unlearn_steps, probe_settings, avg((target_nll < foil_nll)::int) AS recognition,
-                  avg(target_nll) AS nll FROM recognition GROUP BY ALL ORDER BY ALL"
+What one sees: no loss leaves the control's model, which tells the forgotten pairs apart in .51 of all cases, at 5.6 nats
+a token, and recalls .32 of the retain list to the letter. Verbatim recall of the forget list goes from .53 to .06
+(difference) or 0 (all others) within five steps, when its pairs are still told apart in all cases: recall ends long
+before recognition. Ascent takes the retain list along (13 nats after 20 steps for both). With difference and KL the
+forget list ends at 18.5 and 19.9 nats after 40 steps, far above the control, where its pairs are told apart in .07 and
+.08: below chance, so that it still shows what was studied. NPO stops by itself, at 2.3 nats, with all pairs still told
+apart. Of the retain list difference leaves .16 after 40 steps, NPO .12, KL none; these rates are of one learning rate.
+
+    memexp query "SELECT way, unlearn_loss, unlearn_steps, probe_settings, avg(target_nll) AS nll,
+                  avg((target_nll < foil_nll)::int) AS recognition FROM recognition GROUP BY ALL ORDER BY ALL"
 
 ``--protect`` asks about the reverse, what keeps a memory: 300 steps of other text with nothing, with replay of one text
-in twenty, and with EWC.
+in twenty, and with EWC. One seed, run to the end so far, has recall of 0 without anything (at 3.9 to 4.1 nats), .28 and
+.18 of the two halves with replay, and .48 with EWC of strength 1,000 (at .5 nats, as before); strengths 10 and 100 hold
+the likelihood (1.5 to 1.7 nats) and no sentence. What EWC leaves to be learned of the other text was not measured.
 
 ``--published`` takes the setting of TOFU (Maini et al. 2024, arXiv 2401.06121): Phi-1.5 finetuned on its 4,000 answers,
 five exposures, batches of 32, weight decay .01, a fifth of the steps warm-up; forget10 unlearned for as many exposures
@@ -47,7 +57,7 @@ parser.add_argument("--losses", nargs="+", default=("ascent", "difference", "npo
 parser.add_argument("--steps", nargs="+", type=int, help="default: 0 5 10 20 40; 65 with --published")
 parser.add_argument("--lr", type=float, help="of unlearning; default: 3e-4, 2e-5 with --published")
 parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
-parser.add_argument("--strengths", nargs="+", type=float, default=(1e3, 1e4, 1e5), help="of EWC, with --protect")
+parser.add_argument("--strengths", nargs="+", type=float, default=(10, 100, 1e3), help="of EWC, with --protect")
 chosen = parser.add_mutually_exclusive_group()
 chosen.add_argument("--protect", action="store_true", help="interference with nothing, replay and EWC instead")
 chosen.add_argument("--published", action="store_true", help="TOFU's setting, for a GPU")

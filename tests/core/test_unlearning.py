@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from core.test_lane_trials import executed as laned
 from core.test_trial import Grid, compare, executed, grid, rows, store, trial_of
 
 import memexp.core.train
+from memexp import loading
 from memexp.core import objectives
 from memexp.core.batches import Batch, PassingBatches, Retaining
 from memexp.core.data import Row, encode
@@ -268,8 +270,9 @@ def test_it_takes_back_what_study_did(grid: Grid, store: Store) -> None:
         means[row["exposures"], row["unlearn_loss"]] += row["target_nll"]
     assert means[6, None] < means[0, None] < min(means[6, loss] for loss in LOSSES)
     lines: dict[str, list[float]] = {}
-    for row in rows(store, "training", kind="unlearn"):
-        lines.setdefault(row["stage_id"], []).append(row["loss"])
+    for row in rows(store, "training"):
+        if row["kind"] == "unlearn":
+            lines.setdefault(row["stage_id"], []).append(row["loss"])
     assert len(lines) == len(LOSSES)
     assert all(losses[-1] > losses[0] for losses in lines.values()), "what is recorded is the NLL of the forget list"
 
@@ -353,6 +356,18 @@ def test_killed_in_unlearning_it_goes_on_to_the_last_bit(
 
 
 # Lanes, the plan, and what is refused
+
+
+def test_the_shipped_sweep_has_every_loss_and_the_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path = str(Path(__file__).parents[2] / "sweeps" / "unlearning.py")
+    sweep = loading.load(path, ["--seeds", "0"])
+    cells = Counter(one.unlearn.loss if one.unlearn is not None else one.labels["way"] for one in sweep.conditions)
+    assert cells == {**dict.fromkeys(LOSSES, 5), "never saw it": 1}
+    assert sweep.grow().steps == 50 + 30 + 4 * 40, "study of both lists, of one, and the longest line of each loss"
+    ways = Counter(one.labels["way"] for one in loading.load(path, ["--protect", "--seeds", "0"]).conditions)
+    assert set(ways.values()) == {4} and {"nothing", "replay", "EWC 1000"} < ways.keys()
 
 
 def test_it_has_one_lane_all_the_same(grid: Grid, tmp_path: Path) -> None:
