@@ -6,8 +6,8 @@ A tiny model studies 80 sentences, ten times each. Then it trains against the fi
 difference, NPO or KL, the others being the retain list, and both lists are recognised and recalled. Beside it stands
 the control that never saw the first 40: what unlearning is to come to. Three seeds; some minutes on two cores.
 
-What one sees: no loss leaves the control's model, which tells the forgotten pairs apart in .51 of all cases, at 5.6 nats
-a token, and recalls .32 of the retain list to the letter. Verbatim recall of the forget list goes from .53 to .06
+What one sees: no loss leaves the control's model, which tells the forgotten pairs apart in .51 of all cases, at 5.6
+nats a token, and recalls .32 of the retain list to the letter. Verbatim recall of the forget list goes from .53 to .06
 (difference) or 0 (all others) within five steps, when its pairs are still told apart in all cases: recall ends long
 before recognition. Ascent takes the retain list along (13 nats after 20 steps for both). With difference and KL the
 forget list ends at 18.5 and 19.9 nats after 40 steps, far above the control, where its pairs are told apart in .07 and
