@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from memexp.script import run_options
     from memexp.spec import (
         ASHA,
+        EWC,
         SGD,
         AdamW,
         Choices,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         TextStream,
         TrainedTokenizer,
         Uniform,
+        Unlearn,
         counterbalanced,
         retention_steps,
     )
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASHA",
+    "EWC",
     "QA",
     "SGD",
     "AdamW",
@@ -128,6 +131,7 @@ __all__ = [
     "TrainedTokenizer",
     "TruthRatio",
     "Uniform",
+    "Unlearn",
     "__version__",
     "counterbalanced",
     "depth",

@@ -36,7 +36,7 @@ class Losses:
     sweep: str
     trial: str
     model: str
-    kind: Literal["pretrain", "study", "filler", "restudy", "then", "interference"]
+    kind: Literal["pretrain", "study", "filler", "restudy", "then", "unlearn", "interference"]
     """Which part of a condition it is."""
     line: str
     """Identity of the line of training that `steps` are counted along: all exposures of a study are one."""

@@ -182,8 +182,9 @@ BARE = {"training": TRAINING, "stages": STAGES, "sweeps": SWEEPS, "searches": SE
 """The kinds that hold no results, with all their columns."""
 SINCE = {
     "probe_settings",
-    *(name for name in SETTINGS.names if name.startswith(("pretrain_", "presentation", "filler", "then_"))),
+    *(name for name in SETTINGS.names if name.startswith(("pretrain_", "presentation", "filler", "then_", "unlearn_"))),
     *(f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm", "momentum", "replay")),
+    *(f"interference_protect_{name}" for name in ("strength", "samples", "empirical")),
     *("optimizer", "momentum", "times", "variants", "variants_id", "further_batches"),
     *YOUNGER,
 }

@@ -67,6 +67,12 @@ SETTINGS = pa.schema(
         ("then_clip_norm", pa.float64()),
         ("then_optimizer", pa.string()),
         ("then_momentum", pa.float64()),
+        # unlearning
+        *((f"unlearn_{name}", pa.string()) for name in ("loss", "forget", "forget_id", "retain", "retain_id")),
+        *((f"unlearn_{name}", pa.int64()) for name in ("steps", "batch_size", "block_size")),
+        *((f"unlearn_{name}", pa.float64()) for name in ("lr", "beta", "weight")),
+        ("unlearn_optimizer", pa.string()),
+        *((f"unlearn_{name}", pa.float64()) for name in ("momentum", "dropout", "weight_decay", "clip_norm")),
         # interference
         ("retention_steps", pa.int64()),
         ("interference_corpus", pa.string()),
@@ -80,6 +86,9 @@ SETTINGS = pa.schema(
         ("interference_weight_decay", pa.float64()),
         ("interference_clip_norm", pa.float64()),
         ("interference_replay", pa.float64()),
+        ("interference_protect_strength", pa.float64()),
+        ("interference_protect_samples", pa.int64()),
+        ("interference_protect_empirical", pa.bool_()),
         # pretraining
         ("pretrain_steps", pa.int64()),
         ("pretrain_corpus", pa.string()),
@@ -100,4 +109,5 @@ SETTINGS = pa.schema(
 """What was asked for. One row of these is shared by all items of a condition's probe. ``probe_settings``: JSON of what
 the probe has that is not at its default, its texts by name; ``optimizer``: sgd, NULL for AdamW;
 ``presentation``: spaced or cyclic, NULL for massed; ``times``: as written, with commas; ``variants``: their names with
-commas, ``variants_id``: hash of their texts."""
+commas, ``variants_id``: hash of their texts; ``unlearn_beta``: NULL but for npo; ``unlearn_weight``: NULL without texts
+to be kept; ``interference_protect_strength``: of EWC, NULL without it."""

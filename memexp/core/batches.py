@@ -18,7 +18,7 @@ from memexp.core.data import Row, order
 from memexp.core.schedule import learning_rate
 from memexp.errors import DataError
 from memexp.sources import WINDOW, Stream, Windows
-from memexp.spec import Cyclic, Passes, Pretrain, Study, Training
+from memexp.spec import Cyclic, Passes, Pretrain, Study, Training, Unlearn
 
 __all__ = [
     "Batch",
@@ -27,6 +27,7 @@ __all__ = [
     "PassingBatches",
     "Replayed",
     "Replays",
+    "Retaining",
     "RowWindows",
     "StreamBatches",
     "StudyBatches",
@@ -45,6 +46,8 @@ class Batch:
     """Its learning rate."""
     draws: tuple[object, ...] | None
     """What keys dropout from this step on; None goes on with the draws of the step before."""
+    retained: int = 0
+    """How many of the rows, the last ones, are to be kept while the others are unlearned."""
 
 
 class Batches(Protocol):
@@ -215,6 +218,17 @@ class Interleaved:
         return replace(batch, rows=[*batch.rows, *self.filler(step).rows])
 
 
+class Retaining:
+    """Batches of unlearning with texts that are to be kept behind those that are to be forgotten."""
+
+    def __init__(self, forget: Batches, retain: Batches) -> None:
+        self.forget, self.retain, self.what = forget, retain, forget.what
+
+    def __call__(self, step: int) -> Batch:
+        batch, kept = self.forget(step), self.retain(step).rows
+        return replace(batch, rows=[*batch.rows, *kept], retained=len(kept))
+
+
 class Replays:
     """Which texts of the study list the steps of interference have: pass after pass, each in an order of its own."""
 
@@ -252,7 +266,7 @@ class Replayed:
 
 def _word(settings: Training) -> str:
     """What keys the draws of a stage, and names it in messages."""
-    return {Pretrain: "pretrain", Study: "filler"}.get(type(settings), "interference")
+    return {Pretrain: "pretrain", Study: "filler", Unlearn: "unlearn"}.get(type(settings), "interference")
 
 
 def _passing(settings: Training, rows: Sequence[Row], turn: int, step: int, seed: int) -> Batch:

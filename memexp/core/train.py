@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,13 +24,30 @@ from memexp.core.precision import products
 from memexp.errors import MemexpError
 from memexp.spec import Training
 
-__all__ = ["Diverged", "Step", "train", "update"]
+__all__ = [
+    "Diverged",
+    "Loss",
+    "Made",
+    "Objective",
+    "Part",
+    "Step",
+    "add_gradients",
+    "make_step",
+    "predicted",
+    "train",
+    "update",
+]
 
 READ_STEPS = {"cpu": 1, "cuda": 10}
 """Steps whose losses are read together."""
 
 Loss = float | Tensor | None
 """Of a step; on a GPU a number there that nobody has read yet."""
+Made: TypeAlias = tuple[Loss, int]
+"""Of a step: its loss, and the tokens it predicted, over all ranks."""
+Part: TypeAlias = Callable[[Tensor, Tensor, Sequence[int]], tuple[Tensor, Tensor]]
+"""Takes rows of a batch, as `LanguageModel.nll` has them, and which they are; gives their part of what is minimised,
+and of what is told of it."""
 
 
 class Diverged(MemexpError):
@@ -43,14 +61,21 @@ class Step:
     exposure: int
     """Which pass over the corpus, counting from 1."""
     step: int
-    """Steps since pretraining, study or interference began, this one included."""
+    """Steps since pretraining, study, unlearning or interference began, this one included."""
     loss: float | None
-    """Mean negative log-likelihood over the batch's predicted tokens, in nats, before the step; None where a batch of
-    one-token texts predicts nothing, which is a step that changes nothing."""
+    """Mean negative log-likelihood over the batch's predicted tokens, in nats, before the step; of unlearning that of
+    texts to be forgotten. None where a batch of one-token texts predicts nothing: a step that changes nothing."""
     lr: float
     """The learning rate it used."""
     tokens: int
-    """Predicted tokens in the batch, over all ranks."""
+    """Predicted tokens in the batch, over all ranks, those of texts to be kept included."""
+
+
+class Objective(Protocol):
+    """What a step minimises where that is not the mean NLL of its batch."""
+
+    def __call__(self, lm: LanguageModel, optimizer: Optimizer, batch: Batch, clip_norm: float | None) -> Made:
+        """One step, as `update`."""
 
 
 def train(
@@ -62,6 +87,7 @@ def train(
     last: int,
     after: Callable[[Sequence[Step]], None] = lambda _: None,
     room: Callable[[], int] = lambda: READ_STEPS["cuda"],
+    objective: Objective | None = None,
 ) -> list[Step]:
     """Make the steps `first` to `last` of a stage. All ranks call with the same batches.
 
@@ -74,6 +100,7 @@ def train(
         last: step to end with.
         after: called with the steps since the last call, when their losses are read; the model is as the last left it.
         room: how many steps may be made before `after` has to be called again.
+        objective: what is minimised instead of the mean NLL of each batch.
 
     Raises:
         Diverged: a loss is not finite; the model is then of no more use.
@@ -85,7 +112,7 @@ def train(
     unread: list[tuple[Batch, int, Loss, int]] = []
     for number in range(first, last + 1):
         batch = batches(number)
-        unread.append((batch, number, *_made(lm, optimizer, settings, batch)))
+        unread.append((batch, number, *_made(lm, optimizer, settings, batch, objective)))
         if number == last or len(unread) >= min(READ_STEPS[lm.world.device.type], room()):
             made = _read(unread, batches.what, settings.lr)
             unread = []
@@ -95,16 +122,18 @@ def train(
     return steps
 
 
-def _made(lm: LanguageModel, optimizer: Optimizer, settings: Training, batch: Batch) -> tuple[Loss, int]:
-    """One step: by itself, or where `lm` is one of several lanes with them."""
+def _made(
+    lm: LanguageModel, optimizer: Optimizer, settings: Training, batch: Batch, objective: Objective | None
+) -> Made:
+    """One step: by itself, or where `lm` is one of several lanes with them; one with an objective has no company."""
     # Other dropout on every rank: they hold other rows.
     seed = None if batch.draws is None else key_seed(*batch.draws, lm.world.rank)
-    step = (optimizer, batch.rows, batch.lr, settings.clip_norm)
+    given = (optimizer, batch.rows, batch.lr, settings.clip_norm)
     if lm.company is not None:
-        return lm.company.update(*step, settings.dropout, seed)
+        return lm.company.update(*given, settings.dropout, seed)
     if seed is not None:
         torch.manual_seed(seed)
-    return update(lm, *step)
+    return update(lm, *given) if objective is None else objective(lm, optimizer, batch, settings.clip_norm)
 
 
 def _read(unread: Sequence[tuple[Batch, int, Loss, int]], what: str, lr: float) -> list[Step]:
@@ -132,31 +161,72 @@ def _check_weights(lm: LanguageModel, when: str) -> None:
 
 
 def update(
-    lm: LanguageModel, optimizer: Optimizer, batch: Sequence[Row], lr: float, clip_norm: float | None
-) -> tuple[Loss, int]:
-    """One step on one global batch: its mean loss over all predicted tokens of all ranks, and their number."""
-    world = lm.world
-    rows = [row for row in batch if len(row) > 1]  # a one-token text predicts nothing
-    tokens = sum(len(row) - 1 for row in rows)
+    lm: LanguageModel,
+    optimizer: Optimizer,
+    batch: Sequence[Row],
+    lr: float,
+    clip_norm: float | None,
+    pull: Callable[[], None] | None = None,
+) -> Made:
+    """One step on one global batch: its mean loss over all predicted tokens of all ranks, and their number.
+
+    `pull`: adds to the gradients what is minimised beside that loss.
+    """
+    rows, tokens = predicted(batch)
     if tokens == 0:
         return None, 0
-    kind = world.device.type
+
+    def part(ids: Tensor, lengths: Tensor, _: Sequence[int]) -> tuple[Tensor, Tensor]:
+        mean = lm.nll(ids, lengths).sum() / tokens
+        return mean, mean
+
+    loss = add_gradients(lm, rows, part)
+    if pull is not None:
+        pull()
+    make_step(lm, optimizer, lr, clip_norm)
+    return lm.world.sum(loss), tokens
+
+
+def predicted(batch: Sequence[Row]) -> tuple[list[Row], int]:
+    """The rows in which tokens are predicted, in one of one token none is, and the number of these tokens."""
+    rows = [row for row in batch if len(row) > 1]
+    return rows, sum(len(row) - 1 for row in rows)
+
+
+def add_gradients(lm: LanguageModel, rows: Sequence[Row], part: Part, most: int | None = None) -> float | Tensor:
+    """Add the gradient of a sum over rows to those there are. All ranks call with the same rows.
+
+    Args:
+        lm: the model.
+        rows: of the global batch, of two tokens or more.
+        part: is asked for some of them at a time.
+        most: padded tokens that these may have on one rank, if there are several; by default what the model may have.
+
+    Returns:
+        What was told of this rank's rows.
+    """
+    world, kind = lm.world, lm.world.device.type
     loss: float | Tensor = 0.0
     lengths = [len(row) for row in rows]
-    for group in groups(lengths, lm.budget.group_overhead, lm.budget.group_tokens, world.size):
+    for group in groups(lengths, lm.budget.group_overhead, most or lm.budget.group_tokens, world.size):
         mine = group[world.rank]
         # A rank left without an item takes part with weight zero: its peers wait for it in every pass.
-        chosen = [rows[i] for i in mine] or [rows[group[0][0]][:2]]
-        nll = lm.nll(torch.from_numpy(right_padded(chosen)), torch.tensor([len(row) for row in chosen]))
+        at, weight = (mine, 1.0) if mine else (group[0][:1], 0.0)
+        chosen = [rows[i] for i in mine] or [rows[at[0]][:2]]
+        sought, said = part(torch.from_numpy(right_padded(chosen)), torch.tensor([len(row) for row in chosen]), at)
         # Sharding averages gradients over ranks; times size, the sum of the ranks' parts is the mean over all tokens.
-        part = nll.sum() / tokens * (1.0 if mine else 0.0)
         with products(lm.dtype, world.device):
-            (part * world.size).backward()
-        loss = loss + (part.detach().double() if kind == "cuda" else float(part.detach()))
+            (sought * weight * world.size).backward()
+        said = said.detach() * weight
+        loss = loss + (said.double() if kind == "cuda" else float(said))
+    return loss
+
+
+def make_step(lm: LanguageModel, optimizer: Optimizer, lr: float, clip_norm: float | None) -> None:
+    """One step by the gradients there are, which are gone afterwards."""
     for settings in optimizer.param_groups:
         settings["lr"] = lr
     if clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(lm.learning().values(), clip_norm)
     optimizer.step()
     optimizer.zero_grad()
-    return world.sum(loss), tokens

@@ -17,7 +17,7 @@ from memexp.figures.figure import Figure, Panel, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
-from memexp.figures.order import in_order
+from memexp.figures.order import AFTERWARDS, in_order
 from memexp.figures.panels import over_what
 from memexp.figures.varied import dimensions, split, text
 from memexp.stats import best
@@ -50,7 +50,7 @@ def best_figure(found: Gathered, kind: str, measure: Measure) -> Figure | None:
 
 def _studied(result: Result) -> bool:
     settings = result.settings
-    return bool(settings.get("exposures")) and "forget_side" not in settings and not settings.get("retention_steps")
+    return bool(settings.get("exposures")) and "forget_side" not in settings and not any(map(settings.get, AFTERWARDS))
 
 
 def _best(

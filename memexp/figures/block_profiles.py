@@ -16,6 +16,7 @@ from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout, Line, chance_line
 from memexp.figures.measures import Measure
+from memexp.figures.order import AFTERWARDS
 from memexp.figures.panels import Sheet, chance_of, over_what, vertical
 from memexp.figures.varied import comparable, dimensions, matching
 
@@ -31,7 +32,7 @@ WHAT = "what"
 
 def forgetting_figure(found: Gathered, kind: str, measure: Measure) -> Figure | None:
     """Means by forgetting layer; None where no blocks were reset."""
-    everything = [one for one in found.results(kind) if not one.settings.get("retention_steps")]
+    everything = [one for one in found.results(kind) if not any(map(one.settings.get, AFTERWARDS))]
     sides = [one for one in everything if one.settings.get("forget_side") in ("upper", "lower")]
     reset = [one for one in sides if one.settings.get("exposures") != 0]
     if len({one.settings.get("forget_layer") for one in reset}) < 2:

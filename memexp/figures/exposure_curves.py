@@ -16,6 +16,7 @@ from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import BEFORE, Layout, chance_line
 from memexp.figures.measures import Measure
+from memexp.figures.order import AFTERWARDS
 from memexp.figures.panels import Sheet, chance_of, over_what, vertical
 from memexp.figures.varied import dimensions, matching
 
@@ -73,7 +74,7 @@ def exposure_figure(
 def _studied_only(result: Result) -> bool:
     """Whether nothing came after study."""
     settings = result.settings
-    return X in settings and "forget_side" not in settings and not settings.get("retention_steps")
+    return X in settings and "forget_side" not in settings and not any(map(settings.get, AFTERWARDS))
 
 
 def _on_lines(points: Sequence[Cell], names: Sequence[str]) -> list[tuple[Cell, dict[str, Any]]]:

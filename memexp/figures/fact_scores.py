@@ -12,6 +12,7 @@ from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import CHANCE, Measure
+from memexp.figures.order import AFTERWARDS
 from memexp.figures.panels import Sheet, over_what
 from memexp.figures.varied import dimensions, text
 
@@ -68,7 +69,7 @@ def by_name(
 
 
 def _plain(result: Result) -> bool:
-    return "forget_side" not in result.settings and not result.settings.get("retention_steps")
+    return "forget_side" not in result.settings and not any(map(result.settings.get, AFTERWARDS))
 
 
 def _chance(measure: Measure, point: Cell) -> float | None:

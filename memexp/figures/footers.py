@@ -29,6 +29,9 @@ UNSAID = {
     "then_optimizer": ("then_lr", "adamw"),
     "further_batches": ("lr", 0),
     "interference_replay": ("interference_lr", 0.0),
+    "interference_protect_strength": ("interference_lr", 0.0),
+    "unlearn_loss": ("lr", "none"),
+    "unlearn_optimizer": ("unlearn_lr", "adamw"),
 }
 """What NULL stands for in columns that came later, where another is not NULL."""
 

@@ -25,7 +25,7 @@ POINTS = 80
 MOST_LINES = 60
 BY = ("model", "method", "lr", "batch_size", "text", "experiment")
 """Settings of results that tell lines apart."""
-PARTS = ("pretrain", "study", "filler", "forget", "restudy", "then", "interference")
+PARTS = ("pretrain", "study", "filler", "forget", "restudy", "then", "unlearn", "interference")
 
 
 def loss_figure(store: Store, found: Gathered, effort: Effort) -> Figure | None:

@@ -6,15 +6,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["FIRST", "in_order"]
+__all__ = ["AFTERWARDS", "FIRST", "in_order"]
 
 FIRST = (
     *("model", "method", "lr", "batch_size", "experiment", "text", "lora_r", "lora_targets", "schedule", "dtype"),
     *("task", "metric", "relation", "forget_side", "forget_layer", "restudy_exposures", "exposures"),
+    *("unlearn_loss", "unlearn_steps", "unlearn_lr"),
     *("retention_steps", "interference_lr", "interference_batch_size", "interference_optimizer"),
     *("pretrain_steps", "pretrain_lr", "pretrain_batch_size"),
 )
 """Settings and common labels in the order of their importance to a reader; all other labels come behind."""
+AFTERWARDS = ("unlearn_steps", "retention_steps")
+"""Steps of what may come after study."""
 _WORDS = ("tiny", "small", "base", "medium", "large", "xl")
 _LETTERS = ("s", "m", "l")
 

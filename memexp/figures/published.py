@@ -18,6 +18,7 @@ from memexp.figures.figure import Figure, Row
 from memexp.figures.gathered import Gathered, Result
 from memexp.figures.layout import Layout
 from memexp.figures.measures import Measure
+from memexp.figures.order import AFTERWARDS
 from memexp.figures.panels import Sheet, over_what, vertical
 from memexp.figures.retention_curves import retention_figure
 from memexp.figures.varied import dimensions, split
@@ -76,7 +77,7 @@ _CROSSES = "Crosses: as published."
 
 def _after_one(result: Result) -> bool:
     settings = result.settings
-    return settings.get("exposures") == 1 and "experiment" in settings and not settings.get("retention_steps")
+    return settings.get("exposures") == 1 and "experiment" in settings and not any(map(settings.get, AFTERWARDS))
 
 
 def _best(results: Sequence[Result], measure: Measure) -> list[Result]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from memexp.sources import ResolvedModel, Stream, Texts
-from memexp.spec import AdamW, Forget, Full, Interference, LoRA, Probe, Resources, Spaced, Study, Training
+from memexp.spec import AdamW, Forget, Full, Interference, LoRA, Probe, Resources, Spaced, Study, Training, Unlearn
 
 __all__ = ["Ask", "BaseStage", "Corpora", "Forest", "ForgetStage", "Stage", "TrainingStage"]
 
@@ -72,7 +72,7 @@ class ForgetStage(_Untrained, _AnyStage):
 class TrainingStage(_AnyStage):
     """One indivisible segment of training."""
 
-    kind: Literal["pretrain", "study", "filler", "restudy", "then", "interference"]
+    kind: Literal["pretrain", "study", "filler", "restudy", "then", "unlearn", "interference"]
     """Which part of the condition it belongs to; filler lies between two exposures of study or of restudy."""
     parent: str
     """Identity of the stage before it."""
@@ -83,8 +83,8 @@ class TrainingStage(_AnyStage):
     seed: int
     """Seed of its orders and of dropout."""
     first: int
-    """The first exposure it makes, counting from 1 in study and in restudy; the first step of pretraining, filler or
-    interference."""
+    """The first exposure it makes, counting from 1 in study and in restudy; the first step of pretraining, filler,
+    unlearning or interference."""
     last: int
     """The last one: of exposures the same as `first` unless the schedule knows its horizon."""
     steps: int
@@ -92,19 +92,21 @@ class TrainingStage(_AnyStage):
     last_step: int
     """Number of its last step on its trajectory: of study over all exposures, from 1."""
     origin: str | None = None
-    """Identity of the trajectory that a stage of pretraining, filler or interference is a stop of; all its stops have
-    the same."""
+    """Identity of the trajectory that a stage of pretraining, filler, unlearning or interference is a stop of; all its
+    stops have the same."""
     start: str | None = None
     """Identity of the stage that the trajectory begins after."""
     moments: int = AdamW().moments
     """Numbers that its optimizer keeps of each that learns."""
     beside: str | None = None
-    """Identity of the corpus of which its batches have texts as well: of filler in study, of what was studied in
-    interference."""
+    """Identity of the corpus that it needs as well: filler in study, what is kept in unlearning, what was studied where
+    interference replays or protects it."""
 
     @property
     def batch_size(self) -> int:
         """Texts of a step, of both corpora."""
+        if isinstance(self.settings, Unlearn):
+            return self.settings.batch_size * (1 + (self.beside is not None))
         how = self.settings.presentation if isinstance(self.settings, Study) else None
         return self.settings.batch_size + (how.beside if isinstance(how, Spaced) and self.beside is not None else 0)
 
@@ -117,6 +119,14 @@ class TrainingStage(_AnyStage):
     def first_step(self) -> int:
         """Number of its first step on its trajectory."""
         return self.last_step - self.steps + 1
+
+    @property
+    def held(self) -> int:
+        """Numbers that are kept, while its trajectory lasts, of each that learns: of the model where it began."""
+        settings = self.settings
+        if isinstance(settings, Interference):
+            return 2 * (settings.protect is not None)
+        return int(isinstance(settings, Unlearn) and settings.loss == "kl")
 
     @property
     def begins_afresh(self) -> bool:

@@ -44,6 +44,8 @@ class Load:
     """Of texts that are completed together, tokens to come included."""
     moments: int = AdamW().moments
     """Numbers that an optimizer keeps of each that learns, at most."""
+    held: int = 0
+    """Numbers that are kept of each that learns, of the model where unlearning by KL or interference with EWC began."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Need:
     parts: Mapping[str, int]
     """Of a worker's device at the peak, by what they are for."""
     copies: int
-    """Of a worker, on the host: the base where it is not read again from its files, forks, and offloaded moments."""
+    """Of a worker, on the host: the base where it is not read again from its files, forks, and what is offloaded."""
     process: int
     """Of a worker's process on its device, beside tensors."""
     host_process: int
@@ -89,18 +91,20 @@ def needed(
     model = _Model.of(inspection, method, dtype, resources.workers)
     offloaded = resources.offload and on_gpu
     moments = 4 * load.moments * model.learning // model.workers
+    began = 4 * load.held * model.learning // model.workers
     standing = {"weights": model.held, "optimizer": 0 if offloaded else moments}
     lanes = 1 if resources.lanes == "auto" else resources.lanes  # as many as there is memory for
     if lanes > 1:  # each has its own of all that learns, gradients and room for AdamW's moments
         # included, at all times
         each, load = lanes * 4 * model.learning, replace(load, tokens=lanes * load.tokens)
         standing = {"weights": model.held - 4 * model.learning + each, "optimizer": 2 * each, "lanes": each}
+    standing |= {"beginnings": began} if began and not offloaded else {}
     peaks = (*_training(model, resources, load, on_gpu), _recall(model, load))
     peak = max(peaks, key=lambda parts: sum(parts.values()))
     names = ("gathers", "gradients", "activations", "logits", "cache")
     base = 0 if model.full and inspection.kept_in_files and 4 * model.learning > COPIED else 1
     states = base + (1 + load.moments) * load.forks
-    copies = 4 * model.learning // model.workers * states + (moments if offloaded else 0)
+    copies = 4 * model.learning // model.workers * states + (moments + began if offloaded else 0)
     process = GPU_PROCESS if on_gpu else HOST_PROCESS
     recall = sum(standing.values()) + peaks[-1]["cache"] + _whole(model) + process + (0 if on_gpu else copies)
     return Need(

@@ -74,12 +74,22 @@ def load_of(forest: Forest, base: str) -> Load:
     forks = _forks(base, stages) + bool(restudies)  # the trajectory, while a copy of the model studies
     moments = max([_most_moments(stages), *((probe.optimizer or AdamW()).moments for _, probe in restudies)])
     recalled = RECALLED if any(ask.kind in COMPLETING for ask in asks) else 0
-    return Load(int(max(tokens, default=0)), forks, recalled, moments)
+    return Load(int(max(tokens, default=0)), forks, recalled, moments, _held(stages))
 
 
 def _most_moments(stages: Iterable[Stage]) -> int:
     """Numbers that an optimizer of `stages` keeps of each that learns, at most; where nothing is trained AdamW's."""
     return max((one.moments for one in stages if isinstance(one, TrainingStage)), default=AdamW().moments)
+
+
+def _held(stages: Iterable[Stage]) -> int:
+    """Numbers that are kept of each that learns, of the beginnings of all lines on one way, at most."""
+    found: dict[str, int] = {}
+    for stage in stages:  # parents come first
+        before = found.get(stage.parent or "", 0)
+        begins = isinstance(stage, TrainingStage) and stage.parent == stage.start
+        found[stage.id] = before + (stage.held if begins and isinstance(stage, TrainingStage) else 0)
+    return max(found.values(), default=0)
 
 
 def _forks(base: str, stages: Sequence[Stage]) -> int:

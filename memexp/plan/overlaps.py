@@ -1,4 +1,5 @@
-"""Texts that are studied or probed and passed over by pretraining, filler or interference as well.
+"""Texts that are studied or probed and passed over by pretraining, filler or interference as well, or kept while they
+are to be forgotten.
 
 overlaps = Overlaps(forest)
 overlaps.note(condition.interference, corpus, lists)        # for every condition
@@ -31,7 +32,7 @@ class Overlaps:
 
     def note(self, settings: Passing | Spaced, corpus: Texts | Stream, others: Iterable[str]) -> None:
         """Remember to look for the lists `others` in `corpus`; many conditions ask for the same."""
-        key = (type(settings).__name__, corpus.id, "report" if isinstance(settings, Spaced) else settings.overlap)
+        key = (type(settings).__name__, corpus.id, getattr(settings, "overlap", "report"))
         self.wanted.setdefault(key, {}).update(dict.fromkeys(others))
 
     def check(self) -> None:

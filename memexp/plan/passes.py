@@ -1,4 +1,4 @@
-"""Stages that go on over a corpus, pass after pass, and stop on the way: pretraining, filler and interference.
+"""Stages that go on over a corpus, pass after pass, and stop on the way: pretraining, filler, unlearning, interference.
 
 path.append(stop(path[-1], condition.interference, condition.seed, corpus))
 line_up(forest)              # when all stops are known
@@ -11,21 +11,29 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from memexp.errors import DataError
+from memexp.errors import DataError, SpecError
 from memexp.identity import canonical, identity
 from memexp.plan.forest import Forest, Stage, TrainingStage
 from memexp.sources import WINDOW, Stream, Texts, is_corpus
-from memexp.spec import AdamW, Interference, Pretrain, Spaced, Study
+from memexp.spec import AdamW, Interference, Pretrain, Spaced, Study, Unlearn
 from memexp.wording import amount, noun
 
 __all__ = ["Passing", "filled", "interleaved", "line_up", "settled", "stop"]
 
-Passing = Pretrain | Interference
+Passing = Pretrain | Unlearn | Interference
+
+KIND: Mapping[type[Passing], Literal["pretrain", "unlearn", "interference"]] = {
+    Pretrain: "pretrain",
+    Unlearn: "unlearn",
+    Interference: "interference",
+}
 
 
-def settled(settings: Passing, corpus: Texts | Stream) -> dict[str, Any]:
-    """What of the settings of pretraining or interference numbers depend on, the corpus by its content."""
+def settled(settings: Passing, corpus: Texts | Stream, beside: str | None = None) -> dict[str, Any]:
+    """What of the settings of a part of a condition numbers depend on, corpora by content; `beside`: as for `stop`."""
     found = canonical(settings, lambda value: corpus.id if is_corpus(value) else None)[type(settings).__name__]
+    if isinstance(settings, Unlearn):  # the study list by its content too, where no other is named
+        found = found | {"forget": corpus.id} | ({} if beside is None else {"retain": beside})
     return {name: value for name, value in found.items() if name != "overlap"}
 
 
@@ -35,19 +43,24 @@ def stop(
     """One stop of the trajectory that leads from `start` through `corpus`; `line_up` finds the stop before it.
 
     Its identity does not depend on where else the trajectory stops: a stop that is added later keeps the others.
-    `beside`: identity of the list that is replayed, which the stages before it say.
+    `beside`: identity of the list that is kept in unlearning; or of the one that is replayed or protected, which the
+    stages before it say.
 
     Raises:
         DataError: there are fewer texts than one step takes.
+        SpecError: what is to be unlearned is to be kept.
     """
-    if corpus.count is not None and corpus.count < settings.batch_size:
+    if isinstance(settings, Unlearn):
+        if corpus.id == beside:
+            raise SpecError(f"Unlearn.retain: has the texts of {corpus.name}, which are to be forgotten; give others")
+    elif corpus.count is not None and corpus.count < settings.batch_size:
         raise DataError(
             f"{type(settings).__name__}.batch_size: {settings.batch_size} texts a step are more than the "
             f"{corpus.count} of {corpus.name}"
         )
-    kind: Literal["pretrain", "interference"] = "pretrain" if isinstance(settings, Pretrain) else "interference"
+    kind = KIND[type(settings)]
     alone = {"seed"} if isinstance(settings, Pretrain) and settings.knows_horizon else {"seed", "steps"}
-    what = {name: value for name, value in settled(settings, corpus).items() if name not in alone}
+    what = {name: value for name, value in settled(settings, corpus, beside).items() if name not in alone}
     origin = identity({"parent": start.id, kind: what, "seed": seed})
     return TrainingStage(
         id=identity({"origin": origin, "step": settings.steps}),

@@ -13,11 +13,12 @@ from memexp.plan.forest import Stage
 from memexp.plan.passes import Passing, settled
 from memexp.plan.reader import Reader
 from memexp.sources import ResolvedModel, Stream, Texts, is_corpus
-from memexp.spec import SGD, AdamW, Condition, Cyclic, Full, Interference, LoRA, Pretrain, Spaced, Study
+from memexp.spec import SGD, AdamW, Condition, Cyclic, Full, Interference, LoRA, Pretrain, Spaced, Study, Unlearn
 
 __all__ = ["Columns", "check_label_types", "setting_columns"]
 
 _TOLD_OTHERWISE = ("corpus", "optimizer", "presentation", "times", "variants", "further_batches")
+_NO_COLUMN = ("overlap", "optimizer", "protect")
 
 
 class Columns(Mapping[str, Any]):
@@ -79,6 +80,7 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
         "seed": condition.seed,
         **_forgetting_columns(condition),
         **_then_columns(condition.then, read),
+        **_unlearning_columns(condition, texts, read),
         **{name: value for part, corpus in passing for name, value in _passing_columns(part, corpus).items()},
     }
 
@@ -109,6 +111,9 @@ def _key(
         key["forget"] = _forgetting_columns(condition)
     if condition.then is not None:
         key["then"] = canonical(condition.then, content)
+    if (unlearn := condition.unlearn) is not None:
+        forgotten, kept = _lists(unlearn, texts, read)
+        key["unlearn"] = settled(unlearn, forgotten, None if kept is None else kept.id)
     return key | {type(part).__name__.lower(): settled(part, corpus) for part, corpus in passing}
 
 
@@ -164,14 +169,36 @@ def _forgetting_columns(condition: Condition) -> dict[str, Any]:
     }
 
 
+def _unlearning_columns(condition: Condition, studied: Texts, read: Reader) -> dict[str, Any]:
+    unlearn = condition.unlearn
+    if unlearn is None:
+        return {}
+    forgotten, kept = _lists(unlearn, studied, read)
+    told = ("forget", "retain", "optimizer")
+    own = {f.name: getattr(unlearn, f.name) for f in fields(unlearn) if f.name not in told}
+    own |= _optimizer_columns(unlearn.optimizer) | {"forget": forgotten.name, "forget_id": forgotten.id}
+    # Of what it takes no notice of it says nothing.
+    own["beta"] = unlearn.beta if unlearn.loss == "npo" else None
+    own |= {"weight": None} if kept is None else {"retain": kept.name, "retain_id": kept.id}
+    return {f"unlearn_{name}": value for name, value in own.items()}
+
+
+def _lists(unlearn: Unlearn, studied: Texts, read: Reader) -> tuple[Texts, Texts | None]:
+    """What is to be unlearned, and what is to be kept."""
+    forgotten = studied if unlearn.forget is None else read.texts(unlearn.forget)
+    return forgotten, None if unlearn.retain is None else read.texts(unlearn.retain)
+
+
 def _passing_columns(part: Passing, corpus: Texts | Stream) -> dict[str, Any]:
     """The setting columns of pretraining or of interference."""
     prefix = "pretrain" if isinstance(part, Pretrain) else "interference"
-    own = {f"{prefix}_{f.name}": getattr(part, f.name) for f in fields(part) if f.name not in ("overlap", "optimizer")}
+    own = {f"{prefix}_{f.name}": getattr(part, f.name) for f in fields(part) if f.name not in _NO_COLUMN}
     own |= {f"{prefix}_{name}": value for name, value in _optimizer_columns(part.optimizer).items()}
     if isinstance(part, Interference):
         own["retention_steps"] = own.pop("interference_steps")
         own["interference_replay"] = part.replay or None  # as in rows of before it could be told
+        if (protect := part.protect) is not None:
+            own |= {f"interference_protect_{f.name}": getattr(protect, f.name) for f in fields(protect)}
     return own | {f"{prefix}_corpus": corpus.name, f"{prefix}_corpus_id": corpus.id}
 
 

@@ -21,7 +21,7 @@ from memexp.plan.reader import Reader
 from memexp.plan.setting_columns import check_label_types, setting_columns
 from memexp.probes import BY_KIND
 from memexp.sources import Sources
-from memexp.spec import Condition, Forget, Resources, ResourcesFor, Spaced
+from memexp.spec import Condition, Forget, Interference, Resources, ResourcesFor, Spaced, Study
 
 __all__ = ["grow"]
 
@@ -65,16 +65,24 @@ def grow(
             ask = ask_for(read, condition, probe.bind(condition), settings)
             asks[ask.file] = ask
             lists += ask.corpora.values()
-        for part in (condition.pretrain, condition.interference):
-            if part is not None:
-                overlaps.note(part, read.corpus(part.corpus), lists)
-        if isinstance(between := condition.study.presentation, Spaced):
-            overlaps.note(between, read.corpus(between.filler), lists)
+        _note_overlaps(overlaps, condition, read, lists)
     forest.asks = list(asks.values())
     line_up(forest)
     overlaps.check()
     remark_texts(forest)
     return forest
+
+
+def _note_overlaps(overlaps: Overlaps, condition: Condition, read: Reader, lists: Iterable[str]) -> None:
+    """What a condition passes over that may hold texts of `lists`, which it studies or asks about."""
+    for part in (condition.pretrain, condition.interference):
+        if part is not None:
+            overlaps.note(part, read.corpus(part.corpus), lists)
+    if isinstance(between := condition.study.presentation, Spaced):
+        overlaps.note(between, read.corpus(between.filler), lists)
+    if (unlearn := condition.unlearn) is not None and unlearn.retain is not None:
+        forgotten = read.texts(unlearn.forget or condition.study.corpus)
+        overlaps.note(unlearn, read.texts(unlearn.retain), [forgotten.id])
 
 
 def _needs(condition: Condition, resources: ResourcesFor) -> Resources:
@@ -120,15 +128,27 @@ def _path(condition: Condition, read: Reader) -> list[Stage]:
         path += exposures("restudy", path[-1], again, condition.seed, read)
     if condition.then is not None:
         path += exposures("then", path[-1], condition.then, condition.seed, read)
+    studied, unlearn = path[-1].kind in ("study", "restudy", "then"), condition.unlearn
+    if unlearn is not None:
+        kept = None if unlearn.retain is None else read.texts(unlearn.retain).id
+        unlearned = stop(path[-1], unlearn, condition.seed, read.texts(unlearn.forget or study.corpus), kept)
+        path += [unlearned] if unlearn.steps else []
     if between is not None and between.steps:
-        studied = path[-1].kind in ("study", "restudy", "then")
-        if between.optimizer == "carried" and not studied:  # there is no optimizer of study to carry
-            between = dataclasses.replace(between, optimizer=study.optimizer, weight_decay=study.weight_decay)
-        if not studied:
-            between = dataclasses.replace(between, replay=0.0)
-        replayed = read.texts(study.corpus).id if between.replay else None
-        path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus), replayed))
+        between = _possible(between, study, studied)
+        beside = read.texts(study.corpus).id if between.replay or between.protect else None
+        path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus), beside))
     return path
+
+
+def _possible(between: Interference, study: Study, studied: bool) -> Interference:
+    """Interference as it comes after what was `studied`, or not: what was not is neither carried, replayed nor kept."""
+    if between.protect is not None and not between.protect.strength:
+        between = dataclasses.replace(between, protect=None)
+    if studied:
+        return between
+    if between.optimizer == "carried":
+        between = dataclasses.replace(between, optimizer=study.optimizer, weight_decay=study.weight_decay)
+    return dataclasses.replace(between, replay=0.0, protect=None)
 
 
 def _forgetting(parent: Stage, forget: Forget, seed: int) -> ForgetStage:

@@ -121,10 +121,12 @@ class Extraction(Probe):
 
     def passed(self, texts: Mapping[str, Sequence[str]]) -> Passed | None:
         """The texts of a pair, whole; of a list no more than is looked at."""
-        if "targets" not in texts:
+        if not isinstance(self.corpus, Pair):
             return None
         assert self.block_size is not None  # bound
-        return Passed(_of_pair(texts), self.block_size, TokenAsk((float(self.temperature),), self.top_k))
+        return Passed(
+            [*texts["targets"], *texts["foils"]], self.block_size, TokenAsk((float(self.temperature),), self.top_k)
+        )
 
     def texts_of(self, items: pa.Table, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
         """Foils too."""
@@ -138,18 +140,19 @@ class Extraction(Probe):
         Raises DataError where all texts are too short for a prefix length.
         """
         assert self.block_size is not None  # bound
-        encoded = session.encode([*texts.get("corpus", ()), *_of_pair(texts)], self.block_size)
+        shared = self.passed(texts)
+        encoded = session.encode(texts["corpus"] if shared is None else shared.texts, self.block_size)
         rows = session.without_ends(encoded)
         self._check_lengths(max(map(len, rows), default=0))
-        if self.passed(texts) is not None:
+        if shared is not None:
             passed = encoded  # as whoever shares the pass has them
         else:  # only as far as somebody looks; what is too short for the shortest prefix is not passed through
             shortest, longest = min(self.prefixes) + self.suffix, max(self.prefixes) + self.suffix
             passed = [row[:longest] if len(row) >= shortest else [] for row in rows]
         stats = session.token_stats(passed, [self.temperature], within=self.top_k)
-        members = [None] * len(texts.get("corpus", ())) + [True] * len(texts.get("targets", ()))
-        items = [*range(len(members)), *range(len(rows) - len(members))]
-        members += [False] * (len(rows) - len(members))
+        targets = 0 if shared is None else len(texts["targets"])
+        items = [at if at < targets or shared is None else at - targets for at in range(len(rows))]
+        members = [None if shared is None else at < targets for at in range(len(rows))]
         found: list[dict[str, Any]] = []
         for prefix in self.prefixes:
             end = prefix + self.suffix
@@ -188,10 +191,6 @@ class Extraction(Probe):
             "log_probability": None if math.isinf(log) else log,
             "queries": queries(log, self.p),
         }
-
-
-def _of_pair(texts: Mapping[str, Sequence[str]]) -> list[str]:
-    return [*texts.get("targets", ()), *texts.get("foils", ())]
 
 
 def strength(matches: Sequence[bool]) -> float:

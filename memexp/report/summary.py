@@ -28,9 +28,11 @@ __all__ = ["Summary", "Table", "cell_text", "summarized"]
 
 GROUPS = (
     *("model", "method", "lora_r", "lora_targets", "lr", "batch_size", "schedule", "optimizer", "momentum", "dtype"),
-    *("forget_side", "forget_layer", "restudy_exposures", "retention_steps"),
-    *("presentation", "times", "variants", "further_batches", "then_corpus", "then_exposures", "then_lr"),
-    *("interference_lr", "interference_batch_size", "interference_optimizer", "interference_replay", "task"),
+    *("forget_side", "forget_layer", "restudy_exposures", "unlearn_loss", "unlearn_steps", "unlearn_lr"),
+    *("retention_steps", "presentation", "times", "variants", "further_batches"),
+    *("then_corpus", "then_exposures", "then_lr"),
+    *("interference_lr", "interference_batch_size", "interference_optimizer", "interference_replay"),
+    *("interference_protect_strength", "task"),
     *("pretrain_steps", "pretrain_lr", "pretrain_batch_size", "pretrain_seed"),
 )
 """Settings that get a column of the table where the sweep varies them, as all labels do but ``counterbalanced``."""
@@ -45,7 +47,7 @@ OTHERS = (
 _SAID_OTHERWISE = ("forget_layer", "restudy_exposures", "pretrain_lr", "pretrain_batch_size", "pretrain_seed")
 _FIELD = re.compile(r"(?<=[/.])([^/.:]+):[^:@\s][^:@]*(?=$|@[0-9a-f]{40}$)")
 """The end of the name of a file or dataset, a colon and a column; lists made in Python are named freely."""
-AXES = ("exposures", "retention_steps", "pretrain_steps", "task")
+AXES = ("exposures", "retention_steps", "unlearn_steps", "pretrain_steps", "task")
 """The first of these that a sweep varies has a column of the table for each of its values."""
 MOST_FILES = 2_000
 MOST_ROWS = 40

@@ -32,7 +32,7 @@ _TOLD_BY_OTHERS = ("condition_id", "stage_id", "probe_id", "probe_settings", "co
 APART = ("corpus", "probe_settings", "model_id")
 """What tells conditions apart where nothing else does; NULL elsewhere."""
 FIRST = ("model", "method", "lr", "batch_size")
-LAST = ("forget_side", "forget_layer", "restudy_exposures", "exposures", "retention_steps")
+LAST = ("forget_side", "forget_layer", "restudy_exposures", "exposures", "unlearn_steps", "retention_steps")
 
 MEANS: Mapping[str, Mapping[str, str]] = {
     "recognition": {

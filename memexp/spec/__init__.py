@@ -32,13 +32,16 @@ from memexp.spec.located import located, written_by_user
 from memexp.spec.models import Full, LoRA, Model, RandomInit, TrainedTokenizer
 from memexp.spec.optimizers import SGD, AdamW
 from memexp.spec.presentations import Cyclic, Passes, Spaced
+from memexp.spec.protection import EWC
 from memexp.spec.resources import Resources, ResourcesFor, Snapshots
 from memexp.spec.search import ASHA, Choices, Integers, MedianStopping, Point, Search, Uniform
 from memexp.spec.token_asks import Passed, TokenAsk
 from memexp.spec.training import Forget, Interference, Pretrain, Study, Training, retention_steps
+from memexp.spec.unlearning import Unlearn
 
 __all__ = [
     "ASHA",
+    "EWC",
     "SGD",
     "AdamW",
     "Choices",
@@ -88,6 +91,7 @@ __all__ = [
     "TrainedTokenizer",
     "Training",
     "Uniform",
+    "Unlearn",
     "counterbalanced",
     "located",
     "retention_steps",

@@ -18,6 +18,7 @@ from memexp.spec.located import located
 from memexp.spec.models import Full, LoRA, Model
 from memexp.spec.token_asks import Passed
 from memexp.spec.training import Forget, Interference, Pretrain, Study
+from memexp.spec.unlearning import Unlearn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,6 +155,8 @@ class Condition:
     then: Study | None = None
     """A second study, after forgetting and before interference: another list, or questions about a part of the first.
     Its exposures are massed, its optimizer is new, and its forgetting layers fork before it."""
+    unlearn: Unlearn | None = None
+    """What is unlearned after study, and after forgetting, before interference."""
 
     def __post_init__(self) -> None:
         if not self.probes:
@@ -161,6 +164,8 @@ class Condition:
         if self.pretrain is not None and isinstance(self.method, LoRA):
             raise SpecError("Condition.pretrain needs method=Full(): of LoRA nothing but the adapter would learn")
         self._check_studies()
+        if self.unlearn is not None:
+            self._check_unlearning(self.unlearn)
         for probe in self.probes:
             if not isinstance(probe, Probe):
                 raise SpecError(f"Condition.probes: {probe!r} is no probe; give probes such as Recall()")
@@ -193,6 +198,15 @@ class Condition:
             if getattr(self.then, name):
                 raise SpecError(f"Condition.then: exposures of a second study are massed and whole; leave out {name}")
 
+    def _check_unlearning(self, unlearn: Unlearn) -> None:
+        if unlearn.forget is None and unlearn.retain == self.study.corpus:
+            raise SpecError(
+                f"Unlearn.retain: {self.study.corpus.name} is to be forgotten, being the study list; name the texts of "
+                "it that are in Unlearn.forget, and the others here"
+            )
+        if self.interference is not None and self.interference.optimizer == "carried":
+            raise SpecError("Interference.optimizer: 'carried' is that of study, and unlearning has one; give 'fresh'")
+
 
 def counterbalanced(condition: Condition) -> Condition:
     """The twin of `condition` that studies the foils and takes the targets as foils.
@@ -223,11 +237,15 @@ def counterbalanced(condition: Condition) -> Condition:
     then = condition.then
     if then is not None:
         then = dataclasses.replace(then, corpus={studied: foils, foils: studied}.get(then.corpus, then.corpus))
+    unlearn = condition.unlearn
+    if unlearn is not None and unlearn.forget not in (None, studied, foils):
+        raise SpecError("counterbalanced(): the twin studies nothing of Unlearn.forget; unlearn the study list")
     return dataclasses.replace(
         condition,
         study=dataclasses.replace(condition.study, corpus=foils),
         then=then,
         probes=tuple(_exchanged(probe, studied, foils) for probe in condition.probes),
+        unlearn=None if unlearn is None else _exchanged(unlearn, studied, foils),
         labels={**condition.labels, "counterbalanced": True},
     )
 

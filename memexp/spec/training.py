@@ -1,4 +1,7 @@
-"""What a trajectory consists of, in this order: pretraining, study, forgetting with restudy, interference."""
+"""What a trajectory consists of, in this order: pretraining, study, forgetting with restudy, interference.
+
+Unlearning, which comes before interference, has a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from memexp.spec.corpora import Corpus, StreamedCorpus
 from memexp.spec.fields import Count, NonNegative, Positive, Probability, Rate, as_tuple, spec
 from memexp.spec.optimizers import SGD, AdamW
 from memexp.spec.presentations import Presentation, Spaced
+from memexp.spec.protection import EWC
+from memexp.spec.unlearning import Unlearn
 
 __all__ = [
     "Forget",
@@ -221,13 +226,15 @@ class Interference:
     own (Robins 1995, rehearsal). Where nothing was studied, nothing is replayed."""
     overlap: Literal["report", "refuse"] = "report"
     """What to do about texts that are studied or probed as well: say how many there are, or refuse the sweep."""
+    protect: EWC | None = None
+    """``EWC(strength=...)`` holds what was studied; None does not. Where nothing was studied, nothing is protected."""
 
     def __post_init__(self) -> None:
         if self.optimizer == "carried" and self.weight_decay:
             raise SpecError("Interference.weight_decay: a carried optimizer keeps that of study")
 
 
-Training = Pretrain | Study | Interference
+Training = Pretrain | Study | Unlearn | Interference
 
 PUBLISHED_RETENTION = (*range(1, 11), *range(20, 101, 10), *range(1_000, 10_001, 1_000), 100_000)
 """Steps of interference after which Orhan 2023 (arXiv 2303.17557) measured."""

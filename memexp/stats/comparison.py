@@ -145,8 +145,9 @@ def _conditions(rows: pa.Table, side: Codes, units: set[str]) -> list[str]:
 
 def _said_by_others(name: str) -> bool:
     """Whether another column says whether it is there at all: ``method``, ``forget_side`` or a number of steps."""
-    said = name in ("forget_layer", "restudy_exposures") or name.startswith(("lora_", "interference_", "pretrain_"))
-    return said and name != "pretrain_steps"
+    parts = ("lora_", "interference_", "pretrain_", "unlearn_")
+    said = name in ("forget_layer", "restudy_exposures") or name.startswith(parts)
+    return said and name not in ("pretrain_steps", "unlearn_steps")
 
 
 def _told_apart(rows: pa.Table, side: Codes, units: Units) -> Units:

@@ -18,6 +18,7 @@ from memexp.core.batches import (
     PassingBatches,
     Replayed,
     Replays,
+    Retaining,
     RowWindows,
     StreamBatches,
     StudyBatches,
@@ -26,7 +27,7 @@ from memexp.core.data import Row, encode
 from memexp.plan import Ask, TrainingStage, Trial
 from memexp.sources import Stream
 from memexp.sources.streams import HubTexts
-from memexp.spec import Interference, Spaced, Study, Training
+from memexp.spec import Interference, Spaced, Study, Training, Unlearn
 from memexp.trial.watch import Activity
 
 __all__ = ["TrialTexts", "replays", "studied"]
@@ -59,11 +60,13 @@ class TrialTexts:
         settings = stage.settings
         if not isinstance(settings, Study) or stage.kind == "filler":
             batches = self._passing(settings, stage.corpus, stage.seed)
-            if stage.beside is None or not isinstance(settings, Interference):
-                return batches
-            rows = self._of_list(stage.beside, settings.block_size)
-            return Replayed(batches, rows, replays(settings, len(rows), stage.seed))
-        study = studied(stage, settings, self._of_list(stage.corpus, settings.block_size))
+            if isinstance(settings, Unlearn) and stage.beside is not None:
+                return Retaining(batches, self._passing(settings, stage.beside, stage.seed, "retain"))
+            if isinstance(settings, Interference) and settings.replay and stage.beside is not None:
+                rows = self.of_list(stage.beside, settings.block_size)
+                return Replayed(batches, rows, replays(settings, len(rows), stage.seed))
+            return batches
+        study = studied(stage, settings, self.of_list(stage.corpus, settings.block_size))
         if stage.beside is None or not isinstance(settings.presentation, Spaced):
             return study
         beside = dataclasses.replace(settings, batch_size=settings.presentation.beside)
@@ -73,9 +76,10 @@ class TrialTexts:
         corpus = self.trial.corpus(name)
         if isinstance(corpus, Stream):
             return StreamBatches(settings, self._of_stream(name, corpus, settings.block_size), seed, what)
-        return PassingBatches(settings, self._of_list(name, settings.block_size), seed, what)
+        return PassingBatches(settings, self.of_list(name, settings.block_size), seed, what)
 
-    def _of_list(self, corpus: str, block_size: int) -> list[list[int]]:
+    def of_list(self, corpus: str, block_size: int) -> list[list[int]]:
+        """Token ids of each text of a list, by its identity, truncated to `block_size`."""
         key = corpus, block_size
         if key not in self._rows:
             self._rows[key] = encode(self.tokenizer, self.trial.texts[corpus].items, block_size)

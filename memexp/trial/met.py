@@ -101,7 +101,7 @@ class Meetings:
 def _met_list(stage: TrainingStage) -> str | None:
     """The list whose texts a stage meets: what it studies, or replays."""
     if isinstance(stage.settings, Interference):
-        return stage.beside
+        return stage.beside if stage.settings.replay else None
     return stage.corpus if isinstance(stage.settings, Study) and stage.kind != "filler" else None
 
 

@@ -16,6 +16,7 @@ from memexp.core.model import LanguageModel
 from memexp.errors import ModelError
 from memexp.plan import Ask, Stage, Trial
 from memexp.spec import LoRA, written_by_user
+from memexp.trial.aims import is_aimed
 from memexp.trial.base import WarmBase, renew
 from memexp.trial.lane_choice import chosen
 from memexp.trial.lockstep import Lockstep
@@ -29,13 +30,15 @@ __all__ = ["in_lanes", "lanes_of"]
 def lanes_of(trial: Trial, asks: Sequence[Ask], children: Mapping[str, Sequence[Stage]]) -> int:
     """How many lanes a trial has at most: what its resources say, or 1 where that would serve nothing, or harm.
 
-    A probe of the user's own may change weights that lanes share, and some of memexp's do. What took its process along
-    has company no more, nor has what may be ended at any report, or what memory ran out of on one of several workers.
+    A probe of the user's own may change weights that lanes share, and some of memexp's do; lanes minimise mean NLLs and
+    nothing else. What took its process along has company no more, nor has what may be ended at any report, or what
+    memory ran out of on one of several workers.
     """
     forks = any(len(after) > 1 for after in children.values())
     own = any(written_by_user(type(ask.probe)) for ask in asks)
     own |= isinstance(trial.base.method, LoRA) and any(ask.probe.changes_frozen for ask in asks)
-    apart = trial.cautious or trial.stoppable or trial.halved or trial.alone
+    aimed = any(is_aimed(stage.settings) for stage in trial.stages)
+    apart = aimed or trial.cautious or trial.stoppable or trial.halved or trial.alone
     return trial.resources.most_lanes if forks and not own and not apart and trial.resources.workers == 1 else 1
 
 

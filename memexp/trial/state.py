@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from memexp.core import fork
 from memexp.core.fork import Fork
 from memexp.core.model import LanguageModel
+from memexp.core.train import Objective
+from memexp.plan import Stage, TrainingStage
 from memexp.spec import Training
 
 __all__ = ["State"]
@@ -35,6 +37,8 @@ class State:
         """States by stage: the base, the end of pretraining, and where the path forks."""
         self.untaught: dict[str, Fork] = {base: loaded}
         """What forgetting goes back to, by stage: the weights of the base and of the end of pretraining."""
+        self.aims: dict[str, Objective] = {}
+        """What is minimised along a line of training, by its trajectory, where its beginning has to be remembered."""
         self._once: set[str] = set()
         """Stages whose last child is under way."""
 
@@ -43,7 +47,7 @@ class State:
         renewed = State(lm, self.base, loaded)
         renewed.forks = {**self.forks, self.base: loaded}
         renewed.untaught = {**self.untaught, self.base: loaded}
-        renewed._once = self._once
+        renewed._once, renewed.aims = self._once, self.aims
         return renewed
 
     def beside(self, lm: LanguageModel) -> State:
@@ -71,11 +75,13 @@ class State:
         if self.at == stage:
             self.forks.pop(stage, None)
 
-    def let_go(self, stage: str) -> None:
-        """The copy after `stage`, if there is one, is not needed any more."""
-        self.forks.pop(stage, None)
-        self.untaught.pop(stage, None)
-        self._once.discard(stage)
+    def let_go(self, stage: Stage) -> None:
+        """What is kept of the end of `stage`, and of the line that begins with it, is not needed any more."""
+        self.forks.pop(stage.id, None)
+        self.untaught.pop(stage.id, None)
+        self._once.discard(stage.id)
+        if isinstance(stage, TrainingStage) and stage.parent == stage.start:
+            self.aims.pop(stage.trajectory, None)
 
     def nowhere(self) -> None:
         """The model is of no use as it is, and its optimizer goes."""

@@ -13,19 +13,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from memexp.core.batch_sizes import halved
-from memexp.core.checkpoint import Loaded
 from memexp.core.forget import reset
-from memexp.core.fork import Fork
 from memexp.core.inert import Inert
 from memexp.core.optimizer import fresh_optimizer
 from memexp.core.processes import World
 from memexp.core.session import Session
 from memexp.core.train import Step, train
-from memexp.errors import MemexpError, StoreError
+from memexp.errors import StoreError
 from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress
 from memexp.spec import written_by_user
 from memexp.store.snapshots import Mark, Marks
+from memexp.trial.aims import aim_of, untaught
 from memexp.trial.base import WarmBase, renew
 from memexp.trial.encoded import TrialTexts
 from memexp.trial.failing import Failures
@@ -99,7 +98,7 @@ class Walk:
             self.notes.commit()
         self.below(stage, self.children.get(stage.id, []))
         if stage is not self.trial.base:
-            self.state.let_go(stage.id)
+            self.state.let_go(stage)
             if len(self.notes.lines) == failures:
                 self.saver.over(stage)
 
@@ -156,33 +155,37 @@ class Walk:
             return False
         return True
 
-    def _load_snapshot(self, stage: Stage) -> tuple[Mark, Loaded] | None:
-        """The model in the middle or at the end of `stage`, from the newest whole snapshot there is."""
+    def _load_snapshot(self, stage: Stage) -> tuple[Mark, Sequence[Step]] | None:
+        """The model in the middle or at the end of `stage`, from the newest whole snapshot there is; and its steps."""
         if not isinstance(stage, TrainingStage) or not self.saver.marks_of(stage):
             return None
         self.state.nowhere()
         loaded = self.saver.load(stage, self.state.lm)
-        if loaded is not None:
-            self._tell(_behind(stage, loaded[0], self.stages, self.trial))
-        return loaded
+        if loaded is None:
+            return None
+        self.state.optimizer = loaded[1].optimizer
+        self._tell(_behind(stage, loaded[0], self.stages, self.trial))
+        return loaded[0], loaded[1].steps
 
-    def _change(self, stage: Stage, loaded: tuple[Mark, Loaded] | None, began: float) -> None:
+    def _change(self, stage: Stage, loaded: tuple[Mark, Sequence[Step]] | None, began: float) -> None:
         """One stage from the model's present state, or from the middle of it."""
         if isinstance(stage, ForgetStage):
-            reset(self.state.lm, stage.forget, self._untaught(stage), stage.seed)
+            reset(self.state.lm, stage.forget, untaught(self, stage), stage.seed)
             self.state.optimizer = None
             self.notes.add(stage, "complete", began)
         if isinstance(stage, TrainingStage):
             self._train(stage, loaded, began)
 
-    def _train(self, stage: TrainingStage, loaded: tuple[Mark, Loaded] | None, began: float) -> None:
+    def _train(self, stage: TrainingStage, loaded: tuple[Mark, Sequence[Step]] | None, began: float) -> None:
         state, settings = self.state, stage.settings
-        first, done, optimizer = stage.first_step, list[Step](), state.optimizer
+        first, done = stage.first_step, list[Step]()
         if loaded is not None:
-            optimizer, done, first = loaded[1].optimizer, list(loaded[1].steps), loaded[0].step + 1
-        elif optimizer is None or stage.begins_afresh:
-            optimizer = fresh_optimizer(state.lm, settings)
-        state.optimizer = optimizer
+            first, done = loaded[0].step + 1, list(loaded[1])
+        elif state.optimizer is None or stage.begins_afresh:
+            state.optimizer = fresh_optimizer(state.lm, settings)
+        aim = aim_of(self, stage, here=first == 1) if first <= stage.last_step else None
+        optimizer = state.optimizer
+        assert optimizer is not None
         counted = Counted(self._tell, self.trial, self.notes.attempt, line_of(stage, self.stages), stage, first)
         save = self.saver.along(stage, state.lm, optimizer, done)
 
@@ -191,21 +194,11 @@ class Walk:
             save(steps)
 
         batches, room = self.texts.batches(stage), self.saver.room
-        made = train(state.lm, optimizer, settings, batches, first, stage.last_step, after, room)
+        made = train(state.lm, optimizer, settings, batches, first, stage.last_step, after, room, aim)
         if self.world.leads:
             self.results.trained(stage, [*done, *made])
         self.notes.add(stage, "complete", began, steps=len(made), tokens=sum(step.tokens for step in made))
         counted.flush()
-
-    def _untaught(self, stage: Stage) -> Fork:
-        """The weights that forgetting goes back to: as pretraining left them, or else as they were loaded."""
-        origin = _origin(stage, self.stages)
-        if origin.id not in self.state.untaught:  # begun from a snapshot further down
-            settings = self.stages[stage.parent or ""].settings if stage.settings is None else stage.settings
-            with self.state.aside(settings):
-                if not self.reach(origin):
-                    raise MemexpError(f"the weights before study cannot be had: stage {origin.id} failed")
-        return self.state.untaught[origin.id]
 
     def _measure(self, stage: Stage) -> None:
         """Every outstanding measurement of a stage once, for all who ask. One that fails costs its own rows only."""
@@ -217,10 +210,10 @@ class Walk:
             printed = Printed(probe)
             guard = Inert(self.state.lm, weights=written_by_user(type(probe)))
             try:
-                untaught = self._untaught(stage)
+                before = untaught(self, stage)
                 began = self.activity.turn_to(stage, asks[0])
                 aside, shared = partial(self.state.aside, stage.settings), passes.for_(asks[0].probe_id)
-                session = Session(self.state.lm, untaught, aside, shared)
+                session = Session(self.state.lm, before, aside, shared)
                 measure = partial(measured, probe, session, texts, guard, printed)
                 items = self.shortage.again(measure, self.state.lm, stage, asks[0])
             except StoreError:
@@ -263,13 +256,6 @@ def _based(walk: Walk, base: WarmBase) -> State | None:
     if walk.saver.marks.fault is not None:
         notes.add(stage, "unread", began, f"no snapshot is taken up: {walk.saver.marks.fault}")
     return State(lm, stage.id, loaded)
-
-
-def _origin(stage: Stage, stages: Mapping[str, Stage]) -> Stage:
-    """The end of pretraining before `stage`, or else the base."""
-    while stage.kind not in ("base", "pretrain"):
-        stage = stages[stage.parent or ""]
-    return stage
 
 
 def _behind(stage: TrainingStage, mark: Mark, stages: Mapping[str, Stage], trial: Trial) -> Progress:
