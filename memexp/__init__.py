@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from memexp.probes import (
         QA,
         Choice,
+        Exposure,
         Extraction,
         FactRatios,
         LayerAblation,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         counterbalanced,
         retention_steps,
     )
+    from memexp.stimuli.canaries import Canaries
     from memexp.stimuli.facts import FactDataset, FactWorld
     from memexp.store import Store
     from memexp.sweep import Sweep
@@ -73,12 +75,14 @@ __all__ = [
     "QA",
     "SGD",
     "AdamW",
+    "Canaries",
     "Choice",
     "Choices",
     "ClusterError",
     "Condition",
     "Cyclic",
     "DataError",
+    "Exposure",
     "Extraction",
     "FactDataset",
     "FactRatios",
@@ -131,6 +135,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
+    "Canaries": "stimuli.canaries",
     "Store": "store",
     "depth": "plan.inspection",
     "open": "results",

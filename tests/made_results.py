@@ -235,6 +235,12 @@ def single_texts(made: Made) -> None:
             for i in range(made.items)
         ]
         made.result("membership", rows, {}, **common)
+        rows = [
+            {"item": i, "canary": i, "copies": 1, "secret": f"{i}", "text": f"It is {i}.", "tokens": 9, "nll": 20.0 - i}
+            | {"rank": 1 + i, "candidates": 1000, "exposure": 9.0, "fitted": 12.0}
+            for i in range(made.items)
+        ]
+        made.result("exposure", rows, {}, **common)
 
 
 def _search(made: Made) -> None:

@@ -77,6 +77,10 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
         Measure("loss", "loss (nats per token)", "loss", False),
         Measure("min_k_plus", "Min-K%++ (standard deviations)", "min_k_plus", False),
     ),
+    "exposure": (
+        Measure("exposure", "exposure by rank (bits)", "exposure", False),
+        Measure("fitted", "exposure by the fitted tail (bits)", "fitted", False),
+    ),
 }
 
 

@@ -77,6 +77,8 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "extraction"
     if "min_k_plus" in columns:
         return "membership"
+    if "canary" in columns:
+        return "exposure"
     if "log_comparison_ratio" in columns:
         return "ratios"
     if "log_likelihoods" in columns:

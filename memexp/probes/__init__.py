@@ -9,6 +9,7 @@ exchange import from here.
 
 from memexp.probes.ablation import LayerAblation
 from memexp.probes.choice import Choice
+from memexp.probes.exposure import Exposure
 from memexp.probes.extraction import Extraction
 from memexp.probes.lm_eval import LmEval
 from memexp.probes.membership import Membership
@@ -22,6 +23,7 @@ __all__ = [
     "BY_KIND",
     "QA",
     "Choice",
+    "Exposure",
     "Extraction",
     "FactRatios",
     "LayerAblation",
@@ -33,6 +35,6 @@ __all__ = [
 
 BY_KIND: dict[str, type[Probe]] = {
     probe.kind: probe
-    for probe in (Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership)
+    for probe in (Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership, Exposure)
 }
 """memexp's own probes by the name of their table, which no other may write to."""

@@ -58,6 +58,7 @@ MEANS: Mapping[str, Mapping[str, str]] = {
         "min_k_plus": "min_k_plus",
         "reference": "reference",
     },
+    "exposure": {"exposure": "exposure", "fitted": "fitted"},
 }
 """Of memexp's own kinds what is averaged, by the name of the column; the first is what stands for the kind."""
 PARTS: Mapping[str, Sequence[str]] = {
