@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Membership,
         Recall,
         Recognition,
+        Spans,
     )
     from memexp.results import open_store as open  # noqa: F401 - public, if not for `import *`
     from memexp.script import run_options
@@ -117,6 +118,7 @@ __all__ = [
     "ShippedText",
     "Snapshots",
     "Spaced",
+    "Spans",
     "SpecError",
     "Store",
     "StoreError",

@@ -241,6 +241,13 @@ def single_texts(made: Made) -> None:
             for i in range(made.items)
         ]
         made.result("exposure", rows, {}, **common)
+        rows = [
+            {"item": i, "depth": depth, "span": 0, "prompt": "It is", "target": f"{i}", "tokens": 2}
+            | {"log_probability": exposures - 8.0, "per_token": exposures / 2 - 4.0, "exact": False}
+            for i in range(made.items)
+            for depth in ("memorisation", "paraphrase", "composition")
+        ]
+        made.result("spans", rows, {}, **common)
 
 
 def _search(made: Made) -> None:

@@ -41,6 +41,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "lm_eval": ("task", "metric"),
     "extraction": ("prefix_tokens",),
     "membership": ("member",),
+    "spans": ("depth",),
 }
 """Columns of a kind's items that tell apart what is never averaged."""
 
@@ -80,6 +81,10 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
     "exposure": (
         Measure("exposure", "exposure by rank (bits)", "exposure", False),
         Measure("fitted", "exposure by the fitted tail (bits)", "fitted", False),
+    ),
+    "spans": (
+        Measure("spans", "log-probability of spans (nats per token)", "per_token", False),
+        Measure("exact", "spans that are the likeliest (share)", "exact::int"),
     ),
 }
 

@@ -79,6 +79,8 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "membership"
     if "canary" in columns:
         return "exposure"
+    if "depth" in columns and "per_token" in columns:
+        return "spans"
     if "log_comparison_ratio" in columns:
         return "ratios"
     if "log_likelihoods" in columns:

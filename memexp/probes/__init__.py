@@ -17,6 +17,7 @@ from memexp.probes.qa import QA
 from memexp.probes.ratios import FactRatios
 from memexp.probes.recall import Recall
 from memexp.probes.recognition import Recognition
+from memexp.probes.spans import Spans
 from memexp.spec import Probe
 
 __all__ = [
@@ -31,10 +32,23 @@ __all__ = [
     "Membership",
     "Recall",
     "Recognition",
+    "Spans",
 ]
 
 BY_KIND: dict[str, type[Probe]] = {
     probe.kind: probe
-    for probe in (Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership, Exposure)
+    for probe in (
+        Recognition,
+        Recall,
+        QA,
+        Choice,
+        LmEval,
+        LayerAblation,
+        FactRatios,
+        Extraction,
+        Membership,
+        Exposure,
+        Spans,
+    )
 }
 """memexp's own probes by the name of their table, which no other may write to."""

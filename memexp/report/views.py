@@ -59,6 +59,7 @@ MEANS: Mapping[str, Mapping[str, str]] = {
         "reference": "reference",
     },
     "exposure": {"exposure": "exposure", "fitted": "fitted"},
+    "spans": {"per_token": "per_token", "exact": "exact::int"},
 }
 """Of memexp's own kinds what is averaged, by the name of the column; the first is what stands for the kind."""
 PARTS: Mapping[str, Sequence[str]] = {
@@ -69,6 +70,7 @@ PARTS: Mapping[str, Sequence[str]] = {
     "lm_eval": ["task", "filter", "metric"],
     "extraction": ["prefix_tokens", "suffix_tokens"],
     "membership": ["member"],
+    "spans": ["depth"],
 }
 """Columns of items over which no mean is taken."""
 ITEMS: Mapping[str, str] = {

@@ -13,6 +13,7 @@ over both about other items under other seeds, and is the widest. Fewer than thr
 
 from __future__ import annotations
 
+from memexp.stats.acquisition import effectivity, retainability
 from memexp.stats.choosing import best
 from memexp.stats.comparison import compare
 from memexp.stats.curves import CURVES, Fit, fit_curve
@@ -38,12 +39,14 @@ __all__ = [
     "difference",
     "difference_in_differences",
     "dprime",
+    "effectivity",
     "fit_curve",
     "holm",
     "mcnemar",
     "mean_interval",
     "membership",
     "recognition",
+    "retainability",
     "retention",
     "summary",
     "tpr_at",
