@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from memexp.plan.inspection import depth
     from memexp.probes import (
         QA,
+        Capacity,
         Choice,
         Exposure,
         Extraction,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
         counterbalanced,
         retention_steps,
     )
+    from memexp.stimuli.biographies import Biographies
     from memexp.stimuli.canaries import Canaries
     from memexp.stimuli.facts import FactDataset, FactWorld
     from memexp.store import Store
@@ -76,7 +78,9 @@ __all__ = [
     "QA",
     "SGD",
     "AdamW",
+    "Biographies",
     "Canaries",
+    "Capacity",
     "Choice",
     "Choices",
     "ClusterError",
@@ -137,6 +141,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
+    "Biographies": "stimuli.biographies",
     "Canaries": "stimuli.canaries",
     "Store": "store",
     "depth": "plan.inspection",

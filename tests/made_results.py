@@ -248,6 +248,13 @@ def single_texts(made: Made) -> None:
             for depth in ("memorisation", "paraphrase", "composition")
         ]
         made.result("spans", rows, {}, **common)
+        rows = [
+            {"item": i, "part": part, "text": f"It is {i}.", "tokens": 4, "entropy": 27.0, "bits": 30.0 - exposures}
+            | {"bits_before": 30.0, "stored": exposures - 3.0, "gained": float(exposures)}
+            for i in range(made.items)
+            for part in ("name", "values")
+        ]
+        made.result("capacity", rows, {}, **common)
 
 
 def _search(made: Made) -> None:

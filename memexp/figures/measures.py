@@ -42,6 +42,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "extraction": ("prefix_tokens",),
     "membership": ("member",),
     "spans": ("depth",),
+    "capacity": ("part",),
 }
 """Columns of a kind's items that tell apart what is never averaged."""
 
@@ -85,6 +86,10 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
     "spans": (
         Measure("spans", "log-probability of spans (nats per token)", "per_token", False),
         Measure("exact", "spans that are the likeliest (share)", "exact::int"),
+    ),
+    "capacity": (
+        Measure("capacity", "stored of each part (bits)", "stored", False),
+        Measure("gained", "gained by study of each part (bits)", "gained", False),
     ),
 }
 

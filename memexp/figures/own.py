@@ -81,6 +81,8 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "exposure"
     if "depth" in columns and "per_token" in columns:
         return "spans"
+    if "bits_before" in columns:
+        return "capacity"
     if "log_comparison_ratio" in columns:
         return "ratios"
     if "log_likelihoods" in columns:

@@ -8,6 +8,7 @@ exchange import from here.
 """
 
 from memexp.probes.ablation import LayerAblation
+from memexp.probes.capacity import Capacity
 from memexp.probes.choice import Choice
 from memexp.probes.exposure import Exposure
 from memexp.probes.extraction import Extraction
@@ -23,6 +24,7 @@ from memexp.spec import Probe
 __all__ = [
     "BY_KIND",
     "QA",
+    "Capacity",
     "Choice",
     "Exposure",
     "Extraction",
@@ -49,6 +51,7 @@ BY_KIND: dict[str, type[Probe]] = {
         Membership,
         Exposure,
         Spans,
+        Capacity,
     )
 }
 """memexp's own probes by the name of their table, which no other may write to."""

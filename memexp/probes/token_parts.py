@@ -1,7 +1,7 @@
 """Which tokens of a text are a part of it, however the text falls into tokens.
 
-    before, after = split(session, "The capital of Peru is", "Lima")
-    cuts(session, text, row, [4, 11])
+    [(before, after)] = joined(session, [("The capital of Peru is", "Lima")])
+    tokens_of(session, text, row, 4, 11)
 
 A text is encoded as a whole, as it is in study. What its beginning has in common with the whole is the beginning's; the
 space before a part belongs to the part, as with lm-evaluation-harness.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from memexp.core.session import Session
 
-__all__ = ["NO_END", "cuts", "joined", "shared"]
+__all__ = ["NO_END", "joined", "shared", "tokens_of"]
 
 NO_END = 2**20
 """Tokens, for texts that are not cut."""
@@ -37,11 +37,11 @@ def shared(first: Sequence[int], whole: Sequence[int]) -> int:
     )
 
 
-def cuts(session: Session, text: str, row: Sequence[int], places: Sequence[int]) -> list[int]:
-    """The token that begins at or after each place, a number of characters; a token across it counts as before it."""
-    found = []
-    for place, first in zip(places, session.encode([text[:place] for place in places], NO_END), strict=True):
-        own = session.without_ends([first])[0]
-        end = shared(own, row)
-        found.append(min(end + (end < len(own)), len(row)) if place else 0)
-    return found
+def tokens_of(session: Session, text: str, row: Sequence[int], first: int, last: int) -> range:
+    """The places in `row`, the tokens of `text`, of what is from character `first` to before `last`.
+
+    A token that is only partly of it is counted, at either end.
+    """
+    before, until = session.without_ends(session.encode([text[:first].rstrip(), text[:last]], NO_END))
+    end = shared(until, row)
+    return range(shared(before, row), min(end + (end < len(until)), len(row)))

@@ -60,6 +60,7 @@ MEANS: Mapping[str, Mapping[str, str]] = {
     },
     "exposure": {"exposure": "exposure", "fitted": "fitted"},
     "spans": {"per_token": "per_token", "exact": "exact::int"},
+    "capacity": {"stored": "stored", "gained": "gained", "bits": "bits"},
 }
 """Of memexp's own kinds what is averaged, by the name of the column; the first is what stands for the kind."""
 PARTS: Mapping[str, Sequence[str]] = {
@@ -71,6 +72,7 @@ PARTS: Mapping[str, Sequence[str]] = {
     "extraction": ["prefix_tokens", "suffix_tokens"],
     "membership": ["member"],
     "spans": ["depth"],
+    "capacity": ["part"],
 }
 """Columns of items over which no mean is taken."""
 ITEMS: Mapping[str, str] = {

@@ -21,6 +21,7 @@ from typing import Literal
 
 from memexp.errors import SpecError
 from memexp.spec import Count, InlineText, Positive, SomeText, Text, spec
+from memexp.stimuli.biographies import Marked, Part
 from memexp.stimuli.lists import random_numbers
 
 __all__ = ["PLACE", "Canaries"]
@@ -95,6 +96,14 @@ class Canaries:
     def corpus(self) -> InlineText:
         """The canaries as texts to study."""
         return InlineText(self.name, tuple(map(self.text, self.secrets)))
+
+    def marked(self) -> list[Marked]:
+        """Each canary with where its secret stands."""
+        first = self.format.index(PLACE)
+        return [
+            Marked(self.text(secret), (Part("secret", ((first, first + len(secret)),), self.bits),))
+            for secret in self.secrets
+        ]
 
     def candidates(self, count: int | Literal["all"], seed: int = 0) -> list[str]:
         """Secrets that no canary has, to rank those of the canaries among.

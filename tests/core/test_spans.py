@@ -17,7 +17,7 @@ from memexp.core.session import Session
 from memexp.errors import DataError
 from memexp.probes import Spans
 from memexp.probes.spans import SCHEMA
-from memexp.probes.token_parts import cuts, joined, shared
+from memexp.probes.token_parts import joined, shared, tokens_of
 from memexp.sources import read_texts
 from memexp.spec import InlineItems, ShippedText, Study
 
@@ -131,16 +131,17 @@ def test_only_texts_with_spans_are_asked() -> None:
 
 
 def test_parts_are_found_however_a_text_falls_into_tokens(lm: LanguageModel, tmp_path: Path) -> None:
+    """As the characters of each token tell."""
     text = TARGETS[0]
     for model in (lm, language_model("llama", tokenizer=bos_tokenizer(tmp_path / "bos"))):
         encoded = model.tokenizer(text, return_offsets_mapping=True)
         row, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        places = [0, *(at for at, sign in enumerate(text) if sign == " "), len(text)]
-        found = cuts(Session(model), text, row, places)
-        for place, token in zip(places[1:-1], found[1:-1], strict=True):
-            assert offsets[token][0] in (place, place + 1) and offsets[token - 1][1] <= place
-        assert (found[0], found[-1]) == (0, len(row))
-    assert cuts(Session(lm), text, encoded["input_ids"], [len(text.split()[0]) - 1])[0] >= 1, "within a token: after it"
+        begins = [0, *(at + 1 for at, sign in enumerate(text) if sign == " ")]
+        for first in begins:
+            for last in (at - 1 for at in [*begins[1:], len(text) + 1] if at > first):
+                expected = [at for at, (begin, end) in enumerate(offsets) if end > first and begin < last]
+                found = list(tokens_of(Session(model), text, row, first, last))
+                assert [at for at in found if offsets[at][1]] == expected
 
 
 def test_shared_by_hand() -> None:

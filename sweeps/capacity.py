@@ -1,0 +1,62 @@
+"""How many bits can a model hold, of random strings and of invented people?
+
+    memexp run sweeps/capacity.py
+
+A tiny architecture from scratch studies 50 or 200 random strings, or as many biographies, up to a hundred times; what
+it saves in coding them is what it holds (Morris et al. 2025, arXiv 2505.24832; Allen-Zhu & Li 2024, arXiv 2404.05405).
+Three seeds. Some minutes on two cores.
+
+    memexp query "SELECT texts, source, exposures, sum(stored) / count(DISTINCT seed) AS bits
+                  FROM capacity GROUP BY ALL ORDER BY ALL"
+
+``--published`` is bioS of the second paper: 10,000 to 100,000 people, 1,000 exposures each, GPT-2 of 124 million
+parameters drawn at random. Days on a GPU.
+"""
+
+import argparse
+
+from memexp import Biographies, Canaries, Capacity, Condition, Model, RandomInit, Study, Sweep, run_options
+
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[run_options()]
+)
+parser.add_argument("--architecture", help="default: tiny-s, with --published gpt2")
+parser.add_argument("--texts", nargs="+", type=int, help="default: 50 and 200, with --published 10,000 to 100,000")
+parser.add_argument(
+    "--exposures", nargs="+", type=int, help="default: 0, 10, 30 and 100, with --published 100 and 1,000"
+)
+parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
+parser.add_argument("--published", action="store_true", help="bioS: so many people, 1,000 exposures")
+args = parser.parse_args()
+
+architecture = args.architecture or ("gpt2" if args.published else "tiny-s")
+texts = args.texts or ((10_000, 20_000, 50_000, 100_000) if args.published else (50, 200))
+exposures = args.exposures or ((100, 1000) if args.published else (0, 10, 30, 100))
+sources = {
+    (count, kind): source
+    for count in texts
+    for kind, source in (
+        ("strings", Canaries("Note: {secret}", alphabet="abcdefghijklmnop", length=16, count=count)),
+        ("people", Biographies(count)),
+    )
+    if kind == "people" or not args.published
+}
+
+sweep = Sweep(
+    name="capacity",
+    conditions=[
+        Condition(
+            Model("from scratch", tokenizer=architecture, init=RandomInit(architecture, seed=seed)),
+            Study(source.corpus(), exposures=n, lr=1e-3, batch_size=96 if args.published else 10, block_size=128),
+            seed=seed,
+            probes=[Capacity(source, reference=False)],
+            labels={"texts": count, "source": kind},
+        )
+        for (count, kind), source in sources.items()
+        for n in exposures
+        for seed in args.seeds
+    ],
+)
+
+if __name__ == "__main__":
+    raise SystemExit(sweep.main(args))
