@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from memexp.plan.inspection import depth
     from memexp.probes import (
         QA,
+        BaseForgetting,
         Capacity,
         Choice,
         Exposure,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         LayerAblation,
         LmEval,
         Membership,
+        PrefixOffset,
         Recall,
         Recognition,
         Spans,
@@ -78,6 +80,7 @@ __all__ = [
     "QA",
     "SGD",
     "AdamW",
+    "BaseForgetting",
     "Biographies",
     "Canaries",
     "Capacity",
@@ -112,6 +115,7 @@ __all__ = [
     "Model",
     "ModelError",
     "Pair",
+    "PrefixOffset",
     "Pretrain",
     "Probe",
     "RandomInit",

@@ -53,7 +53,7 @@ if args.published:
     study = {"lr": 4e-4, "batch_size": 130, "block_size": 1024, "presentation": Spaced(other, gap=100)}
 else:
     world = FactWorld(entities=20)
-    models, exposures = args.models or ["tiny-m"], args.exposures or (0, 1, 2, 4)
+    models, exposures = args.models or ["tiny-m"], args.exposures or (0, 1, 2, 3, 4)
     corpus, items, other = world.passages(), world.spans(), ShippedText("sentences-interference")
     study = {"lr": 1e-3, "batch_size": 4, "block_size": 128}
 

@@ -21,17 +21,17 @@ parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[run_options()]
 )
 parser.add_argument("--architecture", help="default: tiny-s, with --published gpt2")
-parser.add_argument("--texts", nargs="+", type=int, help="default: 50 and 200, with --published 10,000 to 100,000")
+parser.add_argument("--texts", nargs="+", type=int, help="default: 20 and 80, with --published 10,000 to 100,000")
 parser.add_argument(
-    "--exposures", nargs="+", type=int, help="default: 0, 10, 30 and 100, with --published 100 and 1,000"
+    "--exposures", nargs="+", type=int, help="default: 0, 10, 30 and 60, with --published 100 and 1,000"
 )
 parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
 parser.add_argument("--published", action="store_true", help="bioS: so many people, 1,000 exposures")
 args = parser.parse_args()
 
 architecture = args.architecture or ("gpt2" if args.published else "tiny-s")
-texts = args.texts or ((10_000, 20_000, 50_000, 100_000) if args.published else (50, 200))
-exposures = args.exposures or ((100, 1000) if args.published else (0, 10, 30, 100))
+texts = args.texts or ((10_000, 20_000, 50_000, 100_000) if args.published else (20, 80))
+exposures = args.exposures or ((100, 1000) if args.published else (0, 10, 30, 60))
 sources = {
     (count, kind): source
     for count in texts
@@ -47,7 +47,13 @@ sweep = Sweep(
     conditions=[
         Condition(
             Model("from scratch", tokenizer=architecture, init=RandomInit(architecture, seed=seed)),
-            Study(source.corpus(), exposures=n, lr=1e-3, batch_size=96 if args.published else 10, block_size=128),
+            Study(
+                source.corpus(),
+                exposures=n,
+                lr=1e-3 if args.published else 3e-3,
+                batch_size=96 if args.published else 20,
+                block_size=128,
+            ),
             seed=seed,
             probes=[Capacity(source, reference=False)],
             labels={"texts": count, "source": kind},

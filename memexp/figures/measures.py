@@ -43,6 +43,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "membership": ("member",),
     "spans": ("depth",),
     "capacity": ("part",),
+    "prefix_offset": ("offset_tokens", "prefix_tokens"),
 }
 """Columns of a kind's items that tell apart what is never averaged."""
 
@@ -86,6 +87,15 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
     "spans": (
         Measure("spans", "log-probability of spans (nats per token)", "per_token", False),
         Measure("exact", "spans that are the likeliest (share)", "exact::int"),
+    ),
+    "base_forgetting": (
+        Measure("cross_entropy", "cross-entropy against the base (nats per token)", "cross_entropy", False),
+        Measure("kl", "divergence from the base (nats per token)", "kl", False, 0.0),
+        Measure("loss", "NLL of general text (nats per token)", "loss", False),
+    ),
+    "prefix_offset": (
+        Measure("matching", "matching tokens (share of a suffix)", "matching"),
+        Measure("exact", "suffixes given exactly (share)", "exact::int"),
     ),
     "capacity": (
         Measure("capacity", "stored of each part (bits)", "stored", False),

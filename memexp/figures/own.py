@@ -73,6 +73,8 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "recall"
     if "ablated_side" in columns:
         return "ablation"
+    if "offset_tokens" in columns:
+        return "prefix_offset"
     if "prefix_tokens" in columns:
         return "extraction"
     if "min_k_plus" in columns:
@@ -83,6 +85,8 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "spans"
     if "bits_before" in columns:
         return "capacity"
+    if "base_entropy" in columns:
+        return "base_forgetting"
     if "log_comparison_ratio" in columns:
         return "ratios"
     if "log_likelihoods" in columns:

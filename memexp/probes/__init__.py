@@ -8,12 +8,14 @@ exchange import from here.
 """
 
 from memexp.probes.ablation import LayerAblation
+from memexp.probes.base_forgetting import BaseForgetting
 from memexp.probes.capacity import Capacity
 from memexp.probes.choice import Choice
 from memexp.probes.exposure import Exposure
 from memexp.probes.extraction import Extraction
 from memexp.probes.lm_eval import LmEval
 from memexp.probes.membership import Membership
+from memexp.probes.prefix_offset import PrefixOffset
 from memexp.probes.qa import QA
 from memexp.probes.ratios import FactRatios
 from memexp.probes.recall import Recall
@@ -24,6 +26,7 @@ from memexp.spec import Probe
 __all__ = [
     "BY_KIND",
     "QA",
+    "BaseForgetting",
     "Capacity",
     "Choice",
     "Exposure",
@@ -32,6 +35,7 @@ __all__ = [
     "LayerAblation",
     "LmEval",
     "Membership",
+    "PrefixOffset",
     "Recall",
     "Recognition",
     "Spans",
@@ -52,6 +56,8 @@ BY_KIND: dict[str, type[Probe]] = {
         Exposure,
         Spans,
         Capacity,
+        BaseForgetting,
+        PrefixOffset,
     )
 }
 """memexp's own probes by the name of their table, which no other may write to."""

@@ -60,6 +60,8 @@ MEANS: Mapping[str, Mapping[str, str]] = {
     },
     "exposure": {"exposure": "exposure", "fitted": "fitted"},
     "spans": {"per_token": "per_token", "exact": "exact::int"},
+    "prefix_offset": {"matching": "matching", "exact": "exact::int", "strength": "strength"},
+    "base_forgetting": {"cross_entropy": "cross_entropy", "kl": "kl", "loss": "loss"},
     "capacity": {"stored": "stored", "gained": "gained", "bits": "bits"},
 }
 """Of memexp's own kinds what is averaged, by the name of the column; the first is what stands for the kind."""
@@ -73,6 +75,7 @@ PARTS: Mapping[str, Sequence[str]] = {
     "membership": ["member"],
     "spans": ["depth"],
     "capacity": ["part"],
+    "prefix_offset": ["offset_tokens", "prefix_tokens", "suffix_tokens"],
 }
 """Columns of items over which no mean is taken."""
 ITEMS: Mapping[str, str] = {

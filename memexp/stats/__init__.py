@@ -22,6 +22,7 @@ from memexp.stats.differences import Difference, difference, holm, mcnemar
 from memexp.stats.means import OVER, Mean, mean_interval, summary
 from memexp.stats.members import blind_auc, membership, tpr_at
 from memexp.stats.memorisation import counterfactual, difference_in_differences
+from memexp.stats.privacy import privleak
 from memexp.stats.retained import retention
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "mcnemar",
     "mean_interval",
     "membership",
+    "privleak",
     "recognition",
     "retainability",
     "retention",

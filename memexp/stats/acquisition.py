@@ -22,7 +22,19 @@ from memexp.errors import SpecError
 from memexp.stats.clusters import Group, check_level
 from memexp.stats.means import beside, groups_of, means
 from memexp.stats.retained import STUDY
-from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, column, numbers, units_of, values_of
+from memexp.stats.tables import (
+    Codes,
+    Floats,
+    Names,
+    Units,
+    arrow,
+    codes,
+    column,
+    names_of,
+    numbers,
+    units_of,
+    values_of,
+)
 
 __all__ = ["effectivity", "retainability"]
 
@@ -44,7 +56,7 @@ class _Trajectories:
     span: Codes
     """One span of one group, seed and list, whatever was studied how often."""
     untrained: Codes
-    """The same where settings of study say nothing."""
+    """The same where settings of study say nothing, nor the seed of its order."""
     units: Units
     keys: pa.Table
     """The columns of groups, row by row."""
@@ -208,12 +220,14 @@ def _trajectories(
     rows = arrow(table)
     since = np.nan_to_num(numbers(column(rows, steps), steps)).astype(np.int64)
     seen = numbers(column(rows, exposures), exposures).astype(np.int64)
-    units = units_of(rows, items, seeds, lists, [*told, steps, exposures])
-    apart = [rows[name] for name in SPAN if name in rows.column_names]
-    apart += [pa.array(part) for part in (units.items, units.seeds, units.lists) if part is not None]
+    apart = [*told, steps, exposures]
+    units = units_of(rows, items, seeds, lists, apart)
+    own = [rows[name] for name in SPAN if name in rows.column_names]
+    own += [pa.array(part) for part in (units.items, units.lists) if part is not None]
+    drawn = names_of(rows, items, seeds, lists, apart)["seeds"]
     span, untrained = (
-        codes([*(column(rows, name) for name in told if name not in without), *apart], rows.num_rows)
-        for without in ((), STUDY)
+        codes([*(column(rows, name) for name in (*told, *drawn) if name not in without), *own], rows.num_rows)
+        for without in ((), (*STUDY, "seed"))
     )
     keys = rows.select([*told, exposures])
     return _Trajectories(values_of(rows, value), since, seen, span, untrained, units, keys)

@@ -79,6 +79,18 @@ def test_effectivity_is_that_of_a_plain_loop(window: int, gap: int) -> None:
         assert one["low"] < one["effectivity"] < one["high"]
 
 
+def test_a_model_that_has_not_studied_is_that_of_all_seeds() -> None:
+    """Results have it once. Of models drawn at random each has its own."""
+    every = rows()
+    once = [row for row in every if row["exposures"] or row["seed"] == 0]
+    for measure in (stats.effectivity, stats.retainability):
+        both = [measure(pa.Table.from_pylist(table)).to_pylist() for table in (every, once)]
+        for one, other in zip(*both, strict=True):
+            assert one == {name: pytest.approx(value) for name, value in other.items()}
+    drawn = pa.Table.from_pylist([{**row, "init_seed": row["seed"]} for row in once])
+    assert {one["n"] for one in stats.effectivity(drawn).to_pylist()} == {8 * 3, 8 * 3 * 3}
+
+
 @pytest.mark.parametrize("window", [50, 0])
 def test_retainability_is_that_of_a_plain_loop(window: int) -> None:
     table = rows()
