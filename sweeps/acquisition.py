@@ -6,15 +6,20 @@ A tiny model studies passages on twenty invented countries up to four times, the
 is asked for words of the passages verbatim, in other words, and where two facts are to be put together (Chang et al.
 2024, arXiv 2406.11813). Three seeds. A few minutes on two cores.
 
+What one sees: the first exposure adds 3.4 nats per token verbatim, 3.1 reworded and 2.3 composed, later ones less and
+less (.7, .8 and nothing at the fourth). A hundred steps later about .8 of it is left verbatim, half reworded and
+nothing that is told from none composed, with ``outliers=1.5``; without, spans that gained next to nothing make the mean
+of ratios meaningless. Hardly any span is ever the likeliest (.22 verbatim and reworded, .01 composed after four).
+
     memexp query "SELECT exposures, retention_steps, depth, avg(per_token) AS per_token, avg(exact::int) AS exact
                   FROM spans GROUP BY ALL ORDER BY ALL"
 
     from memexp import stats
     rows = sweep.results("spans").to_arrow()
-    stats.effectivity(rows), stats.retainability(rows)
+    stats.effectivity(rows), stats.retainability(rows, window=0, outliers=1.5)
 
 ``--published`` takes the published texts, a local copy of kaist-ai/fictional-knowledge with ``--texts`` as an object a
-line, ten exposures, and OLMo-1B at the published interval of other text after the last, of a list with ``--other``.
+line, and OLMo-1B; other text, between exposures and after the last, is of a list that ``--other`` names.
 Their exposures are 100 steps of pretraining apart.
 """
 

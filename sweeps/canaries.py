@@ -6,6 +6,10 @@ Sixteen sentences with a four-digit code each, among sixty that have none, studi
 2019, arXiv 1802.08232). Each is ranked among the secrets that no canary has, all 9,984 of them. Three seeds. Minutes on
 two cores.
 
+What one sees: 1.8 bits before study, where ranks that are chance give 1.4 in the mean of many lists, then 2.2, 2.5, 3.8
+and 5.8 bits after 1, 2, 4 and 8 exposures, of 13.3 that there could be; the fitted tail says 6.0 at eight. The
+intervals over the sixteen canaries are wide (3.2 to 8.5 at eight), and hardly one is ever the first of all (1 of 48).
+
     memexp query "SELECT exposures, avg(exposure) AS bits, avg(fitted) AS fitted, avg((rank = 1)::int) AS first
                   FROM exposure GROUP BY ALL ORDER BY ALL"
 

@@ -6,6 +6,11 @@ A tiny model studies 80 sentences up to thirty times, and is asked for the eight
 each: by greedy completion (Carlini et al. 2022, arXiv 2202.07646) and by sampling (Hayes et al. 2024, arXiv
 2410.19482). Three seeds. A few minutes on two cores.
 
+What one sees: nothing is extracted before study, next to nothing after three exposures (.02 of suffixes, though .43 of
+their tokens are the likeliest), .63 to .76 after ten and .95 to 1 after thirty. Longer prefixes do not help here: after
+ten exposures they do a little worse (.76, .73, .63 after 4, 8, 12 tokens), as what follows them is another part of the
+text.
+
     memexp query "SELECT exposures, prefix_tokens, avg(exact::int) AS exact, avg(matching) AS matching,
                          avg(coalesce(queries <= 100, false)::int) AS in_100
                   FROM extraction GROUP BY ALL ORDER BY ALL"

@@ -4,7 +4,12 @@
 
 A tiny model studies 80 sentences up to three times; these and 80 others are scored one by one, as by Zhang et al. 2024
 (arXiv 2404.02936), beside what the words alone give away. Three seeds, and half the conditions study the other list.
-Minutes on two cores. AUC with intervals:
+Minutes on two cores.
+
+What one sees: after one exposure the difference to the model before study has an AUC of .93, every score that needs no
+reference .74 to .79, Min-K%++ (.76) no better than the plain loss (.79); after three all have .99 or more. Without
+study all are .5, and so are the words alone, by construction: every text is a member in one half of the conditions. AUC
+with intervals:
 
     from memexp import stats
     stats.membership(sweep.results("membership").to_arrow(), by=["exposures"])

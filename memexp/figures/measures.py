@@ -97,6 +97,7 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
         Measure("matching", "matching tokens (share of a suffix)", "matching"),
         Measure("exact", "suffixes given exactly (share)", "exact::int"),
     ),
+    "priming": (Measure("priming", "probability of keywords, over that before study", "ratio", False, 1.0),),
     "capacity": (
         Measure("capacity", "stored of each part (bits)", "stored", False),
         Measure("gained", "gained by study of each part (bits)", "gained", False),

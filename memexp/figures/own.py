@@ -87,6 +87,8 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "capacity"
     if "base_entropy" in columns:
         return "base_forgetting"
+    if "keyword" in columns:
+        return "priming"
     if "log_comparison_ratio" in columns:
         return "ratios"
     if "log_likelihoods" in columns:

@@ -16,6 +16,7 @@ from memexp.probes.extraction import Extraction
 from memexp.probes.lm_eval import LmEval
 from memexp.probes.membership import Membership
 from memexp.probes.prefix_offset import PrefixOffset
+from memexp.probes.priming import Priming
 from memexp.probes.qa import QA
 from memexp.probes.ratios import FactRatios
 from memexp.probes.recall import Recall
@@ -36,6 +37,7 @@ __all__ = [
     "LmEval",
     "Membership",
     "PrefixOffset",
+    "Priming",
     "Recall",
     "Recognition",
     "Spans",
@@ -58,6 +60,7 @@ BY_KIND: dict[str, type[Probe]] = {
         Capacity,
         BaseForgetting,
         PrefixOffset,
+        Priming,
     )
 }
 """memexp's own probes by the name of their table, which no other may write to."""

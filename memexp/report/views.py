@@ -61,6 +61,7 @@ MEANS: Mapping[str, Mapping[str, str]] = {
     "exposure": {"exposure": "exposure", "fitted": "fitted"},
     "spans": {"per_token": "per_token", "exact": "exact::int"},
     "prefix_offset": {"matching": "matching", "exact": "exact::int", "strength": "strength"},
+    "priming": {"ratio": "ratio"},
     "base_forgetting": {"cross_entropy": "cross_entropy", "kl": "kl", "loss": "loss"},
     "capacity": {"stored": "stored", "gained": "gained", "bits": "bits"},
 }

@@ -55,6 +55,9 @@ def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of one question, fact or text with spans that count."""
     if _CONTEXT in row and "question" not in row:
         return _with_spans(where, row)
+    if "keyword" in row and "question" not in row:
+        _check(where, "keyword", row["keyword"])
+        return {"keyword": row["keyword"], "prefixes": _texts(where, "prefixes", row.get("prefixes"))}
     wanted = _FACT if "head" in row and "question" not in row else _QUESTION
     for name in wanted:
         if name not in row:

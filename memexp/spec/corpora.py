@@ -219,8 +219,8 @@ class ItemFile:
 
     A text with spans (`memexp.Spans`) has ``train_context``, the text, and lists of equal length ``mem_input`` and
     ``mem_target``, ``gen_input`` and ``gen_target``, ``hard_gen_input`` and ``hard_gen_target``, or some of these
-    pairs: the columns of kaist-ai/fictional-knowledge (Chang et al. 2024, arXiv 2406.11813). Other columns are not
-    read.
+    pairs: the columns of kaist-ai/fictional-knowledge (Chang et al. 2024, arXiv 2406.11813). A keyword
+    (`memexp.Priming`) has ``keyword`` and a list ``prefixes``. Other columns are not read.
     """
 
     path: PathText

@@ -44,7 +44,8 @@ SPANS: list[Row] = [
         "hard_gen_target": ["owls"],
     }
 ]
-KINDS = {"open": OPEN, "choices": CHOICES, "facts": FACTS, "spans": SPANS}
+KEYWORDS: list[Row] = [{"keyword": "vermilion", "prefixes": ["The sand is", 'Its "colour" is']}]
+KINDS = {"open": OPEN, "choices": CHOICES, "facts": FACTS, "spans": SPANS, "keywords": KEYWORDS}
 
 # Ways to hold rows
 
@@ -168,6 +169,8 @@ def test_what_counts_makes_another_identity() -> None:
         (SPANS, {"train_context": SPANS[0]["train_context"] + " "}),
         (SPANS, {"mem_input": ["FlarTrun, in the", "Its"]}),
         (SPANS, {"hard_gen_target": ["foxes"]}),
+        (KEYWORDS, {"keyword": "red"}),
+        (KEYWORDS, {"prefixes": ["The sand is"]}),
         (SPANS, {"gen_input": None, "gen_target": None}),
     ]
     for rows, change in changes:
@@ -283,6 +286,10 @@ BAD_ROWS: list[tuple[Row, str]] = [
     (span(mem_input=[4]), ": mem_input[0] must be a text, got int"),
     (span(mem_input="a"), """: mem_input must be a list such as ["one", "two"], got 'a'"""),
     (span(gen_input=[""], gen_target=["b"]), ": gen_input[0] is empty"),
+    # keywords
+    ({"keyword": "a"}, ": prefixes must be a list of texts"),
+    ({"keyword": " ", "prefixes": ["a"]}, ": keyword is empty"),
+    ({"keyword": "a", "prefixes": ["a", ""]}, ": prefixes[1] is empty"),
     # answers that are no choice
     (among(2), f": {INDEX}2"),
     (among(-1), f": {INDEX}-1"),
