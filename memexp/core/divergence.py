@@ -125,7 +125,7 @@ class _Against:
     def __call__(self, targets: Tensor) -> Work:
         def work(logits: Tensor, at: slice) -> Tensor:
             nll = losses(targets)(logits, at)
-            q = self.logs[at].to(logits.device).clamp_(min=LEAST)
+            q = self.logs[at].to(logits.device).clamp(min=LEAST)
             p = logits.log_softmax(-1).clamp_(min=LEAST)
             weight = q.exp()
             each = nll, -(weight * p).sum(-1, dtype=torch.float64), -(weight * q).sum(-1, dtype=torch.float64)
