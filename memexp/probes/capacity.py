@@ -2,8 +2,8 @@
 
 Of random strings (Morris et al. 2025, arXiv 2505.24832, section 3): a string that is drawn evenly takes log2 of their
 number in bits, given the model it takes -log2 p, and what it saves is what the model holds. Of biographies (Allen-Zhu &
-Li 2024, arXiv 2404.05405, section 4): with N people, N0 names, S0 combinations of values, p1 the NLL of a name and p2
-that of a person's values after it, summed over their tokens, in nats, means over people,
+Li 2024, arXiv 2404.05405): with N people, N0 names, S0 combinations of values, p1 the NLL of a name and p2 that of a
+person's values after it, summed over their tokens, in nats, means over people,
 
     bits >= N log2(N0 / e^p1) + N log2(S0 / e^p2)
 

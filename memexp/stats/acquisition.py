@@ -105,7 +105,7 @@ def effectivity(
 ) -> pa.Table:
     """What an exposure adds: the best value within `window` steps after it, less the value just before it.
 
-    Chang et al. 2024, equation 3, for every exposure with rows of one exposure fewer; their code measures only the best
+    Chang et al. 2024, section 3, for every exposure with rows of one exposure fewer; their code measures only the best
     after the last injection against the value before the first.
 
     Args:
@@ -151,7 +151,7 @@ def retainability(
 ) -> pa.Table:
     """What is left t steps after a span's best: 100 (l_t - l_0) / (l_best - l_0), in percent.
 
-    Chang et al. 2024, equation 4: l_0 is the value before the first exposure, l_best the best within `window` steps of
+    Chang et al. 2024, section 3: l_0 is the value before the first exposure, l_best the best within `window` steps of
     the last, from which t counts, span by span. They fit b - a log10 t to it: ``fit_curve(t, retainability,
     curves=["log"])``, whose floor is b, and which is 0 at t = 10^(b / a).
 
