@@ -5,8 +5,8 @@
     people.marked()[0].parts    # where in it the name and the values stand, and how many bits each takes
 
 After bioS of Allen-Zhu & Li 2024 (arXiv 2404.05405): a name of three parts, the pronoun and five attributes, each drawn
-evenly from a pool of as many values as theirs. Names, values and the sentences, one for each, are memexp's own; the city
-of work, which follows from the employer and takes no bits, is left out. What is drawn depends on the fields alone.
+evenly from a pool of as many values as theirs. Names, values and the sentences, one for each, are memexp's own; the
+city of work, which follows from the employer and takes no bits, is left out. What is drawn depends on the fields alone.
 """
 
 from __future__ import annotations
