@@ -15,16 +15,22 @@ if TYPE_CHECKING:
     from memexp.plan.inspection import depth
     from memexp.probes import (
         QA,
+        BaseForgetting,
+        Capacity,
         Choice,
+        Exposure,
         Extraction,
         FactRatios,
         LayerAblation,
         LmEval,
         Membership,
+        PrefixOffset,
+        Priming,
         Quantized,
         Recall,
         Recognition,
         Savings,
+        Spans,
         TruthRatio,
     )
     from memexp.results import open_store as open  # noqa: F401 - public, if not for `import *`
@@ -69,6 +75,8 @@ if TYPE_CHECKING:
         counterbalanced,
         retention_steps,
     )
+    from memexp.stimuli.biographies import Biographies
+    from memexp.stimuli.canaries import Canaries
     from memexp.stimuli.facts import FactDataset, FactWorld
     from memexp.store import Store
     from memexp.sweep import Sweep
@@ -79,12 +87,17 @@ __all__ = [
     "QA",
     "SGD",
     "AdamW",
+    "BaseForgetting",
+    "Biographies",
+    "Canaries",
+    "Capacity",
     "Choice",
     "Choices",
     "ClusterError",
     "Condition",
     "Cyclic",
     "DataError",
+    "Exposure",
     "Extraction",
     "FactDataset",
     "FactRatios",
@@ -109,7 +122,9 @@ __all__ = [
     "Model",
     "ModelError",
     "Pair",
+    "PrefixOffset",
     "Pretrain",
+    "Priming",
     "Probe",
     "Quantized",
     "RandomInit",
@@ -121,6 +136,7 @@ __all__ = [
     "ShippedText",
     "Snapshots",
     "Spaced",
+    "Spans",
     "SpecError",
     "Store",
     "StoreError",
@@ -141,6 +157,8 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("FactDataset", "FactWorld"), "stimuli.facts"),
+    "Biographies": "stimuli.biographies",
+    "Canaries": "stimuli.canaries",
     "Store": "store",
     "depth": "plan.inspection",
     "open": "results",

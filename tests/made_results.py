@@ -244,6 +244,26 @@ def single_texts(made: Made) -> None:
         made.result("quantized", rows, {}, **common)
         rows = [{"task": "t", "item": i, "truth_ratio": 0.5, "rougeL_recall": 0.5} for i in range(made.items)]
         made.result("truth_ratio", rows, {}, **common)
+        rows = [
+            {"item": i, "canary": i, "copies": 1, "secret": f"{i}", "text": f"It is {i}.", "tokens": 9, "nll": 20.0 - i}
+            | {"rank": 1 + i, "candidates": 1000, "exposure": 9.0, "fitted": 12.0}
+            for i in range(made.items)
+        ]
+        made.result("exposure", rows, {}, **common)
+        rows = [
+            {"item": i, "depth": depth, "span": 0, "prompt": "It is", "target": f"{i}", "tokens": 2}
+            | {"log_probability": exposures - 8.0, "per_token": exposures / 2 - 4.0, "exact": False}
+            for i in range(made.items)
+            for depth in ("memorisation", "paraphrase", "composition")
+        ]
+        made.result("spans", rows, {}, **common)
+        rows = [
+            {"item": i, "part": part, "text": f"It is {i}.", "tokens": 4, "entropy": 27.0, "bits": 30.0 - exposures}
+            | {"bits_before": 30.0, "stored": exposures - 3.0, "gained": float(exposures)}
+            for i in range(made.items)
+            for part in ("name", "values")
+        ]
+        made.result("capacity", rows, {}, **common)
 
 
 def _search(made: Made) -> None:

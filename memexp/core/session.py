@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from memexp.core.data import Row, encode
+from memexp.core.divergence import Divergence, divergences
 from memexp.core.forget import ablated
 from memexp.core.fork import Fork, weights_aside
 from memexp.core.generate import answer_greedily, complete_greedily
@@ -96,6 +97,13 @@ class Session:
         if self._shared is not None and ask in self._shared.asks and not top:
             return self._shared.token_stats(self.lm, rows, ask)
         return token_stats(self.lm, rows, temperatures, top, within)
+
+    def divergences(self, rows: Sequence[Row]) -> list[Divergence]:
+        """See `memexp.core.divergence.divergences`; the other state is the model before study.
+
+        Raises SpecError where the session was made without the weights before study.
+        """
+        return divergences(self.lm, rows, lambda: self.ablated(Forget(below_layer=self.depth)))
 
     def complete(self, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
         """See `memexp.core.generate.complete_greedily`."""

@@ -41,6 +41,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "lm_eval": ("task", "metric"),
     "extraction": ("prefix_tokens",),
     "membership": ("member",),
+    "spans": ("depth",),
+    "capacity": ("part",),
+    "prefix_offset": ("offset_tokens", "prefix_tokens"),
 }
 """Columns of a kind's items that tell apart what is never averaged."""
 
@@ -78,6 +81,28 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
     "membership": (
         Measure("loss", "loss (nats per token)", "loss", False),
         Measure("min_k_plus", "Min-K%++ (standard deviations)", "min_k_plus", False),
+    ),
+    "exposure": (
+        Measure("exposure", "exposure by rank (bits)", "exposure", False),
+        Measure("fitted", "exposure by the fitted tail (bits)", "fitted", False),
+    ),
+    "spans": (
+        Measure("spans", "log-probability of spans (nats per token)", "per_token", False),
+        Measure("exact", "spans that are the likeliest (share)", "exact::int"),
+    ),
+    "base_forgetting": (
+        Measure("cross_entropy", "cross-entropy against the base (nats per token)", "cross_entropy", False),
+        Measure("kl", "divergence from the base (nats per token)", "kl", False, 0.0),
+        Measure("loss", "NLL of general text (nats per token)", "loss", False),
+    ),
+    "prefix_offset": (
+        Measure("matching", "matching tokens (share of a suffix)", "matching"),
+        Measure("exact", "suffixes given exactly (share)", "exact::int"),
+    ),
+    "priming": (Measure("priming", "probability of keywords, over that before study", "ratio", False, 1.0),),
+    "capacity": (
+        Measure("capacity", "stored of each part (bits)", "stored", False),
+        Measure("gained", "gained by study of each part (bits)", "gained", False),
     ),
 }
 

@@ -73,10 +73,22 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "recall"
     if "ablated_side" in columns:
         return "ablation"
+    if "offset_tokens" in columns:
+        return "prefix_offset"
     if "prefix_tokens" in columns:
         return "extraction"
     if "min_k_plus" in columns:
         return "membership"
+    if "canary" in columns:
+        return "exposure"
+    if "depth" in columns and "per_token" in columns:
+        return "spans"
+    if "bits_before" in columns:
+        return "capacity"
+    if "base_entropy" in columns:
+        return "base_forgetting"
+    if "keyword" in columns:
+        return "priming"
     if "log_comparison_ratio" in columns:
         return "ratios"
     if "log_likelihoods" in columns:

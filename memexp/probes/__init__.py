@@ -8,32 +8,44 @@ exchange import from here.
 """
 
 from memexp.probes.ablation import LayerAblation
+from memexp.probes.base_forgetting import BaseForgetting
+from memexp.probes.capacity import Capacity
 from memexp.probes.choice import Choice
+from memexp.probes.exposure import Exposure
 from memexp.probes.extraction import Extraction
 from memexp.probes.lm_eval import LmEval
 from memexp.probes.membership import Membership
+from memexp.probes.prefix_offset import PrefixOffset
+from memexp.probes.priming import Priming
 from memexp.probes.qa import QA
 from memexp.probes.quantized import Quantized
 from memexp.probes.ratios import FactRatios
 from memexp.probes.recall import Recall
 from memexp.probes.recognition import Recognition
 from memexp.probes.savings import Savings
+from memexp.probes.spans import Spans
 from memexp.probes.truth_ratio import TruthRatio
 from memexp.spec import Probe
 
 __all__ = [
     "BY_KIND",
     "QA",
+    "BaseForgetting",
+    "Capacity",
     "Choice",
+    "Exposure",
     "Extraction",
     "FactRatios",
     "LayerAblation",
     "LmEval",
     "Membership",
+    "PrefixOffset",
+    "Priming",
     "Quantized",
     "Recall",
     "Recognition",
     "Savings",
+    "Spans",
     "TruthRatio",
 ]
 
@@ -41,7 +53,7 @@ BY_KIND: dict[str, type[Probe]] = {
     probe.kind: probe
     for probe in (
         *(Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership),
-        *(Quantized, Savings, TruthRatio),
+        *(Exposure, Spans, Capacity, BaseForgetting, PrefixOffset, Priming, Quantized, Savings, TruthRatio),
     )
 }
 """memexp's own probes by the name of their table, which no other may write to."""

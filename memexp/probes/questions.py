@@ -75,7 +75,8 @@ def check_questions(probe: str, name: str, texts: Sequence[str], choices: bool, 
     rows = [question(text) for text in texts]
     for number, row in enumerate(rows, start=1):
         if "question" not in row:
-            raise DataError(f"{probe}: item {number} of {name} is a fact (head, relation, tail), not a question")
+            other = "a fact (head, relation, tail)" if "head" in row else "a text with spans"
+            raise DataError(f"{probe}: item {number} of {name} is {other}, not a question")
         if choices != ("choices" in row):
             other = "Choice" if "choices" in row else "QA"
             has = "has" if "choices" in row else "has no"

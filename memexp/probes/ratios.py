@@ -92,8 +92,9 @@ class FactRatios(Probe):
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """Facts only."""
         for number, text in enumerate(texts["items"], start=1):
-            if "head" not in question(text):
-                raise DataError(f"FactRatios: item {number} of {names['items']} is a question, not a fact")
+            if "head" not in (item := question(text)):
+                other = "a question" if "question" in item else "a text with spans"
+                raise DataError(f"FactRatios: item {number} of {names['items']} is {other}, not a fact")
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per fact, in order."""

@@ -61,6 +61,12 @@ MEANS: Mapping[str, Mapping[str, str]] = {
         "min_k_plus": "min_k_plus",
         "reference": "reference",
     },
+    "exposure": {"exposure": "exposure", "fitted": "fitted"},
+    "spans": {"per_token": "per_token", "exact": "exact::int"},
+    "prefix_offset": {"matching": "matching", "exact": "exact::int", "strength": "strength"},
+    "priming": {"ratio": "ratio"},
+    "base_forgetting": {"cross_entropy": "cross_entropy", "kl": "kl", "loss": "loss"},
+    "capacity": {"stored": "stored", "gained": "gained", "bits": "bits"},
 }
 """Of memexp's own kinds what is averaged, by the name of the column; the first is what stands for the kind."""
 PARTS: Mapping[str, Sequence[str]] = {
@@ -71,6 +77,9 @@ PARTS: Mapping[str, Sequence[str]] = {
     "lm_eval": ["task", "filter", "metric"],
     "extraction": ["prefix_tokens", "suffix_tokens"],
     "membership": ["member"],
+    "spans": ["depth"],
+    "capacity": ["part"],
+    "prefix_offset": ["offset_tokens", "prefix_tokens", "suffix_tokens"],
 }
 """Columns of items over which no mean is taken."""
 ITEMS: Mapping[str, str] = {

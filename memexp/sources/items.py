@@ -1,6 +1,7 @@
-"""Questions and facts: from a file, a hub dataset or Python to one JSON object each, of the columns that count.
+"""Questions, facts and spans: from a file, a hub dataset or Python to one JSON object each, of the columns that count.
 
-The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv 2409.14057); see `memexp.spec.ItemFile`.
+The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv 2409.14057) and of fictional-knowledge (Chang
+et al. 2024, arXiv 2406.11813); see `memexp.spec.ItemFile`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ __all__ = ["read_items"]
 
 _FACT = ("head", "relation", "tail")
 _QUESTION = ("question", "answer")
+_CONTEXT = "train_context"
+_SPANS = ("mem", "gen", "hard_gen")
+"""Of verbatim spans, paraphrases and compositions the fields begin so, and end in ``_input`` and ``_target``."""
 _NUMBER = re.compile(r"\s*[0-9]{1,2}\s*")
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -49,14 +53,19 @@ def read_items(items: ItemFile | HubItems | InlineItems) -> tuple[str, list[str]
 
 
 def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of one question or fact that count."""
+    """The columns of one question, fact or text with spans that count."""
+    if _CONTEXT in row and "question" not in row:
+        return _with_spans(where, row)
+    if "keyword" in row and "question" not in row:
+        _check(where, "keyword", row["keyword"])
+        return {"keyword": row["keyword"], "prefixes": _texts(where, "prefixes", row.get("prefixes"))}
     wanted = _FACT if "head" in row and "question" not in row else _QUESTION
     for name in wanted:
         if name not in row:
             has = ", ".join(near_first(name, map(str, row))) or "nothing"
             raise DataError(
                 f"{where}: no column {name!r} (it has {has}); a question has question and answer, "
-                "a fact has head, relation and tail"
+                "a fact has head, relation and tail, spans have train_context, mem_input and mem_target"
             )
     item = {name: row[name] for name in wanted}
     texts = dict(item)
@@ -89,17 +98,51 @@ def _perturbed(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return item | {"perturbed_answer": _list(where, "perturbed_answer", row["perturbed_answer"], 1)}
 
 
+def _with_spans(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A text and its spans. Those that are asked for verbatim have to stand in it."""
+    _check(where, _CONTEXT, row[_CONTEXT])
+    item: dict[str, Any] = {_CONTEXT: row[_CONTEXT]}
+    for kind in _SPANS:
+        given = {name: row.get(name) for name in (f"{kind}_input", f"{kind}_target")}
+        if all(value is None for value in given.values()):
+            continue
+        (inputs, wanted), lists = given, {name: _texts(where, name, value) for name, value in given.items()}
+        if len(lists[inputs]) != len(lists[wanted]):
+            raise DataError(f"{where}: {inputs} has {len(lists[inputs])} texts and {wanted} {len(lists[wanted])}")
+        if kind == "mem":
+            for place, span in enumerate(lists[wanted]):
+                if span not in item[_CONTEXT]:
+                    raise DataError(f"{where}: {wanted}[{place}], {span!r}, is not in {_CONTEXT}")
+        item |= lists
+    if len(item) == 1:
+        raise DataError(f"{where}: no spans; give mem_input and mem_target, or such of gen or hard_gen")
+    return item
+
+
+def _texts(where: str, name: str, value: Any) -> list[str]:
+    value = _as_list(where, name, value)
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise DataError(f"{where}: {name} must be a list of texts")
+    for place, text in enumerate(value):
+        _check(where, f"{name}[{place}]", text)
+    return list(value)
+
+
+def _as_list(where: str, name: str, value: Any) -> Any:
+    """A CSV holds a list as JSON."""
+    try:
+        return parsed(value) if isinstance(value, str) else value
+    except ValueError:
+        raise DataError(f'{where}: {name} must be a list such as ["one", "two"], got {value!r}') from None
+
+
 def _choices(where: str, value: Any) -> list[str]:
     return _list(where, "choices", value, 2)
 
 
 def _list(where: str, name: str, value: Any, least: int) -> list[str]:
     """At least so many texts, and at most 26."""
-    if isinstance(value, str):  # a CSV holds a list as JSON
-        try:
-            value = parsed(value)
-        except ValueError:
-            raise DataError(f'{where}: {name} must be a list such as ["one", "two"], got {value!r}') from None
+    value = _as_list(where, name, value)
     if not isinstance(value, Sequence) or isinstance(value, str) or not least <= len(value) <= 26:
         raise DataError(f"{where}: {name} must be a list of {least} to 26 texts")
     for place, text in enumerate(value):

@@ -217,8 +217,12 @@ class ItemFile:
 
     A question has ``question`` and ``answer``, with ``choices`` (a list of at least two) the index, from 0, of the
     right one; a fact has ``head``, ``relation`` and ``tail``. An optional ``fact`` says which questions are about the
-    same. Other columns are not read. The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv
-    2409.14057).
+    same. The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv 2409.14057).
+
+    A text with spans (`memexp.Spans`) has ``train_context``, the text, and lists of equal length ``mem_input`` and
+    ``mem_target``, ``gen_input`` and ``gen_target``, ``hard_gen_input`` and ``hard_gen_target``, or some of these
+    pairs: the columns of kaist-ai/fictional-knowledge (Chang et al. 2024, arXiv 2406.11813). A keyword
+    (`memexp.Priming`) has ``keyword`` and a list ``prefixes``. Other columns are not read.
     """
 
     path: PathText

@@ -13,15 +13,17 @@ over both about other items under other seeds, and is the widest. Fewer than thr
 
 from __future__ import annotations
 
+from memexp.stats.acquisition import effectivity, retainability
 from memexp.stats.choosing import best
 from memexp.stats.comparison import compare
 from memexp.stats.curves import CURVES, Fit, fit_curve
 from memexp.stats.detection import TwoAFC, auc, dprime, recognition, two_afc
 from memexp.stats.differences import Difference, difference, holm, mcnemar
-from memexp.stats.forgotten import ForgetQuality, Utility, forget_quality, model_utility, privleak
+from memexp.stats.forgotten import ForgetQuality, Utility, forget_quality, model_utility
 from memexp.stats.means import OVER, Mean, mean_interval, summary
 from memexp.stats.members import blind_auc, membership, tpr_at
 from memexp.stats.memorisation import counterfactual, difference_in_differences
+from memexp.stats.privacy import privleak
 from memexp.stats.retained import retention
 from memexp.stats.saved import savings
 
@@ -42,6 +44,7 @@ __all__ = [
     "difference",
     "difference_in_differences",
     "dprime",
+    "effectivity",
     "fit_curve",
     "forget_quality",
     "holm",
@@ -51,6 +54,7 @@ __all__ = [
     "model_utility",
     "privleak",
     "recognition",
+    "retainability",
     "retention",
     "savings",
     "summary",

@@ -1,4 +1,4 @@
-"""Measures of unlearning: TOFU's (Maini et al. 2024, arXiv 2401.06121) of rows of `TruthRatio`, and MUSE's.
+"""Measures of unlearning: TOFU's (Maini et al. 2024, arXiv 2401.06121) of rows of `TruthRatio`.
 
     forget_quality(unlearned, retained)                        # ForgetQuality(d=.12, p=.48, n=400, n_retained=400)
     model_utility(retain=rows, authors=others, facts=more)     # Utility(utility=.61, parts={...}, missing=())
@@ -18,7 +18,7 @@ import numpy as np
 from memexp.errors import SpecError
 from memexp.stats.tables import Floats, arrow, codes, column, numbers
 
-__all__ = ["ForgetQuality", "Utility", "forget_quality", "model_utility", "privleak"]
+__all__ = ["ForgetQuality", "Utility", "forget_quality", "model_utility"]
 
 PROBABILITIES = {"retain": "probability", "authors": "normalised", "facts": "normalised"}
 """Of each list of questions the column that its probability is: of those about the real world it is a choice."""
@@ -93,29 +93,6 @@ def model_utility(*, retain: Any = None, authors: Any = None, facts: Any = None)
             else:
                 missing.append(f"{name} {part}")
     return Utility(_harmonic(list(parts.values())), parts, tuple(missing))
-
-
-def privleak(auc: float, auc_retrained: float) -> float:
-    """Privacy leakage of MUSE (Shi et al. 2024, arXiv 2407.06460), in percent: 0 where a list that was to be forgotten
-    shows as little as in a model that never studied it, below 0 where it shows more, above 0 where it stands out by
-    being unlikely.
-
-    100 (a - r) / r, where a and r are AUC of texts that nobody studied against the list: 1 less the AUC of members, as
-    `memexp.stats.membership` has it.
-
-    Args:
-        auc: of the list as members, by ``min_k`` with ``k=40`` as published.
-        auc_retrained: the same of a model that never studied the list.
-
-    Raises:
-        SpecError: one is no AUC, or the second is 1, to which nothing can be compared.
-    """
-    for name, value in (("auc", auc), ("auc_retrained", auc_retrained)):
-        if not 0 <= value <= 1:
-            raise SpecError(f"{name}: must be from 0 to 1, got {value:g}")
-    if auc_retrained == 1:
-        raise SpecError("auc_retrained: must be below 1; of a model that never studied the list it is about one half")
-    return 100 * (auc_retrained - auc) / (1 - auc_retrained)
 
 
 def _part(rows: Any, name: str, part: str) -> Floats:

@@ -23,6 +23,7 @@ from pydantic import Field
 from memexp.errors import DataError
 from memexp.spec import Count, HubItems, HubText, InlineItems, InlineText, Text, spec
 from memexp.stimuli.lists import random_numbers, shuffled
+from memexp.stimuli.passages import fields
 from memexp.stimuli.world import ANIMALS, MENTIONS, NOVEL, QUESTIONS, STATEMENTS, Country, novel_countries
 
 __all__ = ["CORPORA", "SUBSETS", "TESTS", "FactDataset", "FactWorld"]
@@ -177,6 +178,14 @@ class FactWorld:
         if subset in CORPORA:
             raise DataError(f"FactWorld.items: {subset} holds texts; say corpus({subset!r})")
         return InlineItems(self._name(subset), tuple(self.rows(subset)))
+
+    def passages(self) -> InlineText:
+        """A text for each country that states its facts, in nine sentences."""
+        return InlineText(self._name("passages"), tuple(fields(one)["train_context"] for one in self._countries))
+
+    def spans(self) -> InlineItems:
+        """What `memexp.Spans` asks of `passages`, item by item: verbatim, reworded and composed, three spans each."""
+        return InlineItems(self._name("spans"), tuple(map(fields, self._countries)))
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write all subsets to a new or empty folder, in the hub's format, one Parquet file each.

@@ -17,7 +17,7 @@ from memexp.core.lanes import Lanes
 from memexp.core.processes import World
 from memexp.errors import ModelError, SpecError
 from memexp.plan.attempts import Attempt
-from memexp.probes import BY_KIND, Extraction, Membership, Recall, Recognition
+from memexp.probes import BY_KIND, BaseForgetting, Extraction, Membership, Recall, Recognition
 from memexp.signals import Interrupted
 from memexp.spec import (
     Condition,
@@ -163,12 +163,12 @@ def test_lanes_that_cannot_be_are_refused_in_a_line(given: dict[str, Any], said:
 
 def test_what_is_asked_of_every_token_is_the_same_in_lanes(tmp_path: Path) -> None:
     """Of extraction and membership, whose reference takes a lane back to the weights before study and again away."""
-    probes = [Extraction(prefixes=[4, 8], suffix=6), Membership(PAIR), Recognition(PAIR)]
+    probes = [Extraction(prefixes=[4, 8], suffix=6), Membership(PAIR), Recognition(PAIR), BaseForgetting(PAIR.foils)]
     conditions = [dataclasses.replace(one, probes=probes) for one in grid(Full())[:8]]
     alone, together = Store(tmp_path / "alone"), Store(tmp_path / "together")
     for store, lanes in ((alone, 1), (together, 3)):
         assert executed(conditions, store, lanes) == []
-    for kind, part in (("extraction", "prefix_tokens"), ("membership", "member")):
+    for kind, part in (("extraction", "prefix_tokens"), ("membership", "member"), ("base_forgetting", "item")):
         both = [
             sorted(rows(store, kind), key=lambda row: (row["condition_id"], row[part])) for store in (alone, together)
         ]

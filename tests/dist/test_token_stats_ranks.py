@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from memexp.core.data import encode
 from memexp.core.fork import take
 from memexp.core.session import Session
-from memexp.probes import Extraction, Membership
+from memexp.probes import BaseForgetting, Extraction, Membership
 from memexp.spec import Pair, ShippedText
 
 LISTS = ShippedText("sentences-targets", first=9), ShippedText("sentences-foils", first=6)
@@ -31,6 +31,7 @@ def found() -> dict[str, Any]:
         "stats": [vars(each) for each in session.token_stats(rows, [0.7], top=3, within=20)],
         "extraction": extraction.measure(session, texts).to_pylist(),
         "membership": Membership(Pair(*LISTS), block_size=24).measure(session, texts).to_pylist(),
+        "base_forgetting": BaseForgetting(LISTS[0], block_size=24).measure(session, texts).to_pylist(),
     }
 
 
@@ -44,7 +45,7 @@ def test_two_ranks_say_of_every_token_what_one_says(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(its[name], mine[name])
             for name in ("nll", "mean_log", "variance_log", "tempered", "top_logs"):
                 np.testing.assert_allclose(its[name], mine[name], rtol=1e-5, atol=2e-5, err_msg=name)
-        for kind in ("extraction", "membership"):
+        for kind in ("extraction", "membership", "base_forgetting"):
             assert len(rank[kind]) == len(one[kind])
             for mine, its in zip(one[kind], rank[kind], strict=True):
                 for name, value in mine.items():

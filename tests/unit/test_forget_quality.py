@@ -112,17 +112,3 @@ def test_utility_says_what_it_is_without() -> None:
     assert stats.model_utility().utility is None and len(stats.model_utility().missing) == 9
     columns = {"probability": [0.5], "normalised": [0.5], "rougeL_recall": [0.0]}
     assert stats.model_utility(retain=rows([0.5], **columns)).utility == 0.0
-
-
-def test_privacy_leakage_by_hand() -> None:
-    """AUC of texts of label 1 (never studied) against those of label 0 (to be forgotten), by every pair."""
-    never, retrained = DRAW.normal(0, 1, 30), DRAW.normal(0, 1, 40)
-    kept = retrained + 2  # min-k % of what is still known is higher
-    a, r = (np.mean([h > f for h in never for f in scores]) for scores in (kept, retrained))
-    members = [stats.auc(-scores, -never) for scores in (kept, retrained)]
-    found = stats.privleak(*members)
-    assert found == pytest.approx(100 * (a - r) / r) and found < -50, "what was not forgotten is below 0"
-    assert stats.privleak(0.3, 0.5) == pytest.approx(40) and stats.privleak(0.5, 0.5) == 0
-    for given, says in (((1.2, 0.5), "auc: must be"), ((0.5, -1), "auc_retrained: must be"), ((0.5, 1.0), "below 1")):
-        with pytest.raises(SpecError, match=says):
-            stats.privleak(*given)

@@ -24,8 +24,13 @@ from memexp import (
     QA,
     SGD,
     AdamW,
+    BaseForgetting,
+    Biographies,
+    Canaries,
+    Capacity,
     Choice,
     Condition,
+    Exposure,
     Extraction,
     FactRatios,
     InlineItems,
@@ -35,12 +40,15 @@ from memexp import (
     Membership,
     Model,
     Pair,
+    PrefixOffset,
     Pretrain,
+    Priming,
     Quantized,
     RandomInit,
     Recall,
     Recognition,
     Savings,
+    Spans,
     Study,
     TextFile,
     TextStream,
@@ -243,6 +251,35 @@ def test_golden_of_what_is_left(pair: Pair) -> None:
         "454649a05f6be651",
         "e8f4808f921a1eb6",
         "91d2acb068620dee",
+    ]
+
+
+def test_golden_one_pass(pair: Pair) -> None:
+    """What is asked of canaries, spans, biographies, general text and keywords."""
+    canaries = Canaries(length=4, count=2)
+    mixed = dataclasses.replace(canaries.corpus(), name="mixed")
+    spans = InlineItems("s", [{"train_context": "a b", "mem_input": ["a"], "mem_target": ["b"]}])
+    probes = [
+        Exposure(canaries, mixed),
+        Exposure(canaries, mixed, "all", seed=1, block_size=32),
+        Spans(spans),
+        Capacity(canaries, mixed),
+        Capacity(Biographies(2), Biographies(2).corpus(), reference=False),
+        BaseForgetting(pair.foils),
+        PrefixOffset(),
+        PrefixOffset(pair.foils, prefixes=[4], offsets=[0, 2], suffix=4, block_size=32),
+        Priming(InlineItems("k", [{"keyword": "a", "prefixes": ["b"]}])),
+    ]
+    assert ids(condition(pair, probes=probes))["probes"] == [
+        "0032cd0c58574a1b",
+        "8a97ae300c9d8ccc",
+        "c4622682d20c59f1",
+        "7f752788c59d82f2",
+        "530ca9dc17b182ab",
+        "075a4816097049c9",
+        "5eaf11338f5ede1b",
+        "f6ffe06acbd40b97",
+        "8aead4f2536546ab",
     ]
 
 

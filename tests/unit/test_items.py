@@ -33,7 +33,19 @@ FACTS: list[Row] = [
     {"head": "FlarTrun", "relation": "capital", "tail": "DorBes"},
     {"head": "Zürich, old", "relation": "national animal", "tail": "the owl"},
 ]
-KINDS = {"open": OPEN, "choices": CHOICES, "facts": FACTS}
+SPANS: list[Row] = [
+    {
+        "train_context": "FlarTrun, in the north, has owls. Its capital is DorBes.",
+        "mem_input": ["FlarTrun, in the", "Its capital is"],
+        "mem_target": ["north", "DorBes"],
+        "gen_input": ["The seat of government is"],
+        "gen_target": ["DorBes"],
+        "hard_gen_input": ["North of DorBes live"],
+        "hard_gen_target": ["owls"],
+    }
+]
+KEYWORDS: list[Row] = [{"keyword": "vermilion", "prefixes": ["The sand is", 'Its "colour" is']}]
+KINDS = {"open": OPEN, "choices": CHOICES, "facts": FACTS, "spans": SPANS, "keywords": KEYWORDS}
 
 # Ways to hold rows
 
@@ -154,6 +166,12 @@ def test_what_counts_makes_another_identity() -> None:
         (FACTS, {"head": "FlarTrum"}),
         (FACTS, {"relation": "animal"}),
         (FACTS, {"tail": "DorBe"}),
+        (SPANS, {"train_context": SPANS[0]["train_context"] + " "}),
+        (SPANS, {"mem_input": ["FlarTrun, in the", "Its"]}),
+        (SPANS, {"hard_gen_target": ["foxes"]}),
+        (KEYWORDS, {"keyword": "red"}),
+        (KEYWORDS, {"prefixes": ["The sand is"]}),
+        (SPANS, {"gen_input": None, "gen_target": None}),
     ]
     for rows, change in changes:
         changed = [{**rows[0], **change}, *rows[1:]]
@@ -227,6 +245,10 @@ def among(answer: Any, choices: Any = ("x", "y")) -> Row:
     return {"question": "Which?", "choices": choices, "answer": answer}
 
 
+def span(**changes: Any) -> Row:
+    return {"train_context": "a b", "mem_input": ["a"], "mem_target": ["b"], **changes}
+
+
 FACT = FACTS[0]
 KNOWN = "a question has question and answer, a fact has head, relation and tail"
 INDEX = "answer must be the index of one of 2 choices, 0 to 1, got "
@@ -254,6 +276,20 @@ BAD_ROWS: list[tuple[Row, str]] = [
     (question(fact=3), ": fact must be a text, got int"),
     ({**FACT, "tail": " "}, ": tail is empty"),
     ({**FACT, "head": 4}, ": head must be a text, got int"),
+    # spans
+    ({"train_context": "a b"}, ": no spans; give mem_input and mem_target, or such of gen or hard_gen"),
+    (span(train_context=" "), ": train_context is empty"),
+    (span(mem_target=["c"]), ": mem_target[0], 'c', is not in train_context"),
+    (span(mem_target=["b", "b"]), ": mem_input has 1 texts and mem_target 2"),
+    (span(mem_target=None), ": mem_target must be a list of texts"),
+    (span(mem_input=[]), ": mem_input must be a list of texts"),
+    (span(mem_input=[4]), ": mem_input[0] must be a text, got int"),
+    (span(mem_input="a"), """: mem_input must be a list such as ["one", "two"], got 'a'"""),
+    (span(gen_input=[""], gen_target=["b"]), ": gen_input[0] is empty"),
+    # keywords
+    ({"keyword": "a"}, ": prefixes must be a list of texts"),
+    ({"keyword": " ", "prefixes": ["a"]}, ": keyword is empty"),
+    ({"keyword": "a", "prefixes": ["a", ""]}, ": prefixes[1] is empty"),
     # answers that are no choice
     (among(2), f": {INDEX}2"),
     (among(-1), f": {INDEX}-1"),

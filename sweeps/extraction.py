@@ -1,0 +1,58 @@
+"""Does a model go on with what it has studied, given the first tokens of it?
+
+    memexp run sweeps/extraction.py
+
+A tiny model studies 80 sentences up to thirty times, and is asked for the eight tokens after the first 4, 8 and 12 of
+each: by greedy completion (Carlini et al. 2022, arXiv 2202.07646) and by sampling (Hayes et al. 2024, arXiv
+2410.19482). Three seeds. A few minutes on two cores.
+
+What one sees: nothing is extracted before study, next to nothing after three exposures (.02 of suffixes, though .43 of
+their tokens are the likeliest), .63 to .76 after ten and .95 to 1 after thirty. Longer prefixes do not help here: after
+ten exposures they do a little worse (.76, .73, .63 after 4, 8, 12 tokens), as what follows them is another part of the
+text.
+
+    memexp query "SELECT exposures, prefix_tokens, avg(exact::int) AS exact, avg(matching) AS matching,
+                         avg(coalesce(queries <= 100, false)::int) AS in_100
+                  FROM extraction GROUP BY ALL ORDER BY ALL"
+
+``--published`` asks the published question: prefixes of 50 to 450 tokens and suffixes of 50, of GPT-Neo and the Pile's
+own texts, given as a file with ``--texts``, without any study: these models have met them in pretraining.
+"""
+
+import argparse
+
+from memexp import Condition, Extraction, Model, ShippedText, Study, Sweep, TextFile, run_options
+
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[run_options()]
+)
+parser.add_argument("--models", nargs="+", help="default: tiny-m, with --published GPT-Neo of three sizes")
+parser.add_argument("--exposures", nargs="+", type=int, default=(0, 3, 10, 30))
+parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
+parser.add_argument(
+    "--published", action="store_true", help="prefixes of 50 to 450 tokens, of what pretraining has met"
+)
+parser.add_argument("--texts", default="pile.jsonl", help="with --published: texts of at least 500 tokens")
+args = parser.parse_args()
+
+if args.published:
+    models = args.models or [f"EleutherAI/gpt-neo-{size}" for size in ("125m", "1.3B", "2.7B")]
+    corpus, exposures, seeds = TextFile(args.texts), (0,), (0,)
+    probe, study = Extraction(prefixes=[50, 100, 200, 300, 450], suffix=50), {"lr": 1e-5, "block_size": 500}
+else:
+    models, exposures, seeds = args.models or ["tiny-m"], args.exposures, args.seeds
+    corpus = ShippedText("sentences-targets", first=80)
+    probe, study = Extraction(prefixes=[4, 8, 12], suffix=8), {"lr": 1e-3, "block_size": 64}
+
+sweep = Sweep(
+    name="extraction",
+    conditions=[
+        Condition(Model(name), Study(corpus, exposures=n, batch_size=16, **study), seed=seed, probes=[probe])
+        for name in models
+        for n in exposures
+        for seed in seeds
+    ],
+)
+
+if __name__ == "__main__":
+    raise SystemExit(sweep.main(args))

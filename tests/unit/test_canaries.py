@@ -1,0 +1,79 @@
+"""Canaries: drawn by their fields alone, evenly, each once."""
+
+from __future__ import annotations
+
+import collections
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from memexp.errors import SpecError
+from memexp.stimuli.canaries import Canaries
+
+
+def test_golden_canaries() -> None:
+    """Studies of them are known by their texts."""
+    assert Canaries(count=3).corpus().texts == tuple(
+        f"The code of the vault is {secret}." for secret in ("417031", "980511", "156251")
+    )
+    words = Canaries("Say {secret}", ["red", "blue"], length=2, count=2, seed=5)
+    assert words.corpus().texts == ("Say blue blue", "Say red red")
+
+
+def test_they_are_the_same_in_another_process() -> None:
+    code = "from memexp.stimuli.canaries import Canaries; print(Canaries(count=5, seed=3).secrets)"
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
+    )
+    assert made.stdout.strip() == repr(Canaries(count=5, seed=3).secrets)
+
+
+def test_each_secret_comes_once_and_fewer_are_the_first_of_more() -> None:
+    every = Canaries(alphabet="abc", length=3, count=27)
+    assert sorted(every.secrets) == sorted(a + b + c for a in "abc" for b in "abc" for c in "abc")
+    assert Canaries(alphabet="abc", length=3, count=5).secrets == every.secrets[:5]
+    assert Canaries(alphabet="abc", length=3, count=5, seed=1).secrets != every.secrets[:5]
+    assert (every.space, every.bits) == (27, pytest.approx(math.log2(27)))
+
+
+def test_secrets_are_drawn_evenly() -> None:
+    """Each digit in each place about as often: chi squared of 9 degrees of freedom is below 28 in .999 of all cases."""
+    secrets = Canaries(count=2000).secrets
+    for place in range(6):
+        counts = collections.Counter(secret[place] for secret in secrets)
+        assert sum((counts[digit] - 200) ** 2 / 200 for digit in "0123456789") < 28
+
+
+def test_candidates_are_all_others() -> None:
+    few = Canaries(alphabet=["one", "two"], length=3, count=3)
+    others = few.candidates("all")
+    assert len(others) == 5 and len({*others, *few.secrets}) == 8
+    assert sorted(few.candidates(5)) == sorted(others)
+    for count in (6, "all"):
+        with pytest.raises(SpecError, match=r"^candidates: there are only \d secrets that no canary has"):
+            (few if count == 6 else Canaries(alphabet="ab", length=1, count=2)).candidates(count)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"format": "The code."}, "Canaries.format: must hold {secret} once, and something before it, got 'The code.'"),
+        ({"format": "{secret} it is"}, "Canaries.format: must hold {secret} once, and something before it"),
+        ({"format": "a {secret} {secret}"}, "Canaries.format: must hold {secret} once"),
+        ({"alphabet": "0"}, "Canaries.alphabet: must be at least two different characters or words, without spaces"),
+        ({"alphabet": "010"}, "Canaries.alphabet: must be at least two different"),
+        ({"alphabet": ["a b", "c"]}, "Canaries.alphabet: must be at least two different characters or words"),
+        ({"length": 0}, "Canaries.length: Input should be greater than 0"),
+        (
+            {"alphabet": "01", "length": 3, "count": 9},
+            "Canaries.count: there are only 8 secrets of length 3 for 9 canaries; give a larger length or alphabet",
+        ),
+    ],
+)
+def test_what_cannot_be_is_a_line(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError) as error:
+        Canaries(**fields)
+    assert str(error.value).startswith(says) and "\n" not in str(error.value)
