@@ -180,7 +180,10 @@ def test_files_of_before_lack_the_columns_of_pretraining_and_a_few_others() -> N
     columns = [*SETTINGS, *MADE_WITH, *RECALL]
     later = {f"interference_{name}" for name in ("block_size", "dropout", "weight_decay", "clip_norm", "momentum")}
     later |= {"optimizer", "momentum", "interference_replay", "probe_settings"}
-    later |= {name for name in SETTINGS.names if name.startswith(("pretrain_", "presentation", "filler", "then_"))}
+    later |= {
+        name for name in SETTINGS.names if name.startswith(("pretrain_", "presentation", "filler", "then_", "unlearn_"))
+    }
+    later |= {f"interference_protect_{name}" for name in ("strength", "samples", "empirical")}
     later |= {"times", "variants", "variants_id", "further_batches"}
     later |= {"cuda", "cudnn", "precision", "checkpointing", "offload", "lanes"}
     old = [column for column in columns if column.name not in later]
