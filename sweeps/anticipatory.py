@@ -32,7 +32,7 @@ parser.add_argument("--models", nargs="+", help="default: tiny-m")
 parser.add_argument("--documents", type=int, default=12)
 parser.add_argument("--cycles", type=int, default=4)
 parser.add_argument("--steps", type=int, default=5, help="in a row on a document")
-parser.add_argument("--lr", type=float, help="default: 1e-2")
+parser.add_argument("--lr", type=float, help="default: 5e-2")
 parser.add_argument(
     "--texts", type=Path, help="a file with a document in each line; default: sentences that ship with memexp"
 )
@@ -42,7 +42,7 @@ parser.add_argument("--gpus", type=float, default=0.0)
 args = parser.parse_args()
 if args.published:
     args.documents, args.cycles, args.steps = 25, 5, 5
-lr = args.lr or (1e-3 if args.published else 1e-2)
+lr = args.lr or (1e-3 if args.published else 5e-2)
 models = args.models or (("EleutherAI/pythia-1b",) if args.published else ("tiny-m",))
 texts = args.texts.read_text(encoding="utf-8").splitlines() if args.texts else load_list("sentences-targets")
 

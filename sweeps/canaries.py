@@ -10,7 +10,8 @@ What one sees: 1.8 bits before study, where ranks that are chance give 1.4 in th
 and 5.8 bits after 1, 2, 4 and 8 exposures, of 13.3 that there could be; the fitted tail says 6.0 at eight. The
 intervals over the sixteen canaries are wide (3.2 to 8.5 at eight), and hardly one is ever the first of all (1 of 48).
 
-    memexp query "SELECT exposures, avg(exposure) AS bits, avg(fitted) AS fitted, avg((rank = 1)::int) AS first
+OWN
+    memexp query "SELECT own_numbers, item_exposures, avg(exposure) AS bits, avg(fitted) AS fitted, avg((rank = 1)::int) AS first
                   FROM exposure GROUP BY ALL ORDER BY ALL"
 
 ``--published`` has the form and the size of the paper's: one nine-digit number, 1 to 8 exposures, ranked among a sample
@@ -38,18 +39,21 @@ else:
     canaries = Canaries("The code of the vault is {secret}.", length=4, count=16)
     among, candidates, lr = load_list("sentences-targets")[:60], "all", 1e-3
 listed = InlineText("canaries among sentences", [*canaries.corpus().texts, *among])
+# In one study as well: canaries that are met 0, 1, 2 and 4 times in turn, among sentences that are met eight times.
+own = [(0, 1, 2, 4)[number % 4] for number in range(canaries.count)] + [8] * len(among)
 
 sweep = Sweep(
     name="canaries",
     conditions=[
         Condition(
             Model(name),
-            Study(listed, exposures=n, lr=lr, batch_size=16),
+            Study(listed, exposures=n, lr=lr, batch_size=16, times=times),
             seed=seed,
             probes=[Exposure(canaries, candidates=candidates)],
+            labels={"own_numbers": times is not None},
         )
         for name in args.models or (["gpt2"] if args.published else ["tiny-m"])
-        for n in args.exposures
+        for n, times in (*((n, None) for n in args.exposures), (8, own))
         for seed in args.seeds
     ],
 )

@@ -39,7 +39,7 @@ parser = argparse.ArgumentParser(
 )
 parser.add_argument("--models", nargs="+", help="default: tiny-m")
 parser.add_argument("--people", type=int, help="default: 60")
-parser.add_argument("--exposures", nargs="+", type=int, default=(0, 4, 12))
+parser.add_argument("--exposures", nargs="+", type=int, default=(0, 10, 40))
 parser.add_argument("--then", nargs="+", type=int, default=(0, 12), help="exposures of the second study")
 parser.add_argument("--wordings", type=Path, help="a file of wordings, with {name} and {what} in each line")
 parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))

@@ -546,6 +546,9 @@ def stores(
         )
         for how in (Spaced(pair.foils, gap=2, beside=2), Cyclic(steps=2))
     ]
+    own = Study(pair.targets, 2, 3e-3, 5, block_size=64, times=(1, 2, 2), variants=[pair.foils], further_batches=1)
+    then = Study(pair.foils, 1, 3e-3, 4, block_size=64)
+    conditions.append(Condition(tiny_model, own, probes=probes, then=then))
     conditions += [
         Condition(tiny_model, Study(pair.targets, 1, 3e-3, 5, block_size=64), method, probes=asking)
         for method in (Full(), LoRA(r=2))

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from memexp import (
+    EWC,
     QA,
     SGD,
     AdamW,
@@ -30,10 +31,12 @@ from memexp import (
     Capacity,
     Choice,
     Condition,
+    Cyclic,
     Exposure,
     Extraction,
     FactRatios,
     InlineItems,
+    InlineText,
     Interference,
     LayerAblation,
     LoRA,
@@ -48,12 +51,14 @@ from memexp import (
     Recall,
     Recognition,
     Savings,
+    Spaced,
     Spans,
     Study,
     TextFile,
     TextStream,
     TrainedTokenizer,
     TruthRatio,
+    Unlearn,
 )
 from memexp.identity import canonical, identity, texts_identity
 from memexp.plan import Forest, grow
@@ -174,6 +179,34 @@ def test_golden_optimizers(pair: Pair) -> None:
         for optimizer in (AdamW(), SGD())
     ]
     assert pretrained[0]["stages"][1] != pretrained[1]["stages"][1]
+
+
+def test_golden_presentations(pair: Pair) -> None:
+    """Exposures in time, of single texts and in other words; a second study; what is unlearned and protected."""
+    filler = InlineText("filler", ["One.", "Two.", "Three."])
+    found = [
+        ids(condition(pair, **fields))
+        for fields in (
+            {"presentation": Spaced(filler, gap=2, factor=2, beside=1)},
+            {"presentation": Cyclic(steps=2)},
+            {"times": (0, 1, 2)},
+            {"variants": [InlineText("again", FOILS[:4])]},
+            {"exposures": 1, "further_batches": 1},
+            {"then": Study(pair.foils, exposures=1, lr=1e-3, batch_size=2)},
+            {"unlearn": Unlearn("npo", steps=2, lr=1e-3, batch_size=2, retain=filler)},
+            {"interference": Interference(filler, 2, 1e-3, 2, replay=0.5, protect=EWC(strength=10.0))},
+        )
+    ]
+    assert [[one["stages"][-1], *one["condition"]] for one in found] == [
+        ["711c39b9bdf80161", "c45b37bef7fdc25c"],
+        ["428ba41caca65423", "813e0efee9163a7e"],
+        ["258bca7af37a7272", "13c5131372a3eb1e"],
+        ["cdba24ff79a2da9f", "d7e8179743aa26b5"],
+        ["d3fd2d2438d9069d", "d40c1f4555608d86"],
+        ["dcf4d2e9cff0ac56", "65d4bdf4c6a88d06"],
+        ["55be393670b253c3", "846d0181b3db3e20"],
+        ["b24d6979acedc1db", "654c8b1374bd42b5"],
+    ]
 
 
 def test_golden_pretraining(pair: Pair, tmp_path: Path) -> None:
