@@ -24,6 +24,7 @@ from memexp.stats.means import OVER, Mean, mean_interval, summary
 from memexp.stats.members import blind_auc, membership, tpr_at
 from memexp.stats.memorisation import counterfactual, difference_in_differences
 from memexp.stats.privacy import privleak
+from memexp.stats.recovery import recovery
 from memexp.stats.retained import retention
 from memexp.stats.saved import savings
 
@@ -54,6 +55,7 @@ __all__ = [
     "model_utility",
     "privleak",
     "recognition",
+    "recovery",
     "retainability",
     "retention",
     "savings",
