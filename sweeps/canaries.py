@@ -10,8 +10,8 @@ What one sees: 1.8 bits before study, where ranks that are chance give 1.4 in th
 and 5.8 bits after 1, 2, 4 and 8 exposures, of 13.3 that there could be; the fitted tail says 6.0 at eight. The
 intervals over the sixteen canaries are wide (3.2 to 8.5 at eight), and hardly one is ever the first of all (1 of 48).
 
-Conditions with ``own_numbers`` do it in one study: four canaries each are met 0, 1, 2 and 4 times, and have .8, 1.6, 4.2
-and 5.9 bits (12 canaries over three seeds).
+Conditions with ``own_numbers`` do it in one study: four canaries each are met 0, 1, 2 and 4 times, and have .8, 1.6,
+4.2 and 5.9 bits (12 canaries over three seeds).
 
     memexp query "SELECT own_numbers, item_exposures, avg(exposure) AS bits, avg(fitted) AS fitted
                   FROM exposure GROUP BY ALL ORDER BY ALL"
