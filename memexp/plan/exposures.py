@@ -102,6 +102,6 @@ def _checked(study: Study, lists: Sequence[Texts]) -> Passes:
     if study.further_batches and study.further_batches >= there:
         raise DataError(
             f"Study.further_batches: {study.further_batches} of the {amount(there, 'batch', 'batches')} of exposure "
-            f"{after}; give fewer, or one more of Study.exposures"
+            f"{after}; give fewer, or as many more of Study.exposures"
         )
     return passes

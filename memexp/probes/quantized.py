@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
+from memexp.errors import SpecError
 from memexp.probes.choice import Choice
 from memexp.probes.extraction import Extraction
 from memexp.probes.qa import QA
 from memexp.probes.recall import Recall
 from memexp.probes.recognition import Recognition
 from memexp.probes.truth_ratio import TruthRatio
-from memexp.spec import Condition, Headline, Positive, Probe, spec
+from memexp.spec import Condition, Headline, Pair, Positive, Probe, spec
 from memexp.store.closed import closed
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class Quantized(Probe):
     """Of a weight."""
     group: Positive = 64
     """Neighbouring inputs of an output whose weights share a largest one."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.probe, Extraction) and isinstance(self.probe.corpus, Pair):
+            raise SpecError("Quantized.probe: foils have no measure here; give Extraction a list instead of a pair")
 
     @classmethod
     def schema(cls) -> pa.Schema:

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from memexp import plan as planning
 from memexp.errors import MemexpError, SpecError
 from memexp.identity import canonical, identity
 from memexp.plan import Ask, Forest
-from memexp.records import rows_for
+from memexp.records import MET, rows_for
 from memexp.sources import Sources
 from memexp.spec import Condition, Point, ResourcesFor, Search
 from memexp.spec.search import point_text
@@ -113,9 +115,7 @@ def prepare(search: Search, resources: ResourcesFor, sources: Sources) -> Prepar
         point = point_text(candidates[0].point)
         raise SpecError(f"search {search.name}, {point}: asked again, condition returns others than before")
     for stop in candidates[0].stops:
-        without = {
-            ask.kind: rows_for(ask.probe.schema().empty_table(), ask.settings, ask.labels, {}) for ask in stop.asks
-        }
+        without = {ask.kind: rows_for(_columns(ask).empty_table(), ask.settings, ask.labels, {}) for ask in stop.asks}
         try:
             draft.metric.check(without)
         except MemexpError as error:
@@ -128,6 +128,11 @@ def prepare(search: Search, resources: ResourcesFor, sources: Sources) -> Prepar
         for candidate in candidates
     ]
     return dataclasses.replace(draft, id=identity({"search": key, "edges": edges}), edges=tuple(candidates))
+
+
+def _columns(ask: Ask) -> pa.Schema:
+    """Those that tell items apart."""
+    return pa.schema([*ask.probe.schema(), *MET])
 
 
 def _axis(conditions: Sequence[Condition]) -> Literal["exposures", "retention_steps"]:

@@ -65,7 +65,8 @@ def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
             has = ", ".join(near_first(name, map(str, row))) or "nothing"
             raise DataError(
                 f"{where}: no column {name!r} (it has {has}); a question has question and answer, "
-                "a fact has head, relation and tail, spans have train_context, mem_input and mem_target"
+                "a fact has head, relation and tail, spans have train_context, mem_input and mem_target, a keyword has "
+                "keyword and prefixes"
             )
     item = {name: row[name] for name in wanted}
     texts = dict(item)

@@ -16,6 +16,7 @@ from memexp.spec.fields import LARGEST, NAME, Count, as_tuple, finite, spec
 from memexp.spec.headline import Headline
 from memexp.spec.located import located
 from memexp.spec.models import Full, LoRA, Model
+from memexp.spec.presentations import Spaced
 from memexp.spec.token_asks import Passed
 from memexp.spec.training import Forget, Interference, Pretrain, Study
 from memexp.spec.unlearning import Unlearn
@@ -234,6 +235,11 @@ def counterbalanced(condition: Condition) -> Condition:
         )
     if condition.study.variants:
         raise SpecError("counterbalanced(): Study.variants are other words of the list, and the foils have none")
+    between = condition.study.presentation
+    if isinstance(between, Spaced) and between.filler in (studied, foils):
+        raise SpecError(
+            "counterbalanced(): Spaced.filler is one of the two lists, which the twin exchanges; give another"
+        )
     then = condition.then
     if then is not None:
         then = dataclasses.replace(then, corpus={studied: foils, foils: studied}.get(then.corpus, then.corpus))

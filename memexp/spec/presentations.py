@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from memexp.errors import SpecError
 from memexp.spec.corpora import StreamedCorpus
 from memexp.spec.fields import Count, Positive, spec
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from memexp.spec.training import Study
 
 __all__ = ["Cyclic", "Passes", "Presentation", "Spaced"]
+
+
+MOST_FILLER = 1_000_000_000
+"""Steps of it in a study."""
 
 
 @spec
@@ -38,8 +43,21 @@ class Spaced:
     """Filler texts in every batch of study, beside those of the list: interleaved. In orders of their own, too."""
 
     def steps_before(self, exposure: int) -> int:
-        """Optimizer steps of filler before an exposure, counting from 1, over all gaps so far."""
-        return sum(round(self.gap * self.factor**i) for i in range(exposure - 1))
+        """Optimizer steps of filler before an exposure, counting from 1, over all gaps so far.
+
+        Raises SpecError where they are more than anybody trains.
+        """
+        total = 0
+        for number in range(exposure - 1 if self.gap else 0):
+            grown = math.exp(min(number * math.log(self.factor), 99))  # which a power of it may be too large to tell
+            gap = self.gap * self.factor**number if grown <= MOST_FILLER else math.inf
+            if total + gap > MOST_FILLER:
+                raise SpecError(
+                    f"Spaced: with gap={self.gap} and factor={self.factor:g} more than {MOST_FILLER:,} steps of filler "
+                    f"lie before exposure {exposure}; give less of one of them"
+                )
+            total += round(gap)
+        return total
 
 
 @spec

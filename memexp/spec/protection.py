@@ -5,8 +5,12 @@ Interference(corpus, steps=300, lr=1e-4, protect=EWC(strength=1e4))
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from memexp.errors import SpecError
-from memexp.spec.fields import NonNegative, Positive, spec
+from memexp.spec.fields import Positive, spec
 
 __all__ = ["EWC"]
 
@@ -21,7 +25,7 @@ class EWC:
     of the gradient of the text's log-likelihood.
     """
 
-    strength: NonNegative
+    strength: Annotated[float, Field(ge=0, le=1e30)]
     """How much it weighs; 0 is interference without it."""
     samples: Positive = 1
     """Draws for each text: at every place a token that the model itself might go on with, after the text's own tokens

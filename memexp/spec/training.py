@@ -114,7 +114,7 @@ class Study:
     does. Columns ``optimizer`` and ``momentum``, NULL for AdamW."""
     presentation: Presentation | None = None
     """How exposures lie in time: None is massed, one after the other, each in an order of its own."""
-    times: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] | None = None
+    times: Annotated[tuple[Exposures, ...], BeforeValidator(as_tuple)] | None = None
     """Numbers of exposures of single texts: text i is in ``times[i % len(times)]`` of every ``max(times)`` passes, the
     last of them and evenly before it; 0 is never studied. With ``times=(0, 1, 4)`` and ``exposures=8`` texts are met 0,
     2 and 8 times in turn. None: all texts in every pass."""

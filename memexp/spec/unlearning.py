@@ -49,7 +49,7 @@ class Unlearn:
     """Texts of each list per optimizer step, over all workers together."""
     block_size: Annotated[int, Field(ge=2)] = 128
     """Texts are truncated to this many tokens."""
-    beta: Rate = BETA
+    beta: Annotated[float, Field(ge=1e-6, le=1e6)] = BETA
     """Of ``npo``: the smaller it is, the more like ascent; the larger, the sooner a text counts as forgotten."""
     weight: Rate = 1.0
     """Of the retain list's term."""

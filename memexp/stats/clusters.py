@@ -95,14 +95,14 @@ def spread(influence: Floats, group: Group, units: Units, over: str | None, side
     error, df = np.full(group.count, np.nan), np.full(group.count, np.nan)
     for kinds in dict.fromkeys(kinds for kinds, _ in decided):
         smallest = np.min([counts[kind] for kind in kinds], axis=0)
-        enough = np.array([used == kinds for used, _ in decided]) & (smallest >= FEWEST)
+        enough = np.array([used == kinds for used, _ in decided], np.bool_) & (smallest >= FEWEST)
         if enough.any():
             variance = _variance(influence, group, [known[kind] for kind in kinds], sides)
             error[enough], df[enough] = np.sqrt(variance[enough]), smallest[enough] - 1
     used, reasons = [kinds for kinds, _ in decided], [reason for _, reason in decided]
     rows = np.bincount((group if sides is None else sides).codes, minlength=(sides or group).count)
     single = (rows == count(sides or group, units.items)).all() if sides else rows == counts["items"]
-    single = (single | copies) & np.array([kinds == ("items",) for kinds in used])
+    single = (single | copies) & np.array([kinds == ("items",) for kinds in used], np.bool_)
     return Spread(error, df, [" and ".join(kinds) for kinds in used], reasons, used, counts, single)
 
 

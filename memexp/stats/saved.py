@@ -78,7 +78,7 @@ def savings(
         if len(after):
             found.append(_saved(values, unmet, units, before[alike[after[0]]], after, over, level))
             kept.append(int(group.codes[after[0]]))
-    return beside(keys.take(kept), pa.Table.from_pylist(found, schema=SCHEMA))
+    return beside(keys.take(pa.array(kept, pa.int64())), pa.Table.from_pylist(found, schema=SCHEMA))
 
 
 SCHEMA = pa.schema(

@@ -17,7 +17,9 @@ import functools
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from memexp.errors import SpecError
 from memexp.spec import Count, InlineText, Positive, SomeText, Text, spec
@@ -44,7 +46,7 @@ class Canaries:
     """The sentence, with ``{secret}`` once, and something before it: of a text the first token is never predicted."""
     alphabet: Text | SomeText = "0123456789"
     """Characters that a secret is made of; or a list of words, which a space goes between."""
-    length: Positive = 6
+    length: Annotated[int, Field(ge=1, le=1000)] = 6
     """Characters or words of a secret."""
     count: Positive = 16
     """How many canaries, no two with the same secret. Fewer of the same seed are the first of more."""

@@ -171,7 +171,7 @@ def test_killed_it_goes_on(killed_at: int, grid: Grid, store: Store, tmp_path: P
 
 
 def test_what_the_list_does_not_hold(grid: Grid) -> None:
-    line = r"^Study\.further_batches: 3 of the 3 batches of exposure 2; give fewer, or one more of Study\.exposures$"
+    line = r"^Study\.further_batches: 3 of the 3 batches of exposure 2; give fewer, or as many more of Study\.exposures"
     with pytest.raises(DataError, match=line):
         grow(presented(grid, None, 1, further_batches=3))
     with pytest.raises(SpecError, match=r"Study\.further_batches needs schedule='constant'"):
@@ -195,3 +195,14 @@ def test_defaults_are_what_they_were(grid: Grid) -> None:
     assert not names & {ask.name for ask in grow(plain).asks}
     spaced = presented(grid, Spaced(grid.pair.foils, gap=2), 2, further_batches=1)
     assert [stage.kind for stage in grow(spaced).stages.values()].count("filler") == 2
+
+
+def test_numbers_that_nobody_trains_are_refused_at_once(grid: Grid) -> None:
+    filler = InlineText("filler", ["a", "b", "c", "d"])
+    for how in (Spaced(filler, gap=10, factor=100.0), Spaced(filler, gap=10**18)):
+        with pytest.raises(SpecError, match=r"^Spaced: with gap=.* more than 1,000,000,000 steps of filler"):
+            grow(presented(grid, how, 2000))
+    with pytest.raises(SpecError, match=r"^Study\.times: .* 100000, got 1000000000$"):
+        presented(grid, None, 2, times=(1, 10**9))
+    with pytest.raises(SpecError, match=r"^counterbalanced\(\): Spaced\.filler is one of the "):
+        counterbalanced(presented(grid, Spaced(grid.pair.foils, gap=1), 2)[0])

@@ -170,3 +170,10 @@ def test_what_cannot_be_is_a_line(fields: dict[str, Any], says: str) -> None:
         assert str(error.value).startswith(says)
     with pytest.raises(SpecError, match=r"^outliers: must be above 0, or None, got 0"):
         stats.retainability(table, outliers=0)
+
+
+def test_a_sweep_that_has_come_no_further_than_its_controls() -> None:
+    never = pa.Table.from_pylist(rows(exposures=(0,)))
+    assert stats.effectivity(never).num_rows == stats.retainability(never).num_rows == 0
+    one = {"model": "m", "exposures": 0, "item": 0, "seed": 0, "steps": 3, "most": 10, "criterion": 0.5}
+    assert stats.savings(pa.Table.from_pylist([{**one, "nll_before": 1.0}])).num_rows == 0

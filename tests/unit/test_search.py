@@ -115,6 +115,11 @@ def test_a_metric_that_is_no_number_of_a_conditions_rows_is_refused_before_anyth
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_metric_may_ask_how_often_texts_were_met(condition: Callable[..., Condition]) -> None:
+    metric = "SELECT avg(target_nll) FROM recognition WHERE item_exposures > 0 AND steps_since < 9"
+    assert prepared(search(condition, metric=metric)).search.metric == metric
+
+
 def test_conditions_must_lie_on_one_trajectory(
     condition: Callable[..., Condition], tiny_model: Model, pair: Pair
 ) -> None:
