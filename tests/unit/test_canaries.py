@@ -66,7 +66,7 @@ def test_candidates_are_all_others() -> None:
         ({"alphabet": "0"}, "Canaries.alphabet: must be at least two different characters or words, without spaces"),
         ({"alphabet": "010"}, "Canaries.alphabet: must be at least two different"),
         ({"alphabet": ["a b", "c"]}, "Canaries.alphabet: must be at least two different characters or words"),
-        ({"length": 0}, "Canaries.length: Input should be greater than 0"),
+        ({"length": 0}, "Canaries.length: Input should be greater than or equal to 1"),
         (
             {"alphabet": "01", "length": 3, "count": 9},
             "Canaries.count: there are only 8 secrets of length 3 for 9 canaries; give a larger length or alphabet",

@@ -30,7 +30,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     [
         ("extraction", "extraction", 4 * 3),
         ("membership", "membership", 2 * 3 * 3),
-        ("canaries", "exposure", 5 * 3),
+        ("canaries", "exposure", (5 + 1) * 3),
         ("acquisition", "spans", (1 + 4 * 8) * 3),
         ("capacity", "capacity", 2 * 2 * 4 * 3),
     ],
@@ -62,3 +62,15 @@ def test_as_published_each_plans_where_its_texts_are_local(load: Load, tmp_path:
     assert {c.probes[0].prefixes for c in extraction.conditions} == {(50, 100, 200, 300, 450)}
     acquisition = load("acquisition", *published, "--texts", str(spans), "--other", str(others))
     assert {c.study.presentation.gap for c in acquisition.conditions if c.study.presentation} == {100}
+
+
+def test_reversal_and_anticipatory_ask_what_the_papers_ask(load: Load) -> None:
+    reversal = load("reversal", "--seeds", "0", "--exposures", "0", "4").conditions
+    assert Counter(one.labels["direction"] for one in reversal) == {"as studied": 4, "the other way round": 4}
+    taught = {text for one in reversal if one.then and one.then.exposures for text in one.then.corpus.texts}
+    asked = {text for one in reversal for probe in one.probes for text in probe.pair.targets.texts}
+    assert taught and not taught & asked, "asked is about others than are taught the other way round"
+    sweep = load("anticipatory", "--seeds", "0", "--documents", "3", "--cycles", "2")
+    stages = {(one.study.exposures, one.study.further_batches) for one in sweep.conditions}
+    assert stages == {(cycle, document) for cycle in (0, 1) for document in (0, 1, 2)}
+    assert {stage.kind for stage in sweep.grow().stages.values()} == {"base", "study"}
