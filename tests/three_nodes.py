@@ -47,12 +47,17 @@ def three_nodes(environment: Mapping[str, str] | None = None) -> Iterator[Cluste
 
 
 @contextlib.contextmanager
-def guarded_cluster(cpus: Sequence[int], environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    """A cluster that wants a token, of a head and other nodes with so many CPUs; see `three_nodes`."""
+def guarded_cluster(
+    cpus: Sequence[int], environment: Mapping[str, str] | None = None, **more: object
+) -> Iterator[Cluster]:
+    """A cluster that wants a token, of a head and other nodes with so many CPUs; see `three_nodes`.
+
+    `more`: what else Ray is told of the head.
+    """
     ours = internal_kv.global_gcs_client
     # Port None: the next free one, since another cluster of this machine may have the usual one.
     free = {"dashboard_port": None, "dashboard_agent_listen_port": None}
-    head = {"num_cpus": cpus[0], "resources": {DRIVER: 10}, "include_dashboard": True, **free}
+    head = {"num_cpus": cpus[0], "resources": {DRIVER: 10}, "include_dashboard": True, **free, **more}
     with pytest.MonkeyPatch.context() as patch:
         for variable, value in {"RAY_AUTH_MODE": "token", **(environment or {})}.items():
             patch.setenv(variable, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,12 @@ pytestmark = pytest.mark.cluster
 def dashboard() -> Iterator[str]:
     """The address of a head of two CPUs, whose shell finds `memexp`."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    with guarded_cluster([2], {"PATH": path}) as cluster:
+    # Ray has a job join the cluster that it finds on its machine; of several, the one that is named in this file.
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+        guarded_cluster([2], {"PATH": path}, temp_dir=folder) as cluster,
+    ):
+        (Path(folder) / "ray_current_cluster").write_text(cluster.address)
         yield f"http://{cluster.head_node.webui_url}"
 
 
