@@ -65,7 +65,7 @@ def test_every_row_is_that_of_one_text_at_a_time(studied: tuple[LanguageModel, F
     untrained = language_model("llama", initializer_range=0.1, hidden_size=64)
     for source, kinds in ((PEOPLE, ["name", "values"]), (STRINGS, ["secret"])):
         rows = capacity(Session(lm, before), source)
-        marked = source.marked()  # type: ignore[attr-defined] # both have it
+        marked = source.marked()
         assert [(row["item"], row["part"]) for row in rows] == [
             (at, kind) for at in range(len(marked)) for kind in kinds
         ]

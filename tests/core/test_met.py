@@ -43,13 +43,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
     def batches(self: TrialTexts, stage: Any) -> Any:
         real, noted.tokenizer = made(self, stage), self.tokenizer
 
-        def noting(step: int) -> Any:
-            batch = real(step)
-            noted.steps.append([tuple(row) for row in batch.rows])
-            return batch
+        class Noting:
+            what = real.what
 
-        noting.what = real.what  # type: ignore[attr-defined]
-        return noting
+            def __call__(self, step: int) -> Any:
+                batch = real(step)
+                noted.steps.append([tuple(row) for row in batch.rows])
+                return batch
+
+        return Noting()
 
     monkeypatch.setattr(encoded.TrialTexts, "batches", batches)
     return noted

@@ -216,4 +216,4 @@ def test_what_cannot_be_is_a_line(fields: dict[str, Any], says: str) -> None:
 def test_a_bound_probe_has_its_test_bound() -> None:
     assert Quantized(Recall()).bind(CONDITION) == Quantized(Recall(PAIR.targets, block_size=24))
     with pytest.raises(SpecError, match=r"Quantized\.probe: must be Recognition\(\.\.\.\) or Recall"):
-        Quantized(Quantized(Recall()))  # type: ignore[arg-type]
+        Quantized(Quantized(Recall()))  # type: ignore[arg-type] # the point

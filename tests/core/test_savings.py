@@ -98,7 +98,7 @@ def plainly(
         batch = [texts[at] for at in shuffled[step % 3 * 4 : step % 3 * 4 + 4]]
         loss = sum(plain_nll(twin, ids) * (len(ids) - 1) for ids in batch) / sum(len(ids) - 1 for ids in batch)
         made.zero_grad()
-        torch.as_tensor(loss).backward()  # type: ignore[no-untyped-call] # untyped
+        torch.as_tensor(loss).backward()
         made.step()
     return met
 

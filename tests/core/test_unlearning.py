@@ -221,8 +221,14 @@ def test_a_batch_that_has_nothing_to_be_forgotten_changes_nothing() -> None:
     settings = unlearn("difference")
     lm = language_model("gpt2")
     before = weights(lm)
-    batches: Any = lambda step: Batch([[3], [4, 5, 6]], 1, 1e-3, None, retained=1)  # noqa: E731 - of one line
-    batches.what = "unlearn"
+
+    class OneToken:
+        what = "unlearn"
+
+        def __call__(self, step: int) -> Batch:
+            return Batch([[3], [4, 5, 6]], 1, 1e-3, None, retained=1)
+
+    batches = OneToken()
     objective = Unlearning(settings, remembered(lm, settings, []))
     made = train(lm, fresh_optimizer(lm, settings), settings, batches, 1, 1, objective=objective)
     assert [(step.loss, step.tokens) for step in made] == [(None, 0)]
