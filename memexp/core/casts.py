@@ -29,10 +29,18 @@ def share_casts(lm: nn.Module, head: nn.Module | None) -> None:
 
 
 class _Last:
-    """A hook that knows what it rounded last, as long as that is there."""
+    """A hook that knows what it rounded last.
+
+    The copy is kept until the next one: of a block that is computed anew nothing else holds it, and of two copies
+    gradients would be added up otherwise.
+    """
 
     def __init__(self) -> None:
-        self._known: tuple[weakref.ref[Tensor], weakref.ref[Tensor], tuple[bool, int | None]] | None = None
+        self._known: tuple[weakref.ref[Tensor], Tensor, tuple[bool, int | None]] | None = None
+
+    def __reduce__(self) -> tuple[type[_Last], tuple[()]]:
+        """A copy, that of another model, knows nothing yet."""
+        return _Last, ()
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         taken = inputs[0] if inputs else None
@@ -45,9 +53,8 @@ class _Last:
         state = torch.is_grad_enabled(), None if taken.is_inference() else taken._version
         if self._known is not None:
             source, rounded, before = self._known
-            made = rounded()
-            if source() is taken and made is not None and before == state:
-                return (made, *inputs[1:])
+            if source() is taken and before == state:
+                return (rounded, *inputs[1:])
         made = taken.to(torch.get_autocast_dtype(kind))
-        self._known = weakref.ref(taken), weakref.ref(made), state
+        self._known = weakref.ref(taken), made, state
         return (made, *inputs[1:])

@@ -29,7 +29,7 @@ class Company(Protocol):
     def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]], /) -> Ends:
         """As `LanguageModel.ends`."""
 
-    def greedy(self, cues: Sequence[Row], steps: int, /) -> tuple[list[list[int]], list[list[bool]]]:
+    def greedy(self, cues: Sequence[Row], counts: Sequence[int], /) -> list[list[int] | None]:
         """As `memexp.core.generate.greedy_batch`."""
 
     def answers(

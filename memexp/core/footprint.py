@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedConfig
 
 from memexp.core.adapter import add_adapter
+from memexp.core.attention import narrow_attention
 from memexp.core.hollow import exchange, hollow, seemingly_full
 from memexp.core.model import LanguageModel, set_dropout
 from memexp.core.precision import hold_frozen
@@ -30,13 +31,22 @@ ROWS, WIDTH = 3, 61
 
 
 def footprint(config: PreTrainedConfig) -> dict[str, list[float]]:
-    """Bytes kept for backward of each token, by method and dtype: of a block, and outside of all without the logits."""
+    """Bytes kept for backward of each token, by method and dtype: of a block, and outside of all without the logits.
+
+    "cpu-" in front of it: on a CPU, where that is not the same (attention.py).
+    """
     found = {}
     for name, method in (("full", Full()), ("lora", LoRA())):
         for dtype in ("float32", "bfloat16"):
-            one, two = (_kept(config, method, dtype, depth) for depth in (1, 2))
-            found[f"{name}-{dtype}"] = [two - one, 2 * one - two]
+            with narrow_attention():
+                found[f"{name}-{dtype}"] = _of_a_token(config, method, dtype)
+        found[f"cpu-{name}-bfloat16"] = _of_a_token(config, method, "bfloat16")
     return found
+
+
+def _of_a_token(config: PreTrainedConfig, method: Full | LoRA, dtype: str) -> list[float]:
+    one, two = (_kept(config, method, dtype, depth) for depth in (1, 2))
+    return [two - one, 2 * one - two]
 
 
 def _kept(config: PreTrainedConfig, method: Full | LoRA, dtype: str, depth: int) -> float:

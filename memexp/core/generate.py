@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from memexp.core.copies import to_device
 from memexp.core.data import Row, batches_of, left_padded
@@ -23,6 +24,9 @@ from memexp.core.prefixes import SharedPrefixes
 from memexp.core.ranks import deal_to_ranks, idle
 
 __all__ = ["answer_batch", "answer_greedily", "complete_greedily", "greedy_batch"]
+
+UNSOUND = -1
+"""Instead of a token that was chosen among logits that are no finite numbers."""
 
 
 def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
@@ -39,14 +43,14 @@ def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[i
     batches = _batches(lm, cues, counts, lm.budget.recall_rows)
 
     def complete(batch: list[int], steps: int) -> list[list[int] | None]:
-        needed = longest(batch) if batch else 0
-        new, sound = greedy_batch(lm, [cues[i] for i in batch], needed) if batch else ([], [])
-        for _ in range(steps - needed):  # passes that the other ranks of this round still need
+        order = sorted(batch, key=lambda i: -counts[i])
+        new = greedy_batch(lm, [cues[i] for i in order], [counts[i] for i in order]) if batch else []
+        for _ in range(
+            steps - (longest(batch) if batch else 0)
+        ):  # passes that the other ranks of this round still need
             idle(lm)
-        return [
-            row[: counts[i]] if all(flags[: counts[i]]) else None
-            for row, flags, i in zip(new, sound, batch, strict=True)
-        ]
+        completed = dict(zip(order, new, strict=True))
+        return [completed[i] for i in batch]
 
     def longest(batch: list[int]) -> int:
         return max(counts[i] for i in batch)
@@ -86,29 +90,32 @@ def _batches(
     return batches
 
 
-def greedy_batch(lm: LanguageModel, cues: Sequence[Row], steps: int) -> tuple[list[list[int]], list[list[bool]]]:
-    """`steps` greedy tokens after every cue, with a key-value cache over left-padded cues.
+def greedy_batch(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[int]) -> list[list[int] | None]:
+    """`counts` greedy tokens after every cue, the largest first, with a key-value cache over left-padded cues.
 
-    With each token, whether its logit was a finite number.
+    A row that has its tokens is left out of what follows: the rows that go on are always the first ones, of which the
+    cache is a view. None where a logit was no finite number.
     """
     if lm.company is not None:
-        return lm.company.greedy(cues, steps)
+        return lm.company.greedy(cues, counts)
     ids, mask, positions, is_padded = _left_padded(lm, cues)
-    past = None
+    past, steps = None, max(counts)  # of several lanes the largest need not be the first
     new: list[torch.Tensor] = []
-    sound: list[torch.Tensor] = []
     for step in range(steps):
         (chosen, finite), past = lm.choose(ids, mask if is_padded else None, positions, past, lm.end_tokens)
-        new.append(chosen)
-        sound.append(finite)
+        new.append(F.pad(torch.where(finite, chosen, UNSOUND), (0, len(cues) - len(chosen)), value=UNSOUND))
         if step == 0:
             past = preallocate(past, steps, CACHES.get(lm.dtype))
         if step + 1 < steps:
+            going = sum(count > step + 1 for count in counts)
+            if going < len(chosen) and lm.drops_rows and can_drop(past):
+                chosen, mask, positions = chosen[:going], mask[:going], positions[:going]
+                drop(past, slice(going))
             ids = chosen[:, None]
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = positions[:, -1:] + 1
-    both = torch.stack([torch.stack(new, dim=1), torch.stack(sound, dim=1).long()]).cpu()
-    return both[0].tolist(), both[1].bool().tolist()
+    completed = [row[:count] for row, count in zip(torch.stack(new, dim=1).tolist(), counts, strict=True)]
+    return [None if UNSOUND in row else row for row in completed]
 
 
 def _left_padded(lm: LanguageModel, cues: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:

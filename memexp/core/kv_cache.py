@@ -40,8 +40,8 @@ def can_drop(past: Any) -> bool:
     return type(past) is DynamicCache and all(isinstance(layer, _PreallocatedLayer) for layer in past.layers)
 
 
-def drop(past: Any, rows: Tensor) -> None:
-    """Keep only `rows` (indices) of the batch in `past`."""
+def drop(past: Any, rows: Tensor | slice) -> None:
+    """Keep only `rows` (indices, copied; or a slice, of which nothing is) of the batch in `past`."""
     for layer in past.layers:
         layer.keep(rows)
 
@@ -127,7 +127,7 @@ class _PreallocatedLayer(DynamicLayer):
         self.keys, self.values = self._all_keys[..., :end, :], self._all_values[..., :end, :]
         return self.keys, self.values
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Tensor | slice) -> None:
         """Only these rows of the batch."""
         length = self.get_seq_length()
         self._all_keys, self._all_values = self._all_keys[rows], self._all_values[rows]

@@ -157,7 +157,7 @@ class Lanes:
         room = self.joint.context
         if what not in ("greedy", "answers") or room is None:
             return True
-        more = [one[1] if what == "greedy" else max(one[1]) for one in given]
+        more = [max(one[1]) for one in given]
         return int(max(len(cue) for one in given for cue in one[0]) + max(more)) <= room
 
     def _alone(self, what: str, lane: int, given: tuple[Any, ...]) -> Any:
@@ -223,15 +223,12 @@ class Lanes:
         return [list(itertools.islice(found, len(pairs))) for _, (_, pairs) in asked]
 
     def _greedy(self, asked: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Any]:
-        steps, most = max(steps for _, (_, steps) in asked), max(len(cues) for _, (cues, _) in asked)
+        most = max(len(cues) for _, (cues, _) in asked)
         rows = [cue for _, (cues, _) in asked for cue in (*cues, *[cues[0]] * (most - len(cues)))]
+        counts = [count for _, (cues, own) in asked for count in (*own, *[1] * (most - len(cues)))]
         with self._measuring(asked):
-            new, sound = greedy_batch(self.joint, rows, steps)
-        found = []
-        for at, (_, (cues, own)) in enumerate(asked):
-            mine = slice(at * most, at * most + len(cues))
-            found.append(([row[:own] for row in new[mine]], [row[:own] for row in sound[mine]]))
-        return found
+            found = greedy_batch(self.joint, rows, counts)
+        return [found[at * most : at * most + len(cues)] for at, (_, (cues, _)) in enumerate(asked)]
 
     def _answers(self, asked: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Any]:
         most = max(len(cues) for _, (cues, _, _) in asked)

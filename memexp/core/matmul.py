@@ -81,9 +81,17 @@ class _Product(torch.autograd.Function):
         with _permitted():
             return (
                 (grad @ weight).view(x.shape) if of_x else None,
-                grad.T @ x.reshape(-1, weight.shape[1]) if of_weight else None,
+                _gradient(weight, grad, x.reshape(-1, weight.shape[1])) if of_weight else None,
                 grad.sum(0) if of_bias else None,
             )
+
+
+def _gradient(weight: Tensor, grad: Tensor, x: Tensor) -> Tensor:
+    """Of `weight` (out, in), which lies as it does: adding up what lies otherwise takes ten times as long.
+
+    Either product has the same sums in the same order, of `grad` (rows, out) and `x` (rows, in).
+    """
+    return grad.T @ x if weight.is_contiguous() else (x.T @ grad).T
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from memexp.core.attention import wide_attention
 from memexp.errors import SpecError
 
 __all__ = ["CACHES", "Gathered", "arithmetic", "check", "columns", "gathered", "hold_frozen", "products", "widened"]
@@ -47,9 +48,16 @@ def arithmetic(dtype: str, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def products(dtype: str, device: torch.device) -> Iterator[None]:
-    """Products of float32 matrices as `dtype` says, whatever the process had set; afterwards that again."""
+    """Products of float32 matrices as `dtype` says, whatever the process had set; afterwards that again.
+
+    Attention on a CPU is float32 in bfloat16, see attention.py.
+    """
     settings: Any = torch.backends.cuda.matmul  # CPUs have a setting of their own
-    if device.type == "cpu" or settings.fp32_precision == _PRODUCTS[dtype]:
+    if device.type == "cpu":
+        with wide_attention() if dtype == "bfloat16" else contextlib.nullcontext():
+            yield
+        return
+    if settings.fp32_precision == _PRODUCTS[dtype]:
         yield
         return
     before = settings.fp32_precision

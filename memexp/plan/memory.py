@@ -88,7 +88,7 @@ def needed(
 ) -> Need:
     """What a trial needs of each worker. `on_gpu`: where it is planned for, by default as `resources` say."""
     on_gpu = resources.gpus > 0 if on_gpu is None else on_gpu
-    model = _Model.of(inspection, method, dtype, resources.workers)
+    model = _Model.of(inspection, method, dtype, resources.workers, on_gpu)
     offloaded = resources.offload and on_gpu
     moments = 4 * load.moments * model.learning // model.workers
     began = 4 * load.held * model.learning // model.workers
@@ -139,10 +139,12 @@ class _Model:
     """Bytes that are kept of a token for backward: of a block, and outside of them."""
 
     @classmethod
-    def of(cls, inspection: Inspection, method: Full | LoRA, dtype: str, workers: int) -> _Model:
+    def of(cls, inspection: Inspection, method: Full | LoRA, dtype: str, workers: int, on_gpu: bool) -> _Model:
         coarse = dtype == "bfloat16"
         name = f"{'lora' if isinstance(method, LoRA) else 'full'}-{'bfloat16' if coarse else 'float32'}"
-        per_token = inspection.token_bytes.get(name) or (40.0 * inspection.width, 0.0)
+        counted = inspection.token_bytes
+        plain = counted.get(name) or (40.0 * inspection.width, 0.0)
+        per_token = plain if on_gpu else counted.get(f"cpu-{name}") or plain
         depth = inspection.blocks or 1
         inside = min(inspection.parameters, inspection.block_parameters * depth)
         learning = inspection.parameters

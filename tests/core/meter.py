@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from memexp.core import fork
+from memexp.core.attention import narrow_attention
 
 __all__ = ["Meter", "Phase"]
 
@@ -70,6 +71,7 @@ class Meter(TorchDispatchMode):
             self._see(storage)
             return found
 
+        self._patches.enter_context(narrow_attention())  # as on the GPU that the device stands for
         self._patches.enter_context(mock.patch.object(fork, "on_host", noted))
         self._patches.enter_context(mock.patch.object(torch.UntypedStorage, "resize_", resized))
         super().__enter__()

@@ -170,7 +170,7 @@ def test_lanes_complete_and_answer_as_each_by_itself(architecture: str, method: 
         cues = [[row[: 3 + i % 4] for i, row in enumerate(rows_of(lm)[:6])] for lm in lanes.models]
         if not lanes.joint.pads_left:
             cues = [[[*row, *row][:3] for row in own] for own in cues]
-        greedy = [(lane, (own[: 4 + lane], 3 + lane)) for lane, own in enumerate(cues)]
+        greedy = [(lane, (own[: 4 + lane], [5, 3, 3, 2, 1, 1][: 4 + lane])) for lane, own in enumerate(cues)]
         assert lanes.do("greedy", greedy) == [lanes.do("greedy", [one])[0] for one in greedy]
         answers = [(lane, (own, [6] * 6, [("e",)] * 6)) for lane, own in enumerate(cues)]
         assert lanes.do("answers", answers) == [lanes.do("answers", [one])[0] for one in answers]

@@ -55,6 +55,23 @@ def test_the_same_numbers(name: str, shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(layer(x), expected[0], rtol=near, atol=near)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_lie_as_their_weights_do(name: str) -> None:
+    """Those that lie otherwise are added up ten times slower; and they are what they were when these did."""
+    torch.manual_seed(0)
+    layer, x = nn.Sequential(LAYERS[name]()), torch.randn(7, 40)
+    seen: list[Tensor] = []
+    layer[0].weight.register_hook(seen.append)
+    matmul.use_fast_linear(layer)
+    passes(layer, x)
+    (found,) = seen
+    assert found.stride() == layer[0].weight.stride()
+    grad = torch.linspace(-1, 1, 7 * 24).view(7, 24)
+    with matmul._permitted():
+        before = grad.T @ x
+    assert torch.equal(found, before.T if name == "conv1d" else before)
+
+
 def test_a_frozen_weight_gets_no_gradient() -> None:
     layer = nn.Sequential(nn.Linear(40, 24))
     layer.requires_grad_(False)

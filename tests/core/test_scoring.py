@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -117,6 +119,25 @@ def test_completions_are_those_of_generate(lm: LanguageModel) -> None:
     found = complete_greedily(lm, cues, counts)
     assert found == [plain_completion(lm, cue, count) for cue, count in zip(cues, counts, strict=True)]
     assert len(set(map(tuple, found))) > 18, "the models' opinions differ from text to text"
+
+
+def test_rows_that_are_complete_are_left_out_of_what_follows() -> None:
+    lm, rows = language_model("gpt2", initializer_range=PEAKED), []
+    cues, counts = [[5, 6], [7, 8, 9], [4], [3, 3]], [2, 5, 0, 3]
+    real = lm.choose
+
+    def choose(ids: torch.Tensor, *rest: Any) -> Any:
+        rows.append(len(ids))
+        return real(ids, *rest)
+
+    expected = [plain_completion(lm, *each) if each[1] else [] for each in zip(cues, counts, strict=True)]
+    with mock.patch.object(lm, "choose", choose):
+        assert complete_greedily(lm, cues, counts) == expected
+        assert rows == [3, 3, 2, 1, 1]
+        rows.clear()
+        with mock.patch.object(lm, "drops_rows", False):
+            assert complete_greedily(lm, cues, counts) == expected
+        assert rows == [3] * 5
 
 
 def test_short_cues_with_long_completions_stay_within_the_context(lm: LanguageModel) -> None:

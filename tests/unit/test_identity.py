@@ -152,7 +152,7 @@ def test_golden_schedule(pair: Pair) -> None:
         probes=[Recognition(pair, block_size=32), Recall(corpus=pair.foils)],
     )
     assert ids(made) == {
-        "stages": ["7da4bc86e7ac5d44", "f37f191657910773"],
+        "stages": ["442cbd641a2196c1", "7956b4667c7ffa86"],
         "probes": ["f2511adff34adea1", "b4075901e42191e9"],
         "condition": ["53be6049529b7643"],
     }
