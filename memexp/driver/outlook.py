@@ -141,8 +141,8 @@ def plan_of(
     ledgers = [Ledger(search, store) for search in searches]
     work = Work(sweep, forest, missing, ledgers, store, Snapshots())
     inspections = sizes([one.base(base).model for one in forests(forest, searches) for base in one.resources])
-    way = way_of(work, cluster, log, inspections) if work.left else None
     trials = planning.bundle(forest, missing.asks, _slots_here)
+    way = way_of(work, cluster, log, inspections, trials) if work.left else None
     return Plan(
         conditions=forest.conditions,
         stages=len(forest.stages),
@@ -176,6 +176,8 @@ def _made_before(forest: Forest, missing: Missing, store: Store) -> Iterator[str
     if not missing.asks:
         return
     measured = {name.split("-")[0] for kind in {ask.kind for ask in forest.asks} for name in store.names(kind)}
+    if not measured:
+        return
     marks = snapshots.find(store)
     again: dict[str, int] = {}
     for ask in missing.asks:

@@ -50,6 +50,7 @@ def way_of(
     cluster: str | None = None,
     log: Log | None = None,
     known: Mapping[str, Inspection] | None = None,
+    trials: Sequence[Trial] | None = None,
 ) -> Way:
     """Where `work` is executed when nobody said so.
 
@@ -58,6 +59,7 @@ def way_of(
         cluster: why a cluster is to execute it in any case, such as that its address was given.
         log: ``stages/`` of its store, where it has been read already.
         known: what its models are like, where they have been looked at, by identity.
+        trials: those of its conditions, where they have been made, however many there are at a time.
 
     Raises ModelError where a model cannot be inspected.
     """
@@ -66,9 +68,10 @@ def way_of(
         return Way(False, against)
     if known is None:
         known = sizes([model for _, models in work.models for model in models])
-    seconds = _seconds(work, known, None)
+    trials = planning.bundle(work.forest, work.missing.asks, lambda _: 1) if trials is None else trials
+    seconds = _seconds(work, known, None, trials)
     if seconds[0] < RAY_START:  # to read the log takes a request for every file, in a bucket
-        seconds = _seconds(work, known, log or Log.read(work.store))
+        seconds = _seconds(work, known, log or Log.read(work.store), trials)
     least, most = seconds
     if most >= RAY_START:
         return Way(False, f"{_told(least)} to {_told(most)} of work, and Ray starts in about {RAY_START:.0f} s")
@@ -112,11 +115,12 @@ def _own(probe: Probe) -> str | None:
     return next((name for value in values if isinstance(value, Probe) and (name := _own(value))), None)
 
 
-def _seconds(work: Work, known: Mapping[str, Inspection], log: Log | None) -> tuple[float, float]:
+def _seconds(
+    work: Work, known: Mapping[str, Inspection], log: Log | None, bundled: Sequence[Trial]
+) -> tuple[float, float]:
     """At least and at most; a search as many times its longest suggestion as it has left."""
     least = most = 0.0
-    bundled = planning.bundle(work.forest, work.missing.asks, lambda _: 1)
-    parts = [(work.forest, bundled, 1)]
+    parts: list[tuple[Forest, Sequence[Trial], int]] = [(work.forest, bundled, 1)]
     for ledger in work.searches:
         search, edges = ledger.prepared.search, [edge.forest for edge in ledger.prepared.edges]
         longest = max(edges, key=lambda forest: forest.steps)

@@ -90,21 +90,21 @@ class Work:
     @property
     def models(self) -> list[tuple[Forest, list[ResolvedModel]]]:
         """The models of what is to be done, each with a forest that has their conditions."""
-        grid = [self.forest.path(ask.stage)[0].model for ask in self.missing.asks]
+        grid = [self.forest.base(ask.stage).model for ask in self.missing.asks]
         edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
         return [(self.forest, grid), *((one, [one.stages[base].model for base in one.resources]) for one in edges)]
 
     @property
     def needs(self) -> set[Resources]:
         """What its trials hold."""
-        grid = {self.forest.resources[self.forest.path(ask.stage)[0].id] for ask in self.missing.asks}
+        grid = {self.forest.resources[self.forest.base(ask.stage).id] for ask in self.missing.asks}
         edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
         return grid.union(*(one.resources.values() for one in edges))
 
     @property
     def peaks(self) -> list[Peak]:
         """What its trials take of memory."""
-        grid = {self.forest.path(ask.stage)[0].id: None for ask in self.missing.asks}
+        grid = {self.forest.base(ask.stage).id: None for ask in self.missing.asks}
         edges = [edge.forest for ledger in self.searches for edge in ledger.prepared.edges]
         return peaks(
             [*((self.forest, base) for base in grid), *((one, base) for one in edges for base in one.resources)]

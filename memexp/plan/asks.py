@@ -5,6 +5,7 @@ ask = ask_for(read, condition, probe.bind(condition), setting_columns(condition,
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,9 +114,7 @@ def _source(probe: Probe) -> dict[str, str]:
 
 def _sources(probe: Probe) -> Iterator[str]:
     """The sources of a probe's classes as far as somebody else wrote them: its own first."""
-    for cls in type(probe).__mro__:
-        if cls.__module__.partition(".")[0] in ("memexp", "abc", "builtins", "typing"):
-            continue
+    for cls in _written_elsewhere(type(probe)):
         try:
             yield inspect.getsource(cls)
         except (OSError, TypeError):  # typed into an interpreter that keeps no source
@@ -123,6 +122,12 @@ def _sources(probe: Probe) -> Iterator[str]:
     for _, value in _fields(probe):
         if isinstance(value, Probe):
             yield from _sources(value)
+
+
+@functools.cache
+def _written_elsewhere(cls: type[Probe]) -> tuple[type, ...]:
+    known = ("memexp", "abc", "builtins", "typing")
+    return tuple(one for one in cls.__mro__ if one.__module__.partition(".")[0] not in known)
 
 
 def _is_own(value: Any, cls: type) -> bool:

@@ -5,6 +5,7 @@ path += exposures("study", path[-1], condition.study, condition.seed, read)
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ def exposures(kind: Kind, parent: Stage, study: Study, seed: int, read: Reader) 
     beside = filler if isinstance(between, Spaced) and between.beside else None
     if beside is not None:
         what["beside"] = interleaved(study, beside)
+    told = sys.intern(repr(what))
     spans = [(i, i) for i in range(1, study.exposures + 1 + bool(study.further_batches))]
     if study.knows_horizon and study.exposures:
         spans = [(1, study.exposures)]
@@ -44,20 +46,24 @@ def exposures(kind: Kind, parent: Stage, study: Study, seed: int, read: Reader) 
             parent = filled(parent, study, what, seed, filler, *gap)
             yield parent
         texts = lists[(first - 1) % len(lists)]
-        key = {"parent": parent.id, kind: what | {"corpus": texts.id}, "seed": seed, "exposure": first}
-        parent = TrainingStage(
-            **_placed(key, study, passes, first, last),
-            kind=kind,
-            parent=parent.id,
-            model=parent.model,
-            method=parent.method,
-            dtype=parent.dtype,
-            settings=study,
-            corpus=texts.id,
-            seed=seed,
-            moments=study.optimizer.moments,
-            beside=None if beside is None else beside.id,
-        )
+        # More exposures pass through the same ones: of a grid each would be hashed many times.
+        alike = parent.id, kind, told, texts.id, seed, first, last, last > study.exposures and study.further_batches
+        if alike not in read.stages:
+            key = {"parent": parent.id, kind: what | {"corpus": texts.id}, "seed": seed, "exposure": first}
+            read.stages[alike] = TrainingStage(
+                **_placed(key, study, passes, first, last),
+                kind=kind,
+                parent=parent.id,
+                model=parent.model,
+                method=parent.method,
+                dtype=parent.dtype,
+                settings=study,
+                corpus=texts.id,
+                seed=seed,
+                moments=study.optimizer.moments,
+                beside=None if beside is None else beside.id,
+            )
+        parent = read.stages[alike]
         yield parent
 
 

@@ -213,6 +213,8 @@ class Forest(Corpora):
     """Optimizer steps if every condition were trained by itself."""
     remarks: dict[str, None] = field(default_factory=dict)
     """What a user should know before anything is trained, a line each."""
+    _bases: dict[str, BaseStage] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Of stages that were asked about."""
 
     @property
     def conditions(self) -> int:
@@ -226,10 +228,17 @@ class Forest(Corpora):
 
     def base(self, stage: str) -> BaseStage:
         """The base that `stage` lies above."""
-        at = self.stages[stage]
-        while not isinstance(at, BaseStage):
-            at = self.stages[at.parent]
-        return at
+        way: list[str] = []
+        at = stage
+        while at not in self._bases:
+            found = self.stages[at]
+            if isinstance(found, BaseStage):
+                self._bases[at] = found
+            else:
+                way.append(at)
+                at = found.parent
+        self._bases.update(dict.fromkeys(way, self._bases[at]))
+        return self._bases[at]
 
     def path(self, stage: str) -> list[Stage]:
         """The stages from the base to `stage`."""

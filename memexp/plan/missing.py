@@ -87,9 +87,10 @@ def find_missing(
                 found.asks.append(ask)
     if found.asks and not retry_diverged:
         gone = Log.read(store).diverged if gone is None else gone
-        found.diverged = [ask for ask in found.asks if any(stage.id in gone for stage in forest.path(ask.stage))]
-        lost = {(ask.kind, ask.name) for ask in found.diverged}
-        found.asks = [ask for ask in found.asks if (ask.kind, ask.name) not in lost]
+        if gone:
+            found.diverged = [ask for ask in found.asks if any(stage.id in gone for stage in forest.path(ask.stage))]
+            lost = {(ask.kind, ask.name) for ask in found.diverged}
+            found.asks = [ask for ask in found.asks if (ask.kind, ask.name) not in lost]
     return found
 
 

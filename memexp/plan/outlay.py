@@ -109,50 +109,46 @@ def _forks(base: str, stages: Sequence[Stage]) -> int:
 def work_of(base: str, trials: Sequence[Trial]) -> Work:
     """What the trials of a base do."""
     mine = [trial for trial in trials if trial.base.id == base]
-    stages = [(trial, stage) for trial in mine for stage in trial.stages if stage.id not in trial.given]
+    stages = [(trial, stage, 1) for trial in mine for stage in trial.stages if stage.id not in trial.given]
     measurements = {ask.measurement: (trial, ask) for trial in mine for ask in trial.asks}
     return _work(stages, measurements.values())
 
 
 def work_alone(base: str, trials: Sequence[Trial]) -> Work:
     """What it would be if every condition were trained and measured by itself; the untrained model is measured once."""
-    stages: list[tuple[Trial, TrainingStage | ForgetStage]] = []
+    stages: list[tuple[Trial, TrainingStage | ForgetStage, int]] = []
     measurements: list[tuple[Trial, Ask]] = []
     untrained: dict[tuple[str, str], tuple[Trial, Ask]] = {}
     for trial in (trial for trial in trials if trial.base.id == base):
-        known = {stage.id: stage for stage in trial.stages}
-        for end in dict.fromkeys((ask.condition_id, ask.stage) for ask in trial.asks):
-            at: str | None = end[1]
-            while at in known:
-                stages.append((trial, known[at]))
-                at = known[at].parent
+        times = Counter(stage for _, stage in {(ask.condition_id, ask.stage) for ask in trial.asks})
+        for stage in reversed(trial.stages):  # children come after their parents
+            times[stage.parent] += times[stage.id]
+            stages.append((trial, stage, times[stage.id]))
         measurements += [(trial, ask) for ask in trial.asks if ask.stage != base]
         untrained |= {ask.measurement: (trial, ask) for ask in trial.asks if ask.stage == base}
     return _work(stages, [*measurements, *untrained.values()])
 
 
 def _work(
-    stages: Iterable[tuple[Trial, TrainingStage | ForgetStage]], measurements: Iterable[tuple[Trial, Ask]]
+    stages: Sequence[tuple[Trial, TrainingStage | ForgetStage, int]], measurements: Iterable[tuple[Trial, Ask]]
 ) -> Work:
-    """Of stages and measurements, as often as they come; restudy counts with its most steps."""
+    """Of stages, so many times each, and of measurements; restudy counts with its most steps."""
     batches: Counter[tuple[int, float]] = Counter()
     lengths: _Lengths | None = None
-    found: dict[str, tuple[int, float]] = {}  # a stage may come a thousand times
-    stages = list(stages)
-    for trial, stage in stages:
-        if not isinstance(stage, TrainingStage):
-            continue
-        lengths = lengths or _Lengths(trial.base.model)
-        if stage.id not in found:
-            found[stage.id] = stage.batch_size, lengths.studied(trial, stage)
-        batches[found[stage.id]] += stage.steps
+    for trial, stage, times in stages:
+        if isinstance(stage, TrainingStage) and times:
+            lengths = lengths or _Lengths(trial.base.model)
+            batches[stage.batch_size, lengths.studied(trial, stage)] += times * stage.steps
     read = 0.0
+    known: dict[str, float] = {}  # most conditions ask the same
     for trial, ask in measurements:
         lengths = lengths or _Lengths(trial.base.model)
-        read += lengths.measured(trial, ask)
+        if ask.probe_id not in known:
+            known[ask.probe_id] = lengths.measured(trial, ask)
+        read += known[ask.probe_id]
         if isinstance(ask.probe, Savings):
             batches[lengths.restudied(trial, ask)] += ask.probe.most
-    return Work(batches, int(read), _most_moments(stage for _, stage in stages))
+    return Work(batches, int(read), _most_moments(stage for _, stage, times in stages if times))
 
 
 class _Lengths:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from memexp.plan.forest import Forest
+from memexp.plan.forest import Forest, TrainingStage
 from memexp.sources import Sources, Stream, Texts
 
 __all__ = ["Reader"]
@@ -23,6 +23,8 @@ class Reader:
     sources: Sources
     probes: dict[tuple[type, str], Any] = field(default_factory=dict)
     """What was found out of probes, which many conditions have in common, by class and how they are written."""
+    stages: dict[tuple[Any, ...], TrainingStage] = field(default_factory=dict)
+    """Exposures, by what makes them."""
 
     def texts(self, corpus: object) -> Texts:
         """Those of a list, under its own name: the forest has one of many lists with the same texts."""
