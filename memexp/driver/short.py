@@ -93,8 +93,8 @@ def _against(work: Work) -> Iterator[str]:
         yield "trials of more CPUs than there are here"
     if any(ledger.prepared.search.concurrent != 1 for ledger in work.searches):
         yield "a search that tries several suggestions at a time"
-    probes = [ask.probe for forest in (work.forest, *_edges(work)) for ask in forest.asks]
-    own = next((name for probe in probes if (name := _own(probe))), None)
+    probes = {id(ask.probe): ask.probe for forest in (work.forest, *_edges(work)) for ask in forest.asks}
+    own = next((name for probe in probes.values() if (name := _own(probe))), None)
     if own is not None:
         yield f"{own} executes code of your own"
     if "torch" in sys.modules and "memexp.trial.base" not in sys.modules:

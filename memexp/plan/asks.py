@@ -26,7 +26,7 @@ from memexp.spec import Condition, Corpus, Items, Pair, Probe
 __all__ = ["ask_for", "probe_corpora"]
 
 
-def ask_for(read: Reader, condition: Condition, probe: Probe, settings: dict[str, Any]) -> Ask:
+def ask_for(read: Reader, condition: Condition, probe: Probe, settings: Columns) -> Ask:
     """What a bound probe asks of a condition with the columns `settings`.
 
     Raises:
@@ -42,8 +42,8 @@ def ask_for(read: Reader, condition: Condition, probe: Probe, settings: dict[str
         probe=known.probe,
         probe_id=probe_id,
         condition_id=settings["condition_id"],
-        settings=Columns.of({**settings, "probe_id": probe_id, "probe_settings": known.told}),
-        labels=dict(condition.labels),
+        settings=settings.beside({"probe_id": probe_id, "probe_settings": known.told}),
+        labels=condition.labels,
         corpora=known.corpora,
     )
 

@@ -110,44 +110,45 @@ def work_of(base: str, trials: Sequence[Trial]) -> Work:
     """What the trials of a base do."""
     mine = [trial for trial in trials if trial.base.id == base]
     stages = [(trial, stage, 1) for trial in mine for stage in trial.stages if stage.id not in trial.given]
-    measurements = {ask.measurement: (trial, ask) for trial in mine for ask in trial.asks}
-    return _work(stages, measurements.values())
+    measured: dict[str, set[str]] = {}
+    for ask in (ask for trial in mine for ask in trial.asks):
+        measured.setdefault(ask.probe_id, set()).add(ask.stage)
+    return _work(mine, stages, {probe: len(ends) for probe, ends in measured.items()})
 
 
 def work_alone(base: str, trials: Sequence[Trial]) -> Work:
     """What it would be if every condition were trained and measured by itself; the untrained model is measured once."""
+    mine = [trial for trial in trials if trial.base.id == base]
     stages: list[tuple[Trial, TrainingStage | ForgetStage, int]] = []
-    measurements: list[tuple[Trial, Ask]] = []
-    untrained: dict[tuple[str, str], tuple[Trial, Ask]] = {}
-    for trial in (trial for trial in trials if trial.base.id == base):
+    for trial in mine:
         times = Counter(stage for _, stage in {(ask.condition_id, ask.stage) for ask in trial.asks})
         for stage in reversed(trial.stages):  # children come after their parents
             times[stage.parent] += times[stage.id]
             stages.append((trial, stage, times[stage.id]))
-        measurements += [(trial, ask) for ask in trial.asks if ask.stage != base]
-        untrained |= {ask.measurement: (trial, ask) for ask in trial.asks if ask.stage == base}
-    return _work(stages, [*measurements, *untrained.values()])
+    asks = [ask for trial in mine for ask in trial.asks]
+    measured = Counter(ask.probe_id for ask in asks if ask.stage != base)
+    measured.update({ask.probe_id for ask in asks if ask.stage == base})
+    return _work(mine, stages, measured)
 
 
 def _work(
-    stages: Sequence[tuple[Trial, TrainingStage | ForgetStage, int]], measurements: Iterable[tuple[Trial, Ask]]
+    trials: Sequence[Trial],
+    stages: Sequence[tuple[Trial, TrainingStage | ForgetStage, int]],
+    measured: Mapping[str, int],
 ) -> Work:
-    """Of stages, so many times each, and of measurements; restudy counts with its most steps."""
+    """Of stages and of probes (by identity), so many times each; restudy counts with its most steps."""
     batches: Counter[tuple[int, float]] = Counter()
-    lengths: _Lengths | None = None
+    if not trials:
+        return Work(batches, 0, AdamW().moments)
+    lengths, read = _Lengths(trials[0].base.model), 0.0
     for trial, stage, times in stages:
         if isinstance(stage, TrainingStage) and times:
-            lengths = lengths or _Lengths(trial.base.model)
             batches[stage.batch_size, lengths.studied(trial, stage)] += times * stage.steps
-    read = 0.0
-    known: dict[str, float] = {}  # most conditions ask the same
-    for trial, ask in measurements:
-        lengths = lengths or _Lengths(trial.base.model)
-        if ask.probe_id not in known:
-            known[ask.probe_id] = lengths.measured(trial, ask)
-        read += known[ask.probe_id]
+    for trial, ask in {ask.probe_id: (one, ask) for one in trials for ask in one.asks}.values():
+        times = measured[ask.probe_id]
+        read += times * lengths.measured(trial, ask)
         if isinstance(ask.probe, Savings):
-            batches[lengths.restudied(trial, ask)] += ask.probe.most
+            batches[lengths.restudied(trial, ask)] += times * ask.probe.most
     return Work(batches, int(read), _most_moments(stage for _, stage, times in stages if times))
 
 

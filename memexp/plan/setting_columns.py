@@ -27,18 +27,23 @@ class Columns(Mapping[str, Any]):
     Of 100,000 conditions plain ones take half a gigabyte.
     """
 
-    __slots__ = ("_at", "_values")
+    __slots__ = ("_at", "_more", "_values")
 
-    def __init__(self, at: dict[str, int], values: tuple[Any, ...]) -> None:
-        self._at, self._values = at, values
+    def __init__(self, at: dict[str, int], values: tuple[Any, ...], more: tuple[Any, ...] = ()) -> None:
+        self._at, self._values, self._more = at, values, more
 
     @classmethod
     def of(cls, columns: Mapping[str, Any]) -> Columns:
         """The same names and values, in the same order."""
         return cls(_places(tuple(columns)), tuple(columns.values()))
 
+    def beside(self, columns: Mapping[str, Any]) -> Columns:
+        """These and `columns`, of other names; what is here is not held once more."""
+        return Columns(_places((*self._at, *columns)), self._values, (*self._more, *columns.values()))
+
     def __getitem__(self, name: str) -> Any:
-        return self._values[self._at[name]]
+        at = self._at[name]
+        return self._values[at] if at < len(self._values) else self._more[at - len(self._values)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._at)
@@ -55,13 +60,13 @@ def _places(names: tuple[str, ...]) -> dict[str, int]:
     return {name: at for at, name in enumerate(names)}
 
 
-def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -> dict[str, Any]:
+def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -> Columns:
     """The setting columns of a condition's rows, without the probe's."""
     study, method, model, texts = condition.study, condition.method, path[0].model, read.texts(condition.study.corpus)
     passing = [
         (part, read.corpus(part.corpus)) for part in (condition.pretrain, condition.interference) if part is not None
     ]
-    return {
+    columns = {
         "condition_id": identity(_key(condition, model, texts, passing, read)),
         "stage_id": path[-1].id,
         "model": model.name,
@@ -83,6 +88,7 @@ def setting_columns(condition: Condition, path: Sequence[Stage], read: Reader) -
         **_unlearning_columns(condition, texts, read),
         **{name: value for part, corpus in passing for name, value in _passing_columns(part, corpus).items()},
     }
+    return Columns.of(columns)
 
 
 def _key(
