@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import grid, packing, real, scaled
+from benchmarks import grid, packing, planned, real, scaled
 from benchmarks.child import execute, python
 from benchmarks.equality import CELL, Unequal, compare, compare_stores
 from benchmarks.executed import TINY_TRIALS
@@ -391,6 +391,21 @@ def busy_devices(bench: Bench) -> Found:
     }
 
 
+def a_large_plan(bench: Bench) -> Found:
+    """What it takes to plan 100,000 conditions."""
+    found = [planned.planned(bench.fresh()) for _ in range(bench.pairs)]
+    cpu, mib = [one.cpu for one in found], [one.mib for one in found]
+    return {
+        "equality": {name: found[0].plan[name] for name in ("conditions", "stages", "steps", "steps_unshared")},
+        "unit": "CPU seconds of the whole command",
+        "series": {"memexp plan": cpu},
+        "findings": [
+            finding("CPU seconds", cpu, at_most=15.0),
+            finding("MiB of its process", mib, at_most=500.0),
+        ],
+    }
+
+
 def thousands_of_trials(bench: Bench) -> Found:
     """What driver, Ray and store take for hundreds and for thousands of trials."""
     alone = scaled.executed(bench.fresh(), scaled.SIZES)
@@ -462,6 +477,7 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "prefixes": shared_prefixes,
     "passes": passed_once,
     "packing": busy_devices,
+    "planning": a_large_plan,
     "scale": thousands_of_trials,
 }
 """By name, in the order they are executed."""

@@ -36,6 +36,7 @@ TITLES = {
     "prefixes": "What prompts begin with, passed through once",
     "passes": "Probes of the same texts in one forward pass",
     "packing": "The published grid on simulated devices",
+    "planning": "Planning 100,000 conditions",
     "scale": "Hundreds and thousands of trials on eight nodes",
     "sizes": "Batch sizes of the careful way",
 }

@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ lies beside the package and is not installed
 
-from benchmarks import executed, grid, passed_once, real, results, ways
+from benchmarks import executed, grid, passed_once, planned, real, results, ways
 from benchmarks.child import Failed
 from benchmarks.equality import Unequal, compare, compare_stores
 from benchmarks.harness import GPT2, TASKS
@@ -177,6 +177,14 @@ def test_three_probes_are_beside_one(material: Material, tmp_path: Path, monkeyp
     monkeypatch.setattr(Bench, "told", lambda *_: {"cpu": cpu, "texts": 8})
     once, apart = ALL_PARTS["passes"](Bench(material, tmp_path, pairs=1, grid_pairs=1))["findings"]
     assert (once["values"], once["verdict"]) == ([pytest.approx(1.2)] * 2, "held") and apart["values"] == [3.0, 3.0]
+
+
+def test_a_plan_is_measured_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = planned.planned(tmp_path, seeds=1)
+    assert found.plan["steps_unshared"] == 100 * 15 * sum(range(1, 11)) and 0 < found.cpu < 60 and 50 < found.mib < 1000
+    monkeypatch.setattr(planned, "SCRIPT", planned.SCRIPT.replace("seed=seed", "seed=exposures"))
+    with pytest.raises(Unequal, match="5501 stages"):
+        planned.planned(tmp_path, seeds=1)
 
 
 def test_a_shared_pass_that_moves_a_number_is_refused(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
