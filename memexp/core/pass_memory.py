@@ -57,8 +57,8 @@ class PassMemory:
         self._shared: dict[str, SharedPass] = {}
         for _, names in groups:
             asks = [ask for name in names if (its := passed[name]) is not None and (ask := its.ask) is not None]
-            if len(names) > 1 and asks:
-                shared = SharedPass(asks)
+            if len(names) > 1:
+                shared = SharedPass(asks or [TokenAsk()])
                 self._shared |= dict.fromkeys(names, shared)
 
     def for_(self, name: str) -> SharedPass | None:

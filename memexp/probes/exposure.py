@@ -5,7 +5,8 @@ model finds them, and the exposure log2 |R| - log2 r, in bits: of R candidates g
 As in the published code (tensorflow/privacy, secret_sharer/exposures.py) candidates are secrets that nothing was
 trained on, and r is 1 and the number of those that are likelier. From a sample no exposure beyond log2 |R| shows; for
 what lies beyond, a skew normal distribution is fitted to the candidates' log-perplexities, and the exposure is -log2 of
-the share that it has below the canary's.
+the share that it has below the canary's. With a `Pair` the candidates are its foils, and all that passes through the
+model are its texts: recognition, membership and extraction of the same pair go along.
 
     SELECT exposures, avg(exposure), avg(fitted) FROM exposure GROUP BY ALL
 """
@@ -22,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from memexp.errors import DataError, SpecError
-from memexp.spec import Condition, Corpus, Count, Headline, Positive, Probe, spec
+from memexp.spec import Condition, Corpus, Count, Headline, Pair, Passed, Positive, Probe, spec
 from memexp.stimuli.canaries import MOST, Canaries
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ and a little below 0 for the last; ``fitted``: -log2 of what a skew normal distr
 below ``nll``, in bits, NULL where the candidates are too few or too alike for a fit. All that is measured is NULL where
 the model's outputs are no numbers."""
 
+SAMPLE = 1000
+"""Candidates that are drawn unless another number is given."""
 FEWEST = 10
 """Candidates that three parameters are fitted to."""
 FAR = 1e-3
@@ -75,14 +78,24 @@ class Exposure(Probe):
     """What was studied, and what else it could have been."""
     corpus: Corpus | None = None
     """The list that the canaries stand in, maybe among other texts; by default the study list."""
-    candidates: Positive | Literal["all"] = 1000
+    candidates: Positive | Literal["all"] = SAMPLE
     """How many other secrets a canary is ranked among: so many drawn ones, or all there are."""
     seed: Count = 0
     """Of the draw of candidates, which all canaries, models and stages share."""
     block_size: Positive | None = None
     """Tokens that a text may have; by default as many as in study."""
+    pair: Pair | None = None
+    """Instead of `corpus`, `candidates` and `seed`: the list that the canaries stand in, and other secrets in the same
+    sentence as its foils, among which they are ranked; such as ``canaries.pair()``."""
 
     def __post_init__(self) -> None:
+        if self.pair is not None:
+            if (self.corpus, self.candidates, self.seed) != (None, SAMPLE, 0):
+                raise SpecError(
+                    "Exposure.pair: has the list and what canaries are ranked among; leave corpus, candidates and seed "
+                    "away, or pair"
+                )
+            return
         others = self.canaries.space - self.canaries.count
         wanted = 1 if self.candidates == "all" else self.candidates
         if others < wanted:
@@ -102,42 +115,73 @@ class Exposure(Probe):
         """With the study list and its block size where none are given."""
         return dataclasses.replace(
             self,
-            corpus=self.corpus or condition.study.corpus,
+            corpus=None if self.pair is not None else self.corpus or condition.study.corpus,
             block_size=self.block_size or condition.study.block_size,
         )
 
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
-        """Every canary is in the list."""
-        listed = set(texts["corpus"])
+        """Every canary is in the list, and every foil has a secret of its own."""
+        where = "corpus" if self.pair is None else "targets"
+        listed = set(texts[where])
         for number, text in enumerate(map(self.canaries.text, self.canaries.secrets)):
             if text not in listed:
                 raise DataError(
-                    f"Exposure.canaries: canary {number}, {text!r}, is not in {names['corpus']}; study "
-                    "canaries.corpus() or a list with its texts, or name one with corpus=..."
+                    f"Exposure.canaries: canary {number}, {text!r}, is not in {names[where]}; study "
+                    "canaries.corpus() or a list with its texts, or name one with corpus=... or pair=..."
                 )
+        taken = set(self.canaries.secrets)
+        for line, text in enumerate(texts.get("foils", ()), 1):
+            secret = self.canaries.secret(text)
+            if secret is None or secret in taken:
+                wrong = "has no secret that a canary could have" if secret is None else "has a secret that another has"
+                raise DataError(
+                    f"Exposure.pair: text {line} of {names['foils']}, {text!r}, {wrong}; canaries.pair() makes foils"
+                )
+            taken.add(secret)
+
+    def passed(self, texts: Mapping[str, Sequence[str]]) -> Passed | None:
+        """The texts of the pair, where there is one."""
+        assert self.block_size is not None  # bound
+        if self.pair is None:
+            return None
+        return Passed([*texts["targets"], *texts["foils"]], self.block_size, None)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per canary, in order.
 
         Raises DataError where a text does not fit the block size: of a secret that is cut off there is no rank.
         """
-        assert self.block_size is not None  # bound
-        listed = list(texts["corpus"])
-        secrets = [*self.canaries.secrets, *self.canaries.candidates(self.candidates, self.seed)]
-        rows = session.encode([self.canaries.text(secret) for secret in secrets], self.block_size + 1)
-        if (longest := max(map(len, rows))) > self.block_size:
-            text = self.canaries.text(secrets[list(map(len, rows)).index(longest)])
-            raise DataError(f"Exposure.block_size: {text!r} has more than {self.block_size} tokens; give a larger one")
+        if self.pair is None:
+            listed = list(texts["corpus"])
+            asked = [*self.canaries.secrets, *self.canaries.candidates(self.candidates, self.seed)]
+            passing, others = list(map(self.canaries.text, asked)), self.canaries.count
+        else:
+            listed, others = list(texts["targets"]), len(texts["targets"])
+            passing = [*listed, *texts["foils"]]
+        rows = self._encoded(session, passing)
         nlls = np.array([each.sum(dtype=np.float64) for each in session.token_nlls(rows)])
-        among = nlls[self.canaries.count :]
+        among = nlls[others:]
         fit = fitted_tail(among)
         found: list[dict[str, Any]] = []
-        for number, (secret, row, nll) in enumerate(zip(self.canaries.secrets, rows, nlls, strict=False)):
+        for number, secret in enumerate(self.canaries.secrets):
             text = self.canaries.text(secret)
+            at = passing.index(text)
             place = {"item": listed.index(text), "canary": number, "copies": listed.count(text), "secret": secret}
-            measured = {} if np.isnan(among).any() or np.isnan(nll) else ranked(float(nll), among, fit)
-            found.append({**place, "text": text, "tokens": len(row), "candidates": len(among), **measured})
+            measured = {} if np.isnan(among).any() or np.isnan(nlls[at]) else ranked(float(nlls[at]), among, fit)
+            found.append({**place, "text": text, "tokens": len(rows[at]), "candidates": len(among), **measured})
         return pa.Table.from_pylist(found, schema=SCHEMA)
+
+    def _encoded(self, session: Session, texts: Sequence[str]) -> list[list[int]]:
+        assert self.block_size is not None  # bound
+        rows = session.encode(texts, self.block_size)
+        full = [text for text, row in zip(texts, rows, strict=True) if len(row) == self.block_size]
+        secrets = [text for text in full if self.canaries.secret(text) is not None]  # others may be cut off
+        for text in secrets:
+            if len(session.encode([text], self.block_size + 1)[0]) > self.block_size:
+                raise DataError(
+                    f"Exposure.block_size: {text!r} has more than {self.block_size} tokens; give a larger one"
+                )
+        return rows
 
 
 SkewNormal = tuple[float, float, float]

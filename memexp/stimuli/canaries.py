@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from memexp.errors import SpecError
-from memexp.spec import Count, InlineText, Positive, SomeText, Text, spec
+from memexp.spec import Count, InlineText, Pair, Positive, SomeText, Text, spec
 from memexp.stimuli.biographies import Marked, Part
 from memexp.stimuli.lists import random_numbers
 
@@ -98,6 +98,23 @@ class Canaries:
     def corpus(self) -> InlineText:
         """The canaries as texts to study."""
         return InlineText(self.name, tuple(map(self.text, self.secrets)))
+
+    def pair(self, foils: int | None = None, seed: int = 0) -> Pair:
+        """The canaries as targets, beside as many other secrets in the same sentence, or so many, that nobody studies.
+
+        Raises SpecError where there are not so many.
+        """
+        others = self.candidates(self.count if foils is None else foils, seed)
+        name = f"{self.name}-others-{len(others)}-{seed}"
+        return Pair(self.corpus(), InlineText(name, tuple(map(self.text, others))), name=self.name)
+
+    def secret(self, text: str) -> str | None:
+        """What stands in `text` where a secret goes; None where it is no such sentence with a secret that could be."""
+        before, after = self.format.split(PLACE)
+        found = text[len(before) : len(text) - len(after)]
+        parts: Sequence[str] = found if isinstance(self.alphabet, str) else found.split(" ")
+        could_be = len(parts) == self.length and set(parts) <= set(self.alphabet)
+        return found if could_be and text == self.text(found) else None
 
     def marked(self) -> list[Marked]:
         """Each canary with where its secret stands."""

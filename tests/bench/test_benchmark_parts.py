@@ -171,7 +171,7 @@ def test_prompts_in_full_are_beside_those_that_share(
     assert found["equality"]["letters"] == {"items": 8, "nats": 1e-7}
 
 
-def test_three_probes_are_beside_one(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_probes_are_beside_one(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = {"recognition": [1.0, 2.0], "apart": [3.0, 6.0], "together": [1.2, 2.4]}
     monkeypatch.setattr(Bench, "train", lambda _: None)
     monkeypatch.setattr(Bench, "told", lambda *_: {"cpu": cpu, "texts": 8})
@@ -188,12 +188,11 @@ def test_a_plan_is_measured_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_shared_pass_that_moves_a_number_is_refused(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = material.texts("targets")[:4], material.texts("foils")[:4]
-    assert set(passed_once.measured(material.model, *texts, rounds=1)["cpu"]) == {*passed_once.WAYS}
+    assert set(passed_once.measured(material.model, 4, rounds=1)["cpu"]) == {*passed_once.WAYS}
     real = SharedPass.token_nlls
     monkeypatch.setattr(SharedPass, "token_nlls", lambda *given: [each * 1.0001 for each in real(*given)])
     with pytest.raises(Unequal, match="passed once: recognition"):
-        passed_once.measured(material.model, *texts, rounds=1)
+        passed_once.measured(material.model, 4, rounds=1)
 
 
 def test_likelihoods_that_sharing_would_move_are_refused() -> None:

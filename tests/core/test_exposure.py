@@ -19,7 +19,7 @@ from memexp.core.session import Session
 from memexp.errors import DataError, SpecError
 from memexp.probes import Exposure
 from memexp.probes.exposure import SCHEMA, fitted_tail, log_share_below, ranked
-from memexp.spec import Condition, InlineText, Model, ShippedText, Study
+from memexp.spec import Condition, InlineText, Model, Pair, ShippedText, Study
 from memexp.stimuli.canaries import Canaries
 
 WORDS = ("cat", "dog", "owl", "fox")
@@ -96,6 +96,43 @@ def test_the_place_in_the_list_is_told(lm: LanguageModel) -> None:
     assert [(row["item"], row["copies"]) for row in rows] == [(2, 1), (1, 3), (5, 1), (4, 1)]
 
 
+def test_foils_of_a_pair_stand_for_all_secrets(lm: LanguageModel) -> None:
+    """As candidates they are what all secrets are, whatever else is in the list."""
+    every = exposure(lm)
+    pair, listed = CANARIES.pair(60), [TARGETS[0], *CANARIES.corpus().texts]
+    assert isinstance(pair.foils, InlineText) and isinstance(CANARIES.pair().foils, InlineText)
+    assert len(CANARIES.pair().foils.texts) == 4 and set(CANARIES.pair().foils.texts) < set(pair.foils.texts)
+    probe = Exposure(CANARIES, pair=Pair(InlineText("mine", listed), pair.foils), block_size=40)
+    texts = {"targets": listed, "foils": pair.foils.texts}
+    probe.check(texts, {"targets": "mine", "foils": "others"})
+    found = probe.measure(Session(lm), texts).to_pylist()
+    for row, other in zip(found, every, strict=True):
+        assert {**row, "nll": 0, "fitted": 0} == {**other, "item": other["item"] + 1, "nll": 0, "fitted": 0}
+        assert row["nll"] == pytest.approx(other["nll"], abs=1e-5)
+        assert row["fitted"] == pytest.approx(other["fitted"], abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        (CANARIES.text(CANARIES.secrets[1]), "has a secret that another has"),
+        (CANARIES.candidates(1)[0], "has no secret that a canary could have"),
+        (CANARIES.text("cat dog"), "has no secret that a canary could have"),
+        (CANARIES.text("cat dog cow"), "has no secret that a canary could have"),
+        ("", "has no secret that a canary could have"),
+    ],
+)
+def test_a_foil_that_is_no_other_secret_is_a_line(line: str, wrong: str) -> None:
+    probe = Exposure(CANARIES, pair=CANARIES.pair())
+    foils = [*map(CANARIES.text, CANARIES.candidates(2)), line]
+    with pytest.raises(DataError) as error:
+        probe.check({"targets": CANARIES.corpus().texts, "foils": foils}, {"targets": "a", "foils": "b.txt"})
+    assert str(error.value) == f"Exposure.pair: text 3 of b.txt, {line!r}, {wrong}; canaries.pair() makes foils"
+    with pytest.raises(DataError, match=r"text 3 of b\.txt, .* has a secret that another has"):
+        twice = {"targets": CANARIES.corpus().texts, "foils": [*foils[:2], foils[0]]}
+        probe.check(twice, {"targets": "a", "foils": "b.txt"})
+
+
 def test_canaries_that_are_not_in_the_list_are_a_line() -> None:
     probe = Exposure(CANARIES, candidates="all")
     texts = CANARIES.corpus().texts
@@ -104,7 +141,7 @@ def test_canaries_that_are_not_in_the_list_are_a_line() -> None:
         probe.check({"corpus": texts[:3]}, {"corpus": "mine.txt"})
     assert str(error.value) == (
         f"Exposure.canaries: canary 3, {texts[3]!r}, is not in mine.txt; study canaries.corpus() or a list with its "
-        "texts, or name one with corpus=..."
+        "texts, or name one with corpus=... or pair=..."
     )
 
 
@@ -130,6 +167,7 @@ def test_outputs_that_are_no_numbers_are_null(lm: LanguageModel, monkeypatch: py
 def test_a_bound_probe_knows_its_list() -> None:
     condition = Condition(Model("tiny-s"), STUDY, probes=[Exposure(CANARIES, candidates="all")])
     assert condition.probes[0].bind(condition) == Exposure(CANARIES, STUDY.corpus, "all", block_size=40)
+    assert Exposure(CANARIES, pair=CANARIES.pair()).bind(condition).corpus is None
     other = ShippedText("sentences-targets")
     assert Exposure(CANARIES, other, 9, block_size=9).bind(condition) == Exposure(CANARIES, other, 9, block_size=9)
 
@@ -185,6 +223,10 @@ def test_a_fit_is_of_greatest_likelihood() -> None:
         (
             {"canaries": Canaries(length=7), "candidates": "all"},
             "Exposure.candidates: 'all' are 9999984, at most 1000000 are asked; give a number to draw",
+        ),
+        (
+            {"pair": CANARIES.pair(), "candidates": "all"},
+            "Exposure.pair: has the list and what canaries are ranked among; leave corpus, candidates and seed",
         ),
     ],
 )

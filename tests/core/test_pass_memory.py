@@ -18,8 +18,9 @@ from memexp.core.model import LanguageModel
 from memexp.core.pass_memory import PassMemory, SharedPass
 from memexp.core.session import Session
 from memexp.core.token_stats import for_several, token_stats
-from memexp.probes import Extraction, Membership, Recognition
-from memexp.spec import Condition, LoRA, Pair, Probe, TokenAsk
+from memexp.probes import Exposure, Extraction, Membership, Recognition
+from memexp.spec import Condition, LoRA, Model, Pair, Probe, Study, TokenAsk
+from memexp.stimuli.canaries import Canaries
 from memexp.store import Store
 
 __all__ = ["grid", "store"]  # fixtures
@@ -81,6 +82,28 @@ def test_one_pass_for_three_probes(grid: Grid, tmp_path: Path, monkeypatch: pyte
     assert exposures == {(True, 2), (False, 0)}
 
 
+def test_exposure_among_foils_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody asks for more than likelihoods."""
+    words = ("cat", "dog", "owl", "fox")
+    canaries = Canaries("The code of the vault is {secret} today.", alphabet=words, length=4, count=6)
+    pair = canaries.pair()
+    for probes in ([Exposure(canaries, pair=pair), Recognition(pair)], [Exposure(canaries, pair=pair), *three(pair)]):
+        study = Study(pair.targets, exposures=2, lr=1e-2, batch_size=4)
+        condition = Condition(Model("tiny-s"), study, probes=probes)
+        alone, together = Store(tmp_path / f"alone-{len(probes)}"), Store(tmp_path / f"together-{len(probes)}")
+        with monkeypatch.context() as patch:
+            seen = passes(patch)
+            for probe in probes:
+                assert executed([dataclasses.replace(condition, probes=[probe])], alone, 1) == []
+            apart = len(seen)
+            seen.clear()
+            assert executed([condition], together, 1) == []
+            assert len(seen) * len(probes) == apart
+        for probe in probes:
+            assert rows(together, probe.kind) == rows(alone, probe.kind), probe.kind
+        assert {row["candidates"] for row in rows(together, "exposure")} == {6}
+
+
 def test_the_model_before_study_is_another_one(grid: Grid, tmp_path: Path) -> None:
     (condition,) = grid((2,), lrs=(1e-2,))
     probes = [Recognition(grid.pair), Membership(grid.pair)]
@@ -117,7 +140,7 @@ def test_who_agrees_in_nothing_shares_nothing() -> None:
         apart = PassMemory({"one": of(recognition, a, b, 64), "two": other})
         assert apart.for_("one") is None and apart.for_("two") is None
     plain = PassMemory({"one": of(recognition, a, b, 64), "two": of(recognition, a, b, 64)})
-    assert plain.for_("one") is None, "likelihoods are asked of nobody else"
+    assert plain.for_("one") is plain.for_("two") is not None
 
 
 def grid_pair() -> Pair:

@@ -79,3 +79,20 @@ def test_what_cannot_be_is_a_line(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(SpecError) as error:
         Canaries(**fields)
     assert str(error.value).startswith(says) and "\n" not in str(error.value)
+
+
+def test_a_secret_is_found_again() -> None:
+    words = Canaries("Say {secret}, {please}!", ["red", "blue"], length=2, count=2)
+    assert [words.secret(words.text(secret)) for secret in words.secrets] == list(words.secrets)
+    assert words.secret("Say red blue, {please}!") == "red blue"
+    for other in (
+        "Say red, {please}!",
+        "Say red  blue, {please}!",
+        "Say red blue!",
+        "say red blue, {please}!",
+        "",
+        "Say ",
+    ):
+        assert words.secret(other) is None
+    assert Canaries(length=2).secret("The code of the vault is 07.") == "07"
+    assert Canaries(length=2).secret("The code of the vault is 7.") is None
