@@ -82,8 +82,14 @@ class StudyBatches:
             rows=[self.rows[i] for i in chosen],
             exposure=exposure,
             lr=learning_rate(self.study, step, passes.steps_until(self.study.exposures)),
-            draws=(self.seed, self.key, exposure, "dropout") if position == 0 else None,
+            draws=self._draws(exposure, position),
         )
+
+    def _draws(self, exposure: int, position: int) -> tuple[int | str, ...] | None:
+        """What dropout is drawn with from a step on; None where it goes on as it does."""
+        if exposure > self.study.exposures:  # there are stops on the way, which other stages lie between
+            return self.seed, self.key, exposure, "dropout", position
+        return (self.seed, self.key, exposure, "dropout") if position == 0 else None
 
     def is_new(self, step: int) -> bool:
         """Whether a step has other texts than the one before it, or a new exposure of them."""

@@ -1,6 +1,7 @@
 """The state of a trajectory between two stages, in memory: what it learned, and its optimizer.
 
-For forks; checkpoint.py has what outlives the process. Random state is no part of it: every stage seeds its own.
+For forks; checkpoint.py has what outlives the process. Random state is no part of it: every stage seeds its own, and
+one that begins within an exposure every step.
 
     fork = take(lm, optimizer)                   # later, as often as needed:
     optimizer = restore(lm, fork, study)

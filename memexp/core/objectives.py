@@ -68,12 +68,35 @@ def as_before(lm: LanguageModel, weights: dict[str, Tensor]) -> Iterator[None]:
         _exchange(lm, weights)
 
 
+PIECE = 1 << 20
+"""Numbers of a tensor that are exchanged at a time."""
+
+
 @torch.no_grad()
 def _exchange(lm: LanguageModel, weights: Mapping[str, Tensor]) -> None:
-    for name, parameter in lm.learning().items():
-        held = local(parameter).clone()
-        local(parameter).copy_(weights[name])
-        weights[name].copy_(held)
+    """Piece by piece, for which there is always room; where one fails all the same, nothing was exchanged."""
+    done: list[tuple[Tensor, Tensor]] = []
+    try:
+        for name, parameter in lm.learning().items():
+            for one, other in zip(_pieces(local(parameter)), _pieces(weights[name]), strict=True):
+                _swap(one, other)
+                done.append((one, other))
+    except Exception:
+        for one, other in done:
+            _swap(one, other)
+        raise
+
+
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """Views of it."""
+    flat = tensor.reshape(1) if tensor.ndim == 0 else tensor
+    return flat.split(max(1, PIECE // max(1, flat[0].numel()))) if len(flat) else ()
+
+
+def _swap(one: Tensor, other: Tensor) -> None:
+    held = one.clone()
+    one.copy_(other)
+    other.copy_(held)
 
 
 class Unlearning:

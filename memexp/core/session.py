@@ -75,6 +75,11 @@ class Session:
         kept = [next((at for at in range(len(row), 0, -1) if row[at - 1] not in ends), 0) for row in rows]
         return [row[:at] for row, at in zip(rows, kept, strict=True)]
 
+    def begins(self, row: Row) -> int:
+        """How many special tokens a row begins with, as where a tokenizer puts a BOS before every text."""
+        special = set(self.tokenizer.all_special_ids)
+        return next((at for at, token in enumerate(row) if token not in special), len(row))
+
     def decode(self, rows: Sequence[Row]) -> list[str]:
         """The text of each row of token ids, without special tokens."""
         return [str(self.tokenizer.decode(list(row), skip_special_tokens=True)) for row in rows]

@@ -49,7 +49,7 @@ def forgetting_figure(found: Gathered, kind: str, measure: Measure) -> Figure | 
 
 def _unstudied(results: Sequence[Result]) -> list[Result]:
     """Those without study, which are the same for every layer: of one layer."""
-    found = [one for one in results if one.settings.get("exposures") == 0]
+    found = [one for one in results if one.unstudied]
     first = [found[0].settings.get(name) for name in ("forget_side", "forget_layer")] if found else []
     return [one for one in found if [one.settings.get(name) for name in ("forget_side", "forget_layer")] == first]
 
@@ -71,7 +71,7 @@ def ablation_figure(found: Gathered, kind: str, measure: Measure) -> Figure | No
 def _control(result: Result) -> str:
     if result.settings.get("forget_side") == "none":
         return AGAIN
-    return BEFORE if result.settings.get("exposures") == 0 else FIRST
+    return BEFORE if result.unstudied else FIRST
 
 
 def _profile(

@@ -56,7 +56,7 @@ def gained_figure(found: Gathered, kind: str, measure: Measure, by: str | None =
 
 def _without_study(one: Result) -> bool:
     """Whether interference came without study: that is no retention."""
-    return one.settings.get("exposures") == 0 and bool(one.settings.get(X))
+    return one.unstudied and bool(one.settings.get(X))
 
 
 def _points(

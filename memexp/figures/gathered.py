@@ -56,6 +56,12 @@ class Result:
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     """By measure: the sum over its items, and how many are not NULL."""
 
+    @property
+    def unstudied(self) -> bool:
+        """Whether its model has studied nothing, as `memexp.stats.tables.unstudied` says of rows."""
+        parts = ("further_batches", "restudy_exposures", "then_exposures")
+        return self.settings.get("exposures") == 0 and not any(self.settings.get(name) for name in parts)
+
     def mean(self, measure: str) -> float | None:
         """Over the items that have it."""
         total, count = self.sums.get(measure, (0.0, 0))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from memexp.probes import BY_KIND
 from memexp.spec import Headline
 
 __all__ = ["CHANCE", "PARTS", "Measure", "by_importance", "column_measure", "measures_of"]
@@ -44,6 +43,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "spans": ("depth",),
     "capacity": ("part",),
     "prefix_offset": ("offset_tokens", "prefix_tokens"),
+    "quantized": ("probe", "task", "bits", "group_size", "prefix_tokens"),
+    "truth_ratio": ("task",),
 }
 """Columns of a kind's items that tell apart what is never averaged."""
 
@@ -115,7 +116,7 @@ def by_importance(kinds: Iterable[str]) -> list[str]:
 
 def measures_of(kind: str, headline: Headline | None) -> dict[str, Measure]:
     """The measures of a kind by name, the headline first; `headline` is what its files declare."""
-    if kind in BY_KIND or headline is None:
+    if kind in _KNOWN or headline is None:
         found = {one.name: one for one in _KNOWN.get(kind, ())}
     else:
         found = {kind: Measure(kind, f"{kind} ({headline.title})", headline.mean, False, headline.chance)}

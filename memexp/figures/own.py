@@ -75,6 +75,12 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "ablation"
     if "offset_tokens" in columns:
         return "prefix_offset"
+    if "group_size" in columns:
+        return "quantized"
+    if "nll_before" in columns:
+        return "savings"
+    if "truth_ratio" in columns:
+        return "truth_ratio"
     if "prefix_tokens" in columns:
         return "extraction"
     if "min_k_plus" in columns:

@@ -74,7 +74,7 @@ def retention_figure(found: Gathered, kind: str, measure: Measure, by: str | Non
 
 
 def _is_untrained(result: Result) -> bool:
-    return result.settings.get("exposures") == 0 and not result.settings.get(X) and "forget_side" not in result.settings
+    return result.unstudied and not result.settings.get(X) and "forget_side" not in result.settings
 
 
 def _row(sheet: Sheet, point: Cell, steps: int, at: dict[str, Any] | None = None) -> Row:

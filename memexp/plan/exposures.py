@@ -72,7 +72,7 @@ def _placed(key: dict[str, Any], study: Study, passes: Passes, first: int, last:
     began, end = passes.steps_until(first - 1), passes.steps_until(last)
     if last <= study.exposures:
         return {"id": identity(key), "first": first, "last": last, "steps": end - began, "last_step": end}
-    end, origin = began + study.further_batches * passes.repeats, identity(key | {"within": True})
+    end, origin = began + study.further_batches * passes.repeats, identity(key | {"within": 2})
     line = {"id": identity({"origin": origin, "step": end}), "origin": origin, "start": key["parent"]}
     return line | {"first": began + 1, "last": end, "steps": end - began, "last_step": end}
 

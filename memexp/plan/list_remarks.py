@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memexp.plan.forest import Forest, TrainingStage
-from memexp.sources import ResolvedModel
+from memexp.errors import DataError
+from memexp.identity import texts_identity
+from memexp.plan.forest import Ask, Forest, TrainingStage
+from memexp.sources import ResolvedModel, Texts
 from memexp.sources.tokens import cut
 from memexp.wording import noun
 
@@ -16,8 +18,30 @@ __all__ = ["remark_texts"]
 
 
 def remark_texts(forest: Forest) -> None:
-    """A line in `Forest.remarks` for each list, or pair of lists, that has such texts."""
+    """A line in `Forest.remarks` for each list, or pair of lists, that has such texts.
+
+    Raises DataError where texts are cut of which nothing could be measured.
+    """
+    _refuse_cut(forest)
     forest.remarks |= dict.fromkeys([*_repeated(forest), *_own_foils(forest), *_cut(forest)])
+
+
+def _refuse_cut(forest: Forest) -> None:
+    asked: dict[tuple[str, str], tuple[Ask, ResolvedModel]] = {}
+    for ask in forest.asks:
+        model = forest.stages[ask.stage].model
+        asked.setdefault((ask.probe_id, model.tokenizer_id), (ask, model))
+    for ask, model in asked.values():
+        items = ask.probe.uncut({name: forest.texts[one].items for name, one in ask.corpora.items()})
+        if not items:
+            continue
+        probe = getattr(ask.probe, "probe", ask.probe)  # the test within
+        texts, size = Texts(texts_identity(items), ask.kind, tuple(items)), int(getattr(probe, "block_size", 0))
+        if count := cut(model, texts, size):
+            raise DataError(
+                f"{type(probe).__name__}.block_size: {count} of the {texts.count} texts that are asked for have more "
+                f"than {size} tokens ({model.tokenizer_name or model.name}); give a larger one"
+            )
 
 
 def _repeated(forest: Forest) -> Iterator[str]:

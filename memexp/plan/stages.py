@@ -134,21 +134,24 @@ def _path(condition: Condition, read: Reader) -> list[Stage]:
         unlearned = stop(path[-1], unlearn, condition.seed, read.texts(unlearn.forget or study.corpus), kept)
         path += [unlearned] if unlearn.steps else []
     if between is not None and between.steps:
-        between = _possible(between, study, studied)
+        between = _possible(between, study, studied, any(stage.kind in ("study", "restudy") for stage in path))
         beside = read.texts(study.corpus).id if between.replay or between.protect else None
         path.append(stop(path[-1], between, condition.seed, read.corpus(between.corpus), beside))
     return path
 
 
-def _possible(between: Interference, study: Study, studied: bool) -> Interference:
-    """Interference as it comes after what was `studied`, or not: what was not is neither carried, replayed nor kept."""
+def _possible(between: Interference, study: Study, studied: bool, met: bool) -> Interference:
+    """Interference as it comes after study, or not: of what was not `studied` nothing is carried, and where the study
+    list was not `met`, which a second study does not change, none of it is replayed or kept."""
     if between.protect is not None and not between.protect.strength:
         between = dataclasses.replace(between, protect=None)
+    if not met:
+        between = dataclasses.replace(between, replay=0.0, protect=None)
     if studied:
         return between
     if between.optimizer == "carried":
         between = dataclasses.replace(between, optimizer=study.optimizer, weight_decay=study.weight_decay)
-    return dataclasses.replace(between, replay=0.0, protect=None)
+    return between
 
 
 def _forgetting(parent: Stage, forget: Forget, seed: int) -> ForgetStage:

@@ -97,6 +97,10 @@ class Capacity(Probe):
                     ".corpus() or a list with its texts, or name one with corpus=..."
                 )
 
+    def uncut(self, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """All texts with parts."""
+        return [one.text for one in self.source.marked()]
+
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per text and part, in order.
 

@@ -139,6 +139,10 @@ class Exposure(Probe):
                 )
             taken.add(secret)
 
+    def uncut(self, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """The canaries, and the foils of a pair."""
+        return [*map(self.canaries.text, self.canaries.secrets), *texts.get("foils", ())]
+
     def passed(self, texts: Mapping[str, Sequence[str]]) -> Passed | None:
         """The texts of the pair, where there is one."""
         assert self.block_size is not None  # bound

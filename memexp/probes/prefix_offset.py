@@ -2,7 +2,8 @@
 
 Xu et al. 2025 (arXiv 2505.13171) find that what follows the very beginning of a studied text comes back best, and the
 less the farther from it the prefix begins. The model is given so many tokens from an offset on, and nothing before
-them; what follows is scored as in `memexp.Extraction`. All from one forward pass.
+them; what follows is scored as in `memexp.Extraction`. All from one forward pass. Special tokens that a tokenizer puts
+before a text stand before every prefix, wherever it is from, and count as none.
 
     SELECT offset_tokens, prefix_tokens, avg(exact::int), avg(matching) FROM prefix_offset GROUP BY ALL ORDER BY ALL
 """
@@ -25,6 +26,7 @@ from memexp.spec.fields import as_tuple
 if TYPE_CHECKING:
     from memexp.core.session import Session
     from memexp.core.token_stats import TokenStats
+    from memexp.sources import ResolvedModel
 
 __all__ = ["PrefixOffset"]
 
@@ -42,9 +44,9 @@ SCHEMA = pa.schema(
     ]
 )
 """One row per text, offset and prefix length. ``offset_tokens``: tokens of the text before the prefix, which the model
-is not given; ``prefix_tokens``, ``suffix_tokens``: as asked for; ``tokens``: of the truncated text; ``exact``,
-``matching``, ``strength``: of the suffix, as in extraction; ``log_probability``: of the suffix after the prefix,
-summed, in nats. NULL where the text ends before the suffix does, or the outputs are no numbers."""
+is not given; ``prefix_tokens``, ``suffix_tokens``: as asked for; ``tokens``: of the truncated text, without special
+ones; ``exact``, ``matching``, ``strength``: of the suffix, as in extraction; ``log_probability``: of the suffix after
+the prefix, summed, in nats. NULL where the text ends before the suffix does, or the outputs are no numbers."""
 
 Several = Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 Offsets = Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)]
@@ -96,6 +98,12 @@ class PrefixOffset(Probe):
             )
         return dataclasses.replace(self, corpus=self.corpus or condition.study.corpus, block_size=size)
 
+    def numerics(
+        self, condition: Condition, model: ResolvedModel, texts: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int]:
+        """Special tokens before a text, which tokenizers trained here do not put."""
+        return {} if model.tokenizer.source is None else {"begin": 1}
+
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per offset, prefix length and text, in this order.
 
@@ -103,23 +111,29 @@ class PrefixOffset(Probe):
         """
         assert self.block_size is not None  # bound
         rows = session.without_ends(session.encode(texts["corpus"], self.block_size))
-        longest, most = max(map(len, rows), default=0), max(self.offsets) + max(self.prefixes) + self.suffix
+        begun = [session.begins(row) for row in rows]
+        lengths = [len(row) - of for row, of in zip(rows, begun, strict=True)]
+        longest, most = max(lengths, default=0), max(self.offsets) + max(self.prefixes) + self.suffix
         if most > longest:
             raise DataError(
                 f"PrefixOffset.prefixes: no text of {self.corpus.name if self.corpus else 'the corpus'} has the {most} "
                 f"tokens of the longest prefix at the last offset and a suffix, the longest has {longest}; give less"
             )
         least, span = min(self.prefixes) + self.suffix, max(self.prefixes) + self.suffix
-        given = [row[first : first + span] for first in self.offsets for row in rows]
-        stats = session.token_stats([row if len(row) >= least else [] for row in given])
+        given = [
+            [*row[:of], *row[of + first : of + first + span]] if length >= first + least else []
+            for first in self.offsets
+            for row, of, length in zip(rows, begun, lengths, strict=True)
+        ]
+        stats = session.token_stats(given)
         found: list[dict[str, Any]] = []
         for number, offset in enumerate(self.offsets):
             mine = stats[number * len(rows) : (number + 1) * len(rows)]
             for prefix in self.prefixes:
-                for item, (row, each) in enumerate(zip(rows, mine, strict=True)):
-                    where = {"item": item, "offset_tokens": offset, "prefix_tokens": prefix, "tokens": len(row)}
-                    there = len(row) >= offset + prefix + self.suffix
-                    measured = self._measured(each, prefix) if there else {}
+                for item, (of, length, each) in enumerate(zip(begun, lengths, mine, strict=True)):
+                    where = {"item": item, "offset_tokens": offset, "prefix_tokens": prefix, "tokens": length}
+                    there = length >= offset + prefix + self.suffix
+                    measured = self._measured(each, of + prefix) if there else {}
                     found.append({**where, "suffix_tokens": self.suffix, **measured})
         return pa.Table.from_pylist(found, schema=SCHEMA)
 

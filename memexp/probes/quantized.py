@@ -93,6 +93,10 @@ class Quantized(Probe):
         """As of the test."""
         return self.probe.numerics(condition, model, texts)
 
+    def uncut(self, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """As of the test."""
+        return self.probe.uncut(texts)
+
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """As the test checks."""
         self.probe.check(texts, names)

@@ -11,6 +11,7 @@ The order of texts depends on the probe's seed alone, so that all conditions stu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -37,11 +38,13 @@ SCHEMA = pa.schema(
         ("steps", pa.int64()),
         ("criterion", pa.float64()),
         ("most", pa.int64()),
+        ("diverged", pa.bool_()),
     ]
 )
 """One row per text. ``tokens``: of the truncated text; ``nll_before``: mean NLL per predicted token before restudy, in
 nats; ``steps``: optimizer steps of restudy over the list after which it was first at or below ``criterion``, 0 where it
-was so before, NULL where it was not after ``most``. Of texts of one token, and where the model's outputs are no
+was so before, NULL where it was not after ``most``, or not before the loss of restudy was no number (``diverged``: give
+a smaller ``lr``). Of texts of one token, and where the model's outputs are no
 numbers, ``nll_before`` is NULL as well."""
 
 
@@ -99,23 +102,24 @@ class Savings(Probe):
         )
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
-        """One row per text, in the order of the list.
+        """One row per text, in the order of the list."""
+        from memexp.core.train import Diverged
 
-        Raises Diverged where the loss of restudy is no number.
-        """
         study = self._study()
         rows = session.encode(texts["corpus"], study.block_size)
         before = _means(session.token_nlls(rows))
         steps: list[int | None] = [0 if _met(nll, self.criterion) else None for nll in before]
         able = [item for item, nll in enumerate(before) if nll is not None]
-        done = 0
-        with session.restudying(study, rows, self.seed) as restudy:
+        done, diverged = 0, False
+        with session.restudying(study, rows, self.seed) as restudy, contextlib.suppress(Diverged):
+            diverged = True  # unless it ends otherwise
             while done < self.most and any(steps[item] is None for item in able):
                 restudy(made := min(self.every, self.most - done))
                 done += made
                 for item, nll in enumerate(_means(session.token_nlls(rows))):
                     if steps[item] is None and _met(nll, self.criterion):
                         steps[item] = done
+            diverged = False
         return pa.table(
             {
                 "item": range(len(rows)),
@@ -125,6 +129,7 @@ class Savings(Probe):
                 "steps": steps,
                 "criterion": [self.criterion] * len(rows),
                 "most": [self.most] * len(rows),
+                "diverged": [diverged] * len(rows),
             },
             schema=SCHEMA,
         )

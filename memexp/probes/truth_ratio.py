@@ -67,7 +67,9 @@ class TruthRatio(Probe):
 
     kind: ClassVar[str] = "truth_ratio"
     headline: ClassVar[Headline] = Headline(
-        "mean of how far the truth ratio is below 1", "greatest(0, 1 - truth_ratio)", why_null=TOO_LONG
+        "mean of how far the truth ratio is below 1",
+        "CASE WHEN truth_ratio IS NOT NULL THEN greatest(0, 1 - truth_ratio) END",  # greatest(0, NULL) is 0
+        why_null=TOO_LONG,
     )
 
     items: PerturbedItems

@@ -80,6 +80,8 @@ PARTS: Mapping[str, Sequence[str]] = {
     "spans": ["depth"],
     "capacity": ["part"],
     "prefix_offset": ["offset_tokens", "prefix_tokens", "suffix_tokens"],
+    "quantized": ["probe", "task", "bits", "group_size", "prefix_tokens"],
+    "truth_ratio": ["task"],
 }
 """Columns of items over which no mean is taken."""
 ITEMS: Mapping[str, str] = {

@@ -22,7 +22,7 @@ from memexp.identity import canonical, identity
 from memexp.plan import Ask, Forest
 from memexp.records import MET, rows_for
 from memexp.sources import Sources
-from memexp.spec import Condition, Point, ResourcesFor, Search
+from memexp.spec import Condition, Point, Probe, ResourcesFor, Search
 from memexp.spec.search import point_text
 from memexp.store.query import Metric
 
@@ -131,8 +131,9 @@ def prepare(search: Search, resources: ResourcesFor, sources: Sources) -> Prepar
 
 
 def _columns(ask: Ask) -> pa.Schema:
-    """Those that tell items apart."""
-    return pa.schema([*ask.probe.schema(), *MET])
+    """Those that tell items apart; what was met of them, where rows may be about texts."""
+    told = type(ask.probe).texts_of is not Probe.texts_of or bool({"targets", "corpus"} & ask.corpora.keys())
+    return pa.schema([*ask.probe.schema(), *(MET if told else ())])
 
 
 def _axis(conditions: Sequence[Condition]) -> Literal["exposures", "retention_steps"]:

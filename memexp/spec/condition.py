@@ -99,6 +99,11 @@ class Probe(ABC):
             names: what each corpus is called.
         """
 
+    def uncut(self, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """Texts of which nothing can be measured where `block_size` cuts them: refused before anything is trained, as
+        far as the tokenizer is here then. Called on the bound probe; `texts` as in `check`."""
+        return ()
+
     def passed(self, texts: Mapping[str, Sequence[str]]) -> Passed | None:
         """What it passes through the model, where that is a list of texts for whose tokens it asks once; of memexp's
         own probes those that agree in texts and block size share a pass. Called on the bound probe."""

@@ -33,6 +33,7 @@ from memexp.stats.tables import (
     names_of,
     numbers,
     units_of,
+    unstudied,
     values_of,
 )
 
@@ -218,6 +219,8 @@ def _trajectories(
     if min(window, gap) < 0:
         raise SpecError(f"window and gap: must be 0 or more, got {window} and {gap}")
     rows = arrow(table)
+    some = numbers(column(rows, exposures), exposures) > 0
+    rows = rows.filter(pa.array(some | unstudied(rows, exposures)))  # what saw a part of the first is neither
     since = np.nan_to_num(numbers(column(rows, steps), steps)).astype(np.int64)
     seen = numbers(column(rows, exposures), exposures).astype(np.int64)
     apart = [*told, steps, exposures]

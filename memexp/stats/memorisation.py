@@ -31,6 +31,7 @@ from memexp.stats.tables import (
     numbers,
     rows_of_each,
     units_of,
+    unstudied,
 )
 
 __all__ = ["counterfactual", "difference_in_differences"]
@@ -132,15 +133,15 @@ def difference_in_differences(
     rows = arrow(table)
     named = [by] if isinstance(by, str) else list(by)
     told = [*(name for name in named if name != exposures), exposures]
-    seen = numbers(column(rows, exposures), exposures)
+    seen, never = numbers(column(rows, exposures), exposures), unstudied(rows, exposures)
     margin = numbers(column(rows, foil), foil) - numbers(column(rows, target), target)
     group, keys = groups_of(rows, told)
     units = units_of(rows, items, seeds, lists, told)
     alike = codes([rows[name] for name in told if name not in (*STUDY, exposures)], rows.num_rows)
-    before = rows_of_each(np.where(seen == 0, alike, -1), int(alike.max(initial=-1)) + 1)
+    before = rows_of_each(np.where(never, alike, -1), int(alike.max(initial=-1)) + 1)
     after = [mine for mine in rows_of_each(group.codes, group.count) if seen[mine[0]] > 0]
     parts = [np.concatenate([mine, before[alike[mine[0]]]]) for mine in after]
-    found = _differences(margin, (seen == 0).astype(np.int64), units, parts, over, level)
+    found = _differences(margin, never.astype(np.int64), units, parts, over, level)
     kept = keys.take([int(group.codes[mine[0]]) for mine in after])
     return beside(kept, _table(found, ("effect", "after", "before")))
 

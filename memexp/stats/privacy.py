@@ -41,10 +41,11 @@ def privleak(
     """PrivLeak of each group of rows, against rows of a condition that never saw the members.
 
     Args:
-        table: rows of kind ``membership``, whose members were studied and maybe forgotten. never: the same of models
-        that studied neither list. by, over, level, items, seeds, lists: as for `memexp.stats.summary`. match: those of
-        `by` in which groups have to agree with what they are compared with; others of `never`'s settings
-            are taken together.
+        table: rows of kind ``membership``, whose members were studied and maybe forgotten.
+        never: the same of models that studied neither list.
+        by, over, level, items, seeds, lists: as for `memexp.stats.summary`.
+        match: those of `by` in which groups have to agree with what they are compared with; others of `never`'s
+            settings are taken together.
         score: column of the score.
 
     Returns:

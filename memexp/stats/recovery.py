@@ -38,7 +38,7 @@ def recovery(
 
     Args:
         table: rows that say of each text how often it was met and how long ago; those of texts that were never met, and
-            of exposures after which not every text was seen as long as the others, are left out.
+            of exposures and seeds in which not all texts were seen at the same lags, are left out.
         by: as for `memexp.stats.summary`.
         value: column of the loss.
         exposures, since: columns of how often a text was met, and of steps since then.
@@ -46,8 +46,8 @@ def recovery(
 
     Returns:
         One row per group and number of exposures: `by` and `exposures`; after, highest, before, means over seeds;
-        recovery, low, high, the share of what was forgotten that came back; n, seeds, over, reason, level. Recovery is
-        NULL where nothing was forgotten.
+        recovery, low, high, the share of what was forgotten that came back; n, seeds, over, reason, level; missing,
+        seeds that were left out. Recovery is NULL where nothing was forgotten.
 
     Raises:
         SpecError: a column is missing, or `level` is none.
@@ -60,6 +60,8 @@ def recovery(
     group, keys = groups_of(rows, [*([by] if isinstance(by, str) else by), exposures])
     units = units_of(rows, None, seeds, (), by)
     found = [_by_seed(mine, losses, ago, units) for mine in rows_of_each(group.codes, group.count)]
+    drawn = np.zeros(rows.num_rows, np.int64) if units.seeds is None else units.seeds
+    there = [len(np.unique(drawn[mine])) for mine in rows_of_each(group.codes, group.count)]
     whole = [at for at, each in enumerate(found) if each]
     keys = keys.take(pa.array(whole, pa.int64()))
     parts = np.array([numbers_ for at in whole for numbers_ in found[at]]).reshape(-1, len(PARTS))
@@ -71,23 +73,24 @@ def recovery(
     sums = [np.bincount(of_group.codes, parts[:, at], of_group.count) for at in range(3)]
     counts = np.maximum(1, np.bincount(of_group.codes, minlength=of_group.count))
     first = pa.table({name: pa.array(sums[at] / counts) for at, name in enumerate(PARTS[:3])})
+    missing = pa.table({"missing": pa.array([there[at] - len(found[at]) for at in whole], pa.int64())})
     kept = [
         name
         for name in ("recovery", "low", "high", "n", "seeds", "over", "reason", "level")
         if name in told.column_names
     ]
-    return beside(beside(keys, first), told.select(kept))
+    return beside(beside(beside(keys, first), told.select(kept)), missing)
 
 
 def _by_seed(rows: Codes, losses: Floats, ago: Floats, units: Units) -> list[tuple[float, float, float, float]]:
-    """Of each seed after, highest, before and recovery; nothing where not all texts were seen for as long."""
+    """Of each seed after, highest, before and recovery; of none whose texts were not all seen at the same lags."""
     seeds = np.zeros(len(rows), np.int64) if units.seeds is None else units.seeds[rows]
     found = []
     for seed in np.unique(seeds):
         mine = rows[seeds == seed]
         when, at, counts = np.unique(ago[mine], return_inverse=True, return_counts=True)
-        if len(when) < 3 or counts[-1] < counts.max() or np.isnan(losses[mine]).any():
-            return []
+        if len(when) < 3 or counts.min() < counts.max() or np.isnan(losses[mine]).any():
+            continue
         curve = np.bincount(at, losses[mine]) / counts
         after, highest, before = float(curve[0]), float(curve.max()), float(curve[-1])
         forgotten = highest - after

@@ -24,6 +24,7 @@ from memexp.stats.tables import (
     numbers,
     rows_of_each,
     units_of,
+    unstudied,
     values_of,
 )
 
@@ -78,7 +79,7 @@ def retention(
     before = codes([rows[name] for name in studied if name not in (*STUDY, exposures)], rows.num_rows)
     after = codes([rows[name] for name in studied], rows.num_rows)
     there = ~np.isnan(values)
-    untrained = rows_of_each(np.where(there & (seen == 0), before, -1), int(before.max(initial=-1)) + 1)
+    untrained = rows_of_each(np.where(there & unstudied(rows, exposures), before, -1), int(before.max(initial=-1)) + 1)
     right_after = there & (seen > 0) & (interval == 0)
     studied_rows = rows_of_each(np.where(right_after, after, -1), int(after.max(initial=-1)) + 1)
     result = []

@@ -19,7 +19,19 @@ from memexp.stats.clusters import Group, check_level, spread
 from memexp.stats.differences import difference_of
 from memexp.stats.means import beside, groups_of
 from memexp.stats.retained import STUDY
-from memexp.stats.tables import Codes, Floats, Names, Units, arrow, codes, column, numbers, rows_of_each, units_of
+from memexp.stats.tables import (
+    Codes,
+    Floats,
+    Names,
+    Units,
+    arrow,
+    codes,
+    column,
+    numbers,
+    rows_of_each,
+    units_of,
+    unstudied,
+)
 
 __all__ = ["savings"]
 
@@ -59,7 +71,7 @@ def savings(
     """
     check_level(over, level)
     rows = arrow(table)
-    never = numbers(column(rows, exposures), exposures) == 0
+    never = unstudied(rows, exposures)
     if baseline is not None:
         others = arrow(baseline)
         rows = pa.concat_tables([rows, others], promote_options="permissive")
@@ -94,6 +106,10 @@ SCHEMA = pa.schema(
 
 def _check_alike(rows: pa.Table) -> None:
     """Steps to one criterion are not compared with steps to another, nor lower bounds with others."""
+    if "diverged" in rows.column_names and (lost := int(numbers(rows["diverged"], "diverged").sum())):
+        raise SpecError(
+            f"diverged: restudy of {lost} rows did, which says nothing; leave them away, or give a smaller lr"
+        )
     for name in ("criterion", "most"):
         different = sorted(set(column(rows, name).to_pylist()))
         if len(different) > 1:

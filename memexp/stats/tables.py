@@ -30,6 +30,7 @@ __all__ = [
     "numbers",
     "rows_of_each",
     "units_of",
+    "unstudied",
     "values_of",
 ]
 
@@ -118,6 +119,16 @@ def numbers(data: Any, name: str) -> Floats:
     if not _is_number(array.type):
         raise SpecError(f"{name}: holds {array.type}, which has no mean")
     found: Floats = pc.cast(whole(array), pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def unstudied(rows: pa.Table, exposures: str) -> NDArray[np.bool_]:
+    """Which rows are of a model that has studied nothing: no exposure (of the column `exposures`), no part of one, not
+    again after forgetting, and no second list."""
+    found: NDArray[np.bool_] = numbers(column(rows, exposures), exposures) == 0
+    for name in ("further_batches", "restudy_exposures", "then_exposures"):
+        if name in rows.column_names:
+            found = found & ~(numbers(rows[name], name) > 0)
     return found
 
 

@@ -30,6 +30,8 @@ __all__ = ["PLACE", "Canaries"]
 
 PLACE = "{secret}"
 """Where a secret goes."""
+SPARE = 128
+"""Bits."""
 MOST = 1_000_000
 """Candidates that are all listed."""
 
@@ -149,7 +151,13 @@ class Canaries:
     def _drawn(self, of: str, seed: int, taken: Collection[str]) -> Iterator[str]:
         """Secrets in the order in which they come up, each once, without those that are `taken`."""
         seen = set(taken)
-        for number in random_numbers(f"{of}/{seed}/{self.length}/{'|'.join(self.alphabet)}"):
+        draws = random_numbers(f"{of}/{seed}/{self.length}/{'|'.join(self.alphabet)}")
+        # A draw has 256 bits. Of so many more than the secrets need that no secret is likelier than others.
+        together = 1 if self.bits <= SPARE else math.ceil((self.bits + SPARE) / 256)
+        while True:
+            number = 0
+            for draw in itertools.islice(draws, together):
+                number = number << 256 | draw
             secret = self._secret(number % self.space)
             if secret not in seen:
                 seen.add(secret)

@@ -1,7 +1,7 @@
 """One measurement: a user's own code beside a model, and in a process, that others still need.
 
 guard = Inert(lm, weights=written_by_user(type(probe)))
-items = measured(probe, Session(lm, untaught), texts, guard, printed)
+items, about = measured(probe, Session(lm, untaught), texts, guard, printed)
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def passes_of(measurements: Iterable[Sequence[Ask]], texts: Callable[[Ask], Mapp
 
 def measured(
     probe: Probe, session: Session, texts: Mapping[str, Sequence[str]], guard: Inert, printed: Printed
-) -> pa.Table:
-    """What a probe measures; afterwards all is as before, but for the model where `guard` says that it changed.
+) -> tuple[pa.Table, Sequence[str | None] | None]:
+    """What a probe measures, and the text that each row is about; afterwards all is as before, but for the model where
+    `guard` says that it changed.
 
     Raises:
         Stopped: the process was asked to stop meanwhile, whatever the probe made of that.
@@ -48,7 +49,8 @@ def measured(
     try:
         with guard, printed:
             items = probe.measure(session, texts)
-        table = checked(probe, items)
+            table = checked(probe, items)
+            about = _about(probe, table, texts)
     except BaseException as error:
         if asked() is not None:
             raise Stopped from error
@@ -62,4 +64,11 @@ def measured(
             f"{located(type(probe))}: measure() changed {guard.changed} of the model, which others are still to be "
             "measured with: change a copy, or ask within session.ablated()"
         )
-    return table
+    return table, about
+
+
+def _about(probe: Probe, table: pa.Table, texts: Mapping[str, Sequence[str]]) -> Sequence[str | None] | None:
+    about = probe.texts_of(table, texts)
+    if about is not None and len(about) != table.num_rows:
+        raise SpecError(f"{located(type(probe))}: texts_of() gave {len(about)} texts for {table.num_rows} rows")
+    return about

@@ -1,7 +1,7 @@
 """How often texts were met until a stage, and at which steps: what their rows say of it.
 
 meetings = Meetings(trial)
-items = meetings.told(stage, probe, texts, items)        # the rows of a probe with the columns of `memexp.records.MET`
+items = meetings.told(stage, about, items)        # the rows of a probe with the columns of `memexp.records.MET`
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from memexp.plan import Stage, TrainingStage, Trial
 from memexp.records import MET
-from memexp.spec import Interference, Probe, Study
+from memexp.spec import Interference, Study
 from memexp.trial.encoded import replays, studied
 
 __all__ = ["Meetings"]
@@ -38,11 +38,11 @@ class Meetings:
         self.stages: Mapping[str, Stage] = {stage.id: stage for stage in (trial.base, *trial.stages)}
         self._met: dict[str, Met] = {}
 
-    def told(self, stage: Stage, probe: Probe, texts: Mapping[str, Sequence[str]], items: pa.Table) -> pa.Table:
-        """`items` with how often, when, and how long ago the text of each row was met; as they are where rows are about
-        no texts, or nobody can go through all that was met."""
-        about = probe.texts_of(items, texts)
-        if about is None or sum(one.steps * one.batch_size for one in self._path(stage)) > MOST:
+    def told(self, stage: Stage, about: Sequence[str | None] | None, items: pa.Table) -> pa.Table:
+        """`items` with how often, when, and how long ago the text that each row is `about` was met; as they are where
+        rows are about no texts, or nobody can go through all that was met."""
+        met = (one.steps * one.batch_size for one in self._path(stage) if _met_list(one) is not None)
+        if about is None or sum(met) > MOST:
             return items
         numbers: dict[str, int] = {}
         which, steps, new, until = self._until(stage, numbers)

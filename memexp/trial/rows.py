@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,9 +111,11 @@ class Results:
         self.trial, self.sink, self.notes = trial, sink, notes
         self.meetings = Meetings(trial)
 
-    def answer(self, stage: Stage, asks: Sequence[Ask], items: pa.Table, texts: Mapping[str, Sequence[str]]) -> None:
-        """The rows of one measurement of `texts`, for all who ask."""
-        items = self.meetings.told(stage, asks[0].probe, texts, items)
+    def answer(
+        self, stage: Stage, asks: Sequence[Ask], items: pa.Table, about: Sequence[str | None] | None = None
+    ) -> None:
+        """The rows of one measurement, for all who ask; `about`: the text of each row, None where there is none."""
+        items = self.meetings.told(stage, about, items)
         for ask in asks:
             table = rows_for(items, ask.settings, ask.labels, self.notes.made_with)
             self._commit(ask.kind, ask.name, with_source(table, ask.kind, ask.probe.headline), stage)

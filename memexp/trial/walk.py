@@ -215,7 +215,7 @@ class Walk:
                 aside, shared = partial(self.state.aside, stage.settings), passes.for_(asks[0].probe_id)
                 session = Session(self.state.lm, before, aside, shared)
                 measure = partial(measured, probe, session, texts, guard, printed)
-                items = self.shortage.again(measure, self.state.lm, stage, asks[0])
+                items, about = self.shortage.again(measure, self.state.lm, stage, asks[0])
             except StoreError:
                 raise  # as in `reach`
             except Exception as error:  # a user's own code may raise anything
@@ -230,7 +230,7 @@ class Walk:
                 continue
             said = printed.written(self.sink, self.notes.log(asks[0]))
             if self.world.leads:
-                self.results.answer(stage, asks, items, texts)
+                self.results.answer(stage, asks, items, about)
             if self.trial.stoppable:
                 self.notes.commit()
             self._tell(Progress(answered=tuple(ask.file for ask in asks), said=said))

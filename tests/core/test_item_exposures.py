@@ -17,7 +17,7 @@ from core.test_trial import Grid, compare, grid, rows, store
 from memexp.core.batches import StudyBatches
 from memexp.errors import DataError, SpecError
 from memexp.plan import grow
-from memexp.spec import Cyclic, Forget, InlineText, LoRA, Spaced, Study, counterbalanced
+from memexp.spec import Cyclic, Forget, InlineText, Interference, LoRA, Spaced, Study, counterbalanced
 from memexp.store import Store
 
 __all__ = ["grid", "store"]  # fixtures
@@ -206,3 +206,11 @@ def test_numbers_that_nobody_trains_are_refused_at_once(grid: Grid) -> None:
         presented(grid, None, 2, times=(1, 10**9))
     with pytest.raises(SpecError, match=r"^counterbalanced\(\): Spaced\.filler is one of the "):
         counterbalanced(presented(grid, Spaced(grid.pair.foils, gap=1), 2)[0])
+
+
+def test_stops_that_fork_are_each_as_if_alone(grid: Grid, tmp_path: Path) -> None:
+    """Also with dropout: what is trained between two stops draws too."""
+    stops = [presented(grid, None, 1, further_batches=b, dropout=0.2) for b in (1, 2)]
+    (first,), (second,) = stops
+    between = Interference(grid.pair.foils, steps=3, lr=1e-2, batch_size=4, dropout=0.2)
+    compare([dataclasses.replace(first, interference=between), first, second], tmp_path)

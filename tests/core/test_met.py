@@ -19,7 +19,7 @@ from memexp.plan import find_missing, grow
 from memexp.plan.missing import copy_results
 from memexp.probes import Membership
 from memexp.records import MET
-from memexp.spec import Condition, Cyclic, Forget, InlineText, Pair
+from memexp.spec import Condition, Cyclic, Forget, InlineText, Interference, Pair
 from memexp.store import Store
 from memexp.trial import encoded, met
 from memexp.trial.encoded import TrialTexts
@@ -144,3 +144,12 @@ def test_rows_of_no_text_say_nothing(grid: Grid, store: Store) -> None:
     assert not {*MET.names} & set(InlineText.__dataclass_fields__)
     assert executed(presented(grid, None, 1), store, 1) == []
     assert {*MET.names} <= {*rows(store, "recall")[0]} and not {*MET.names} & {*rows(store, "training")[0]}
+
+
+def test_steps_of_other_texts_are_not_gone_through(grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long interference was."""
+    (studied,) = grid((2,), lrs=(1e-2,))
+    between = Interference(grid.pair.foils, steps=9, lr=1e-3, batch_size=4)
+    monkeypatch.setattr(met, "MOST", 2 * 3 * 4)
+    assert executed([dataclasses.replace(studied, interference=between)], store, 1) == []
+    assert {row["steps_since"] for row in rows(store, "recognition")} <= {9, 10, 11}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -117,3 +118,23 @@ def test_what_cannot_be_is_a_line() -> None:
     for name in ("prefixes", "offsets"):
         with pytest.raises(SpecError, match=rf"^PrefixOffset\.{name}: give each once, got \[4, 4\]"):
             PrefixOffset(CORPUS, **{name: [4, 4]})
+
+
+def test_what_a_tokenizer_puts_first_stands_before_every_prefix(lm: LanguageModel) -> None:
+    """Else an offset would be compared with what has a BOS."""
+    session = Session(lm)
+    real, bos = session.encode, lm.tokenizer.all_special_ids[0]
+    with mock.patch.object(session, "encode", lambda texts, size: [[bos, *row][:size] for row in real(texts, size)]):
+        table = PrefixOffset(CORPUS, prefixes=[3, 8], offsets=[0, 5], suffix=4, block_size=30).measure(
+            session, {"corpus": TARGETS[:8]}
+        )
+        rows = session.encode(TARGETS[:8], 30)
+    assert [session.begins(row) for row in rows] == [1] * 8
+    for row in table.to_pylist():
+        ids, first = rows[row["item"]], 1 + row["offset_tokens"]
+        assert row["tokens"] == len(ids) - 1
+        expected = plain(lm, [bos, *ids[first:]], 0, 1 + row["prefix_tokens"])
+        assert {name: row[name] for name in MEASURED} == {
+            name: pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
+            for name, value in expected.items()
+        }

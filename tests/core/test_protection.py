@@ -28,7 +28,7 @@ from memexp.plan import TrainingStage, grow
 from memexp.plan.inspection import Inspection
 from memexp.plan.memory import needed
 from memexp.plan.outlay import load_of
-from memexp.spec import EWC, SGD, Condition, Full, Interference, LoRA, Resources, ShippedText
+from memexp.spec import EWC, SGD, Condition, Full, InlineText, Interference, LoRA, Resources, ShippedText, Study
 from memexp.store import Store
 
 __all__ = ["grid", "store"]  # fixtures
@@ -236,3 +236,15 @@ def test_bad_fields() -> None:
         EWC(1.0, samples=2, empirical=True)
     with pytest.raises(SpecError, match=r"^Interference\.protect: must be EWC\(\.\.\.\)"):
         Interference(ShippedText("sentences-foils"), 3, 1e-3, protect=3.0)  # type: ignore[arg-type] # the point
+
+
+def test_a_second_study_does_not_make_the_first_list_one_that_was_met(grid: Grid) -> None:
+    """Else the same stage would have stood for any list."""
+    never, studied = grid((0, 2))
+    second = Study(InlineText("second", ["The bird is in the second list."]), exposures=2, lr=1e-2, batch_size=2)
+    plain = {stage for stage in grow(after(dataclasses.replace(never, then=second), 3)).stages}
+    for how in ({"replay": 0.3}, {"protect": HELD}):
+        after_second = after(dataclasses.replace(never, then=second), 3, **how)
+        assert plain == set(grow(after_second).stages)
+        met = after(dataclasses.replace(studied, then=second), 3, **how)
+        assert any(getattr(stage, "beside", None) for stage in grow(met).stages.values())

@@ -395,12 +395,17 @@ class Broken(Probe):
             return pa.table({"item": ["one"]})
         if self.fault == "nothing":
             return None  # type: ignore[return-value]
+        if self.fault.endswith("texts"):
+            return pa.table({"item": [1, 2]})
         if self.fault == "within":
             session.encode(None, 8)  # type: ignore[arg-type] # raises in memexp's own code
         session.lm.train()
         if self.fault == "half a pair":
             raise RuntimeError("no \ud800 such")  # which no file holds, as what a decoder made of other bytes
         raise RuntimeError("no such\nthing")
+
+    def texts_of(self, items: pa.Table, texts: Mapping[str, Sequence[str]]) -> Sequence[str | None] | None:
+        return [{}[None]] if self.fault == "no texts" else ["one"]
 
 
 _CLASS = r"Broken \(test_trial\.py, line \d+\): measure\(\)"
@@ -411,6 +416,8 @@ WHERE_BROKEN = {
     "columns": rf"{_CLASS} must return the column 'item' of schema\(\) once; it returned number",
     "more": rf"{_CLASS} returned 'number', which is no column of schema\(\): item",
     "types": rf"{_CLASS} returned a column 'item' that is no int64: Failed to parse string: 'one' .*",
+    "no texts": r"KeyError: None \(Broken, test_trial\.py, line \d+\)",
+    "few texts": r"Broken \(test_trial\.py, line \d+\): texts_of\(\) gave 1 texts for 2 rows",
     "nothing": rf"{_CLASS} must return a pyarrow\.Table with the columns of schema\(\), not NoneType",
 }
 """What is said of each fault, in one line with the probe's class, its file and the line."""

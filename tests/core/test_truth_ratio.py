@@ -28,6 +28,7 @@ from memexp.probes.words import latin_words
 from memexp.sources import Sources
 from memexp.spec import Condition, Full, HubItems, InlineItems, ItemFile, Model, ShippedText, Study
 from memexp.stimuli.world import pretraining_countries, question
+from memexp.store.closed import closed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
 
@@ -216,3 +217,12 @@ def test_a_list_without_wrong_answers_is_a_line() -> None:
 def test_a_prompt_needs_the_question_once(prompt: str) -> None:
     with pytest.raises(SpecError, match=r"TruthRatio\.prompt: must have \{question\} once"):
         TruthRatio(InlineItems("mine", (asked(0),)), prompt=prompt)
+
+
+def test_what_does_not_fit_has_no_part_in_the_mean() -> None:
+    """Of NULL the greatest with 0 would be 0."""
+    rows = pa.table({"truth_ratio": [0.5, None, 3.0]})
+    with closed() as connection:
+        connection.register("items", rows)
+        (found,) = connection.sql(f"SELECT avg({TruthRatio.headline.mean}) FROM items").fetchall()
+    assert found == (0.25,)

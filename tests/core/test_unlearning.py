@@ -476,3 +476,28 @@ def test_the_twin_unlearns_what_it_studied(grid: Grid) -> None:
     assert kept.unlearn is not None and kept.unlearn.retain == grid.pair.targets
     with pytest.raises(SpecError, match=r"^counterbalanced\(\): the twin studies nothing of Unlearn\.forget"):
         counterbalanced(dataclasses.replace(studied, unlearn=unlearn("npo", forget=KEPT, retain=None)))
+
+
+def test_what_fails_half_way_leaves_both_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = language_model("gpt2")
+    held = {name: tensor + 1 for name, tensor in kept(lm).items()}
+    before, were = kept(lm), {name: tensor.clone() for name, tensor in held.items()}
+    real, count = objectives._swap, [0]
+    monkeypatch.setattr(objectives, "PIECE", 50)  # several pieces of most tensors
+
+    def swap(one: torch.Tensor, other: torch.Tensor) -> None:
+        count[0] += 1
+        if count[0] == 40:
+            raise RuntimeError("no memory")
+        real(one, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objectives, "_swap", swap)
+        with pytest.raises(RuntimeError, match="no memory"), as_before(lm, held):
+            pass
+    assert count[0] == 40 + 39
+    assert all(torch.equal(tensor, before[name]) for name, tensor in kept(lm).items())
+    assert all(torch.equal(tensor, were[name]) for name, tensor in held.items())
+    with as_before(lm, held):
+        assert all(torch.equal(tensor, were[name]) for name, tensor in kept(lm).items())
+    assert all(torch.equal(tensor, were[name]) for name, tensor in held.items())

@@ -177,3 +177,12 @@ def test_a_sweep_that_has_come_no_further_than_its_controls() -> None:
     assert stats.effectivity(never).num_rows == stats.retainability(never).num_rows == 0
     one = {"model": "m", "exposures": 0, "item": 0, "seed": 0, "steps": 3, "most": 10, "criterion": 0.5}
     assert stats.savings(pa.Table.from_pylist([{**one, "nll_before": 1.0}])).num_rows == 0
+
+
+def test_who_saw_a_part_of_the_list_is_not_before_study() -> None:
+    every = rows()
+    part = [{**row, "further_batches": 3, "per_token": -1.0} for row in every if row["exposures"] == 0]
+    both = [{**row, "further_batches": None} for row in every] + part
+    for measure in (stats.effectivity, stats.retainability):
+        alone, beside = (measure(pa.Table.from_pylist(one)).to_pylist() for one in (every, both))
+        assert alone == beside

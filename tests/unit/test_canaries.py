@@ -12,6 +12,7 @@ import pytest
 
 from memexp.errors import SpecError
 from memexp.stimuli.canaries import Canaries
+from memexp.stimuli.lists import random_numbers
 
 
 def test_golden_canaries() -> None:
@@ -96,3 +97,13 @@ def test_a_secret_is_found_again() -> None:
         assert words.secret(other) is None
     assert Canaries(length=2).secret("The code of the vault is 07.") == "07"
     assert Canaries(length=2).secret("The code of the vault is 7.") is None
+
+
+def test_long_secrets_are_drawn_evenly_too() -> None:
+    """Longer than one draw: none of their places is the same in all."""
+    for long in (Canaries(length=100, count=40), Canaries("Say {secret}", [f"w{i}" for i in range(2048)], 64, 40)):
+        words = [secret if isinstance(long.alphabet, str) else secret.split() for secret in long.secrets]
+        assert all(len({word[place] for word in words}) > 4 for place in range(long.length))
+    short = Canaries(length=38, count=2)  # what one draw is enough for stays what it was
+    draws = random_numbers(f"canaries/0/38/{'|'.join('0123456789')}")
+    assert short.secrets == tuple(str(next(draws) % 10**38).zfill(38) for _ in range(2))

@@ -22,12 +22,14 @@ from memexp.figures.exposure_curves import exposure_figure
 from memexp.figures.figure import Figure
 from memexp.figures.footers import settings_of
 from memexp.figures.gained_curves import gained_figure
-from memexp.figures.gathered import Gathered, gathered
+from memexp.figures.gathered import Gathered, Result, gathered
 from memexp.figures.image_files import save
+from memexp.figures.measures import measures_of
 from memexp.figures.order import in_order
 from memexp.figures.own import plotted
 from memexp.figures.retention_curves import retention_figure
 from memexp.figures.varied import dimensions
+from memexp.probes import BY_KIND
 from memexp.stats import fit_curve
 from memexp.store import Store
 from memexp.store.closed import closed
@@ -425,3 +427,16 @@ def test_files_are_as_wide_as_asked_for(found: Gathered, tmp_path: Path) -> None
     for name, width_cm, says in (("figure.gif", 12, "name it .png"), ("figure.png", 2, "leave no room")):
         with pytest.raises(SpecError, match=says):
             save(figure, tmp_path / name, width_cm)
+
+
+@pytest.mark.parametrize("name", ["further_batches", "restudy_exposures", "then_exposures"])
+def test_who_saw_a_part_is_not_before_study(name: str) -> None:
+    assert Result(0, {"exposures": 0}, 1).unstudied and Result(0, {"exposures": 0, name: 0}, 1).unstudied
+    assert not Result(0, {"exposures": 0, name: 2}, 1).unstudied and not Result(0, {"exposures": 1}, 1).unstudied
+
+
+def test_every_kind_has_a_measure() -> None:
+    """Of those that memexp comes with: its own, or the one that its files declare."""
+    for kind, cls in BY_KIND.items():
+        assert measures_of(kind, cls.headline), kind
+    assert [one.name for one in measures_of("quantized", BY_KIND["quantized"].headline).values()] == ["quantized"]

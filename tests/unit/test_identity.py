@@ -202,7 +202,7 @@ def test_golden_presentations(pair: Pair) -> None:
         ["428ba41caca65423", "813e0efee9163a7e"],
         ["258bca7af37a7272", "13c5131372a3eb1e"],
         ["cdba24ff79a2da9f", "d7e8179743aa26b5"],
-        ["d3fd2d2438d9069d", "d40c1f4555608d86"],
+        ["fa5c7097a40f727b", "d40c1f4555608d86"],
         ["dcf4d2e9cff0ac56", "65d4bdf4c6a88d06"],
         ["55be393670b253c3", "846d0181b3db3e20"],
         ["b24d6979acedc1db", "654c8b1374bd42b5"],
@@ -287,8 +287,9 @@ def test_golden_of_what_is_left(pair: Pair) -> None:
     ]
 
 
-def test_golden_one_pass(pair: Pair) -> None:
+def test_golden_one_pass(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked of canaries, spans, biographies, general text and keywords."""
+    monkeypatch.setattr("memexp.plan.list_remarks.cut", lambda *_: 0)  # the biographies are longer than these blocks
     canaries = Canaries(length=4, count=2)
     mixed = dataclasses.replace(canaries.corpus(), name="mixed")
     spans = InlineItems("s", [{"train_context": "a b", "mem_input": ["a"], "mem_target": ["b"]}])

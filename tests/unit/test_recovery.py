@@ -52,3 +52,13 @@ def test_nothing_forgotten_is_null_and_what_was_cut_short_is_left_out() -> None:
 def test_columns_that_are_missing() -> None:
     with pytest.raises(SpecError, match="steps_since"):
         stats.recovery(pa.Table.from_pylist(rows(CURVES)).drop_columns(["steps_since"]))
+
+
+def test_texts_of_other_lags_are_not_one_curve() -> None:
+    """Of a text that is not there at the highest, the others would stand for it; only its seed is left out."""
+    gap = [row for row in rows(CURVES) if not (row["seed"] == 1 and row["item"] == 0 and row["steps_since"] == 5)]
+    [found] = stats.recovery(pa.Table.from_pylist(gap)).to_pylist()
+    assert (found["seeds"], found["missing"]) == (2, 1) and found["recovery"] == pytest.approx((0.25 + 0.0) / 2)
+    broken = [{**row, "target_nll": np.nan} if row["seed"] == 2 and row["item"] == 0 else row for row in rows(CURVES)]
+    [found] = stats.recovery(pa.Table.from_pylist(broken)).to_pylist()
+    assert found["missing"] == 1 and found["recovery"] == pytest.approx((0.25 + 0.5) / 2)

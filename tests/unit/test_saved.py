@@ -116,3 +116,21 @@ def test_several_criteria_are_a_line(name: str, other: float) -> None:
 def test_a_column_that_is_missing_is_a_line() -> None:
     with pytest.raises(SpecError, match="there is no column 'nll_before'"):
         stats.savings(table(rows()).drop_columns(["nll_before"]))
+
+
+def test_who_saw_a_part_of_the_list_is_no_control() -> None:
+    """Nor who studied again, or a second list: with 0 exposures as well."""
+    plain = stats.savings(table(rows()), by=("model",)).to_pylist()
+    for column in ("further_batches", "restudy_exposures", "then_exposures"):
+        some = [{**row, column: 2, "steps": 1 if row["nll_before"] else None} for row in rows((0,))]
+        given = [*({**row, column: None} for row in rows()), *some]
+        found = [one for one in stats.savings(table(given), by=("model",)).to_pylist() if one["exposures"]]
+        assert [(one["never"], one["saved"]) for one in found] == [(one["never"], one["saved"]) for one in plain]
+
+
+def test_restudy_that_diverged_is_not_compared() -> None:
+    given = [{**row, "diverged": False} for row in rows()]
+    assert stats.savings(table(given)).num_rows == 2
+    given[5]["diverged"] = True
+    with pytest.raises(SpecError, match=r"^diverged: restudy of 1 rows did"):
+        stats.savings(table(given))
