@@ -21,7 +21,8 @@ own texts, given as a file with ``--texts``, without any study: these models hav
 
 import argparse
 
-from memexp import Condition, Extraction, Model, ShippedText, Study, Sweep, TextFile, run_options
+from memexp import Condition, Extraction, InlineText, Model, Study, Sweep, TextFile, run_options
+from memexp.stimuli import load_list
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[run_options()]
@@ -41,8 +42,11 @@ if args.published:
     probe, study = Extraction(prefixes=[50, 100, 200, 300, 450], suffix=50), {"lr": 1e-5, "block_size": 500}
 else:
     models, exposures, seeds = args.models or ["tiny-m"], args.exposures, args.seeds
-    corpus = ShippedText("sentences-targets", first=80)
-    probe, study = Extraction(prefixes=[4, 8, 12], suffix=8), {"lr": 1e-3, "block_size": 64}
+    sentences = load_list("sentences-targets")[:160]
+    corpus = InlineText(
+        "pairs-of-targets", [" ".join(two) for two in zip(sentences[::2], sentences[1::2], strict=True)]
+    )
+    probe, study = Extraction(prefixes=[8, 16, 32], suffix=8), {"lr": 1e-3, "block_size": 128}
 
 sweep = Sweep(
     name="extraction",
