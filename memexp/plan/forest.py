@@ -111,6 +111,11 @@ class TrainingStage(_AnyStage):
         return self.settings.batch_size + (how.beside if isinstance(how, Spaced) and self.beside is not None else 0)
 
     @property
+    def pass_size(self) -> int:
+        """Texts of a step that are passed together: in unlearning what is kept comes after what is forgotten."""
+        return self.settings.batch_size if isinstance(self.settings, Unlearn) else self.batch_size
+
+    @property
     def trajectory(self) -> str:
         """What its steps are numbered along: the line whose stop it is, or else the stage itself."""
         return self.origin or self.id

@@ -46,6 +46,11 @@ class Load:
     """Numbers that an optimizer keeps of each that learns, at most."""
     held: int = 0
     """Numbers that are kept of each that learns, of the model where unlearning by KL or interference with EWC began."""
+    parted: bool = False
+    """Whether a step may be of two batches of so many tokens: gradients of the first are there while the other is
+    passed."""
+    diverging: bool = False
+    """Whether the other is held against what the model where unlearning began says of it, as KL does."""
 
 
 @dataclass(frozen=True)
@@ -181,32 +186,43 @@ class _Model:
 
 def _training(model: _Model, resources: Resources, load: Load, on_gpu: bool) -> tuple[dict[str, int], ...]:
     """What is there beside weights and moments, at the moments of a step that may be the fullest."""
+    first = _passed(model, resources, load, on_gpu)
+    return (*first, *_passed(model, resources, load, on_gpu, again=True)) if load.parted else first
+
+
+def _passed(
+    model: _Model, resources: Resources, load: Load, on_gpu: bool, again: bool = False
+) -> tuple[dict[str, int], ...]:
+    """The same of one batch; `again`: of the second one of a step."""
     block, outside = model.per_token
     kept = outside + (4 * model.sight.width if resources.checkpointing else block) * model.depth
-    tokens = math.ceil(load.tokens / model.workers)
+    tokens, diverging = math.ceil(load.tokens / model.workers), again and load.diverging
     group = max(1, min(tokens, _group(model, kept, on_gpu)))
+    rows = max(1, LOGITS // max(1, 4 * model.sight.vocabulary))
+    if diverging:  # as `memexp.core.objectives` cuts what is there of two models
+        group = max(1, min(group, rows // 2))
     casts = 2 * model.block * model.depth if model.workers == 1 and model.full and model.width == 2 else 0
     held = {
         "activations": int(kept * group + (block * group if resources.checkpointing else 0)),
         "gathers": casts + _gathered(model),
-        "gradients": 4 * model.learning // model.workers if group < tokens else 0,
+        "gradients": 4 * model.learning // model.workers if again or group < tokens else 0,
     }
-    rows = max(1, LOGITS // max(1, 4 * model.sight.vocabulary))
-    of_head = 4 * model.head if model.full else 0
-    return (
-        *_at_the_head(held, 4 * model.sight.vocabulary * min(group, rows), of_head, pieces=math.ceil(group / rows)),
-        *_in_blocks(model, held, of_head, int((outside + block) * group)),
-    )
+    of_head, logits = 4 * model.head if model.full else 0, 4 * model.sight.vocabulary * min(group, rows)
+    at_head = _at_the_head(held, logits, of_head, math.ceil(group / rows), of_each=5 if diverging else 3)
+    return (*at_head, *_in_blocks(model, held, of_head, int((outside + block) * group)))
 
 
-def _at_the_head(held: dict[str, int], logits: int, of_head: int, pieces: int) -> tuple[dict[str, int], ...]:
+def _at_the_head(
+    held: dict[str, int], logits: int, of_head: int, pieces: int, of_each: int
+) -> tuple[dict[str, int], ...]:
     """As a piece of the logits has its gradient, and as the head has its own: of pieces that of one, of another, and
-    their sum."""
+    their sum; `of_each`: numbers that there are of a logit: it, its log-probability, its gradient; and with KL the
+    log-probability before, and what both are apart."""
     earlier = of_head if pieces > 1 else 0
-    with_logits = held | {"logits": 3 * logits, "gradients": held["gradients"] + earlier}
+    with_logits = held | {"logits": of_each * logits, "gradients": held["gradients"] + earlier}
     if pieces > 1:
         return with_logits, held | {"gradients": held["gradients"] + 3 * of_head}
-    return with_logits, held | {"logits": 2 * logits, "gradients": held["gradients"] + of_head}
+    return with_logits, held | {"logits": (of_each - 1) * logits, "gradients": held["gradients"] + of_head}
 
 
 def _in_blocks(model: _Model, held: dict[str, int], of_head: int, of_one: int) -> tuple[dict[str, int], ...]:

@@ -15,19 +15,16 @@ from typing import Any
 
 from memexp.plan.attempts import Log
 from memexp.plan.devices import DEVICES, ETHERNET, HOST, PCIE, REACHED, Device
-from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Stage, TrainingStage
+from memexp.plan.forest import BaseStage, Forest, ForgetStage, Stage, TrainingStage
 from memexp.plan.inspection import Inspection
+from memexp.plan.lengths import Lengths
 from memexp.plan.memory import Load
 from memexp.plan.trials import Trial
 from memexp.probes import Savings
-from memexp.sources import ResolvedModel, Stream, Texts
-from memexp.sources.tokens import bytes_per_token
-from memexp.spec import AdamW, LoRA, Resources
+from memexp.spec import AdamW, LoRA, Resources, Unlearn
 
 __all__ = ["Times", "Work", "hours", "load_of", "occupied", "seconds_per_token", "work_alone", "work_of"]
 
-BYTES = 4
-"""Of text in a token, where no tokenizer is at hand that tells."""
 PADDING = 1.15
 """Of a batch, which is of texts of like length."""
 RECALLED = 6_144
@@ -48,7 +45,7 @@ class Work:
     batches: Mapping[tuple[int, float], int]
     """Optimizer steps, by texts a batch and tokens a text."""
     measured: int
-    """Tokens that are measured."""
+    """Tokens that are measured, or passed forward alone by what unlearning remembers."""
     moments: int = AdamW().moments
     """Numbers that an optimizer keeps of each that learns, at most."""
 
@@ -61,20 +58,22 @@ class Work:
 def load_of(forest: Forest, base: str) -> Load:
     """What the stages below a base take of memory."""
     stages = [stage for stage in forest.stages.values() if forest.base(stage.id).id == base]
-    lengths = _Lengths(forest.base(base).model)
+    lengths = Lengths(forest.base(base).model)
     trained = {
-        (stage.corpus, stage.settings.block_size, stage.batch_size): stage
+        (stage.corpus, stage.settings.block_size, stage.pass_size): stage
         for stage in stages
         if isinstance(stage, TrainingStage)
     }
     tokens = [PADDING * size * lengths.studied(forest, stage) for (_, _, size), stage in trained.items()]
+    parted = any(stage.pass_size < stage.batch_size for stage in trained.values())
+    diverging = any(isinstance(stage.settings, Unlearn) and stage.settings.loss == "kl" for stage in trained.values())
     asks = [ask for ask in forest.asks if forest.base(ask.stage).id == base]
     restudies = [(ask, ask.probe) for ask in asks if isinstance(ask.probe, Savings)]
     tokens += [PADDING * math.prod(lengths.restudied(forest, ask)) for ask, _ in restudies]
     forks = _forks(base, stages) + bool(restudies)  # the trajectory, while a copy of the model studies
     moments = max([_most_moments(stages), *((probe.optimizer or AdamW()).moments for _, probe in restudies)])
     recalled = RECALLED if any(ask.kind in COMPLETING for ask in asks) else 0
-    return Load(int(max(tokens, default=0)), forks, recalled, moments, _held(stages))
+    return Load(int(max(tokens, default=0)), forks, recalled, moments, _held(stages), parted, diverging)
 
 
 def _most_moments(stages: Iterable[Stage]) -> int:
@@ -140,52 +139,20 @@ def _work(
     batches: Counter[tuple[int, float]] = Counter()
     if not trials:
         return Work(batches, 0, AdamW().moments)
-    lengths, read = _Lengths(trials[0].base.model), 0.0
+    lengths, read = Lengths(trials[0].base.model), 0.0
     for trial, stage, times in stages:
         if isinstance(stage, TrainingStage) and times:
             batches[stage.batch_size, lengths.studied(trial, stage)] += times * stage.steps
+            read += times * lengths.remembered(trial, stage)
+            passes, batch = lengths.consolidated(trial, stage)
+            if passes:
+                batches[batch] += times * passes
     for trial, ask in {ask.probe_id: (one, ask) for one in trials for ask in one.asks}.values():
         times = measured[ask.probe_id]
         read += times * lengths.measured(trial, ask)
         if isinstance(ask.probe, Savings):
             batches[lengths.restudied(trial, ask)] += times * ask.probe.most
     return Work(batches, int(read), _most_moments(stage for _, stage, times in stages if times))
-
-
-class _Lengths:
-    """Tokens of lists for a model, about; each list is looked at once."""
-
-    def __init__(self, model: ResolvedModel) -> None:
-        self.model = model
-        self._known: dict[tuple[str, int | None], float] = {}
-
-    def studied(self, corpora: Corpora, stage: TrainingStage) -> float:
-        """Of a text that a stage trains on."""
-        block, corpus = stage.settings.block_size, corpora.corpus(stage.corpus)
-        if isinstance(corpus, Stream) or not corpus.items:
-            return float(block)
-        return self._of(stage.corpus, corpus, block) / corpus.count
-
-    def restudied(self, corpora: Corpora, ask: Ask) -> tuple[int, float]:
-        """Texts in a batch of `Savings`, and tokens of a text."""
-        probe, name = ask.probe, ask.corpora["corpus"]
-        assert isinstance(probe, Savings) and probe.batch_size is not None  # bound
-        texts = corpora.corpus(name)
-        assert isinstance(texts, Texts)  # no field of a stream
-        return probe.batch_size, self._of(name, texts, probe.block_size) / max(1, texts.count)
-
-    def measured(self, corpora: Corpora, ask: Ask) -> float:
-        """Of all texts that a measurement reads, once, or as often as restudy looks at them at most."""
-        lists = ((name, corpora.corpus(name)) for name in ask.corpora.values())
-        read = sum(self._of(name, texts, None) for name, texts in lists if isinstance(texts, Texts))
-        return read * (1 + math.ceil(ask.probe.most / ask.probe.every)) if isinstance(ask.probe, Savings) else read
-
-    def _of(self, name: str, texts: Texts, block: int | None) -> float:
-        if (name, block) not in self._known:
-            size = bytes_per_token(self.model, texts) or BYTES
-            lengths = [2 + len(text.encode()) / size for text in texts.items]
-            self._known[name, block] = sum(min(block or length, length) for length in lengths)
-        return self._known[name, block]
 
 
 def hours(
@@ -235,7 +202,7 @@ def occupied(forest: Forest, base: str, inspection: Inspection, device: Device) 
     1 where the host is never waited for, and where nothing is trained.
     """
     stage, resources = forest.base(base), forest.resources[base]
-    lengths = _Lengths(stage.model)
+    lengths = Lengths(stage.model)
     batches = {
         (one.batch_size, lengths.studied(forest, one), one.moments)
         for one in forest.stages.values()
@@ -284,18 +251,21 @@ class Times:
     def __init__(self, inspections: Mapping[str, Inspection], device: Callable[[Resources], str]) -> None:
         """What models are like, by their identity; and on what device trials are, of `DEVICES`."""
         self._inspections, self._device = inspections, device
-        self._lengths: dict[str, _Lengths] = {}
+        self._lengths: dict[str, Lengths] = {}
         self._known: dict[tuple[str, Any], float] = {}
 
     def seconds(self, trial: Trial) -> float:
         """A trial's training and measuring, from its first step to its last row."""
-        lengths = self._lengths.setdefault(trial.base.id, _Lengths(trial.base.model))
-        found = 0.0
+        lengths = self._lengths.setdefault(trial.base.id, Lengths(trial.base.model))
+        found = read = 0.0
         for stage in trial.stages:
             if isinstance(stage, TrainingStage) and stage.id not in trial.given:
                 batch = stage.batch_size, lengths.studied(trial, stage)
                 found += stage.steps * self._of(trial, (batch, stage.moments), Work({batch: 1}, 0, stage.moments))
-        read = 0.0
+                read += lengths.remembered(trial, stage)
+                passes, batch = lengths.consolidated(trial, stage)
+                if passes:
+                    found += passes * self._of(trial, (batch, stage.moments), Work({batch: 1}, 0, stage.moments))
         for ask in {ask.measurement: ask for ask in trial.asks}.values():
             read += lengths.measured(trial, ask)
             if isinstance(ask.probe, Savings):

@@ -29,19 +29,22 @@ from memexp.core import shard as sharding
 from memexp.core import weights
 from memexp.core.adapter import add_adapter
 from memexp.core.batch_sizes import on_gpu, spare
+from memexp.core.batches import Batch
 from memexp.core.checkpointing import checkpoint_blocks
+from memexp.core.consolidation import Consolidation
 from memexp.core.fork import restore, take
 from memexp.core.generate import complete_greedily
 from memexp.core.hollow import exchange, hollow, seemingly_full
 from memexp.core.model import LanguageModel
+from memexp.core.objectives import Unlearning, remembered
 from memexp.core.optimizer import fresh_optimizer, room
 from memexp.core.precision import hold_frozen
 from memexp.core.processes import World
 from memexp.core.scoring import token_nlls
 from memexp.core.shard import gather_together, shard
-from memexp.core.train import update
+from memexp.core.train import Objective, update
 from memexp.core.traits import Traits
-from memexp.spec import Full, LoRA, Resources, ShippedText, Study
+from memexp.spec import EWC, Full, LoRA, Resources, ShippedText, Study, Unlearn
 
 __all__ = ["BY_CHOICE", "FREE", "SHAPES", "alone", "counted", "filled", "most", "ranks_of", "unfilled"]
 
@@ -171,9 +174,13 @@ def counted(
     rows: int = 16,
     width: int = 128,
     memory: float | None = None,
+    aim: Unlearn | EWC | None = None,
     **changes: Any,
 ) -> dict[str, Phase]:
     """Bytes of one rank, phase by phase: a step on so many rows, a fork and back, scoring and recall of as many.
+
+    With an `aim` the step is one of unlearning, half of its rows to be kept, or of a protected memory; what that
+    remembers is made in the phase "beginning".
 
     With a device's `memory`, where weights may stay gathered in it: the phase "gathered" ends while they are, and in
     "full recall" every rank completes as many tokens as it may.
@@ -195,9 +202,17 @@ def counted(
         model.budget = on_gpu(model, resources, memory or FREE)
         optimizer: AdamW | None = fresh_optimizer(model, STUDY)
         optimizer.state |= {one: room(optimizer, one) for one in model.learning().values()}
+        objective: Objective | None = None
+        if aim is not None:
+            with phase("beginning"):
+                objective = _aimed(model, aim, texts)
         model.train()
         with phase("training"):
-            update(model, optimizer, texts, 1e-5, 1.0)
+            if objective is None:
+                update(model, optimizer, texts, 1e-5, 1.0)
+            else:
+                objective(model, optimizer, Batch(texts, 1, 1e-5, None, rows // 2 * isinstance(aim, Unlearn)), 1.0)
+        objective = None
         with phase("fork"):
             kept = take(model, optimizer)
         optimizer = None
@@ -215,6 +230,12 @@ def counted(
             with phase("full recall"):
                 complete_greedily(model, [[1] * (width - 2)] * cues, [2] * cues)
     return found
+
+
+def _aimed(model: LanguageModel, aim: Unlearn | EWC, texts: list[list[int]]) -> Objective:
+    if isinstance(aim, EWC):
+        return Consolidation(model, aim, texts[:2], 0)
+    return Unlearning(aim, remembered(model, aim, texts[: len(texts) // 2]))
 
 
 def _kept_gathered(model: LanguageModel, resources: Resources, memory: float) -> int:

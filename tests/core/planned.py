@@ -34,6 +34,8 @@ def inspection(shape: str, **changes: int) -> Inspection:
     return Inspection(parameters, extents, None, config.num_hidden_layers, **facts)
 
 
-def planned(shape: str, ranks: int, adapter: bool, dtype: str = "bfloat16", **changes: int) -> Need:
-    method = LoRA(r=8) if adapter else Full()
-    return needed(inspection(shape, **changes), method, dtype, Resources(workers=ranks, gpus=1), Load(TOKENS))
+def planned(
+    shape: str, ranks: int, adapter: bool, dtype: str = "bfloat16", load: Load | None = None, **changes: int
+) -> Need:
+    method, resources = LoRA(r=8) if adapter else Full(), Resources(workers=ranks, gpus=1)
+    return needed(inspection(shape, **changes), method, dtype, resources, load or Load(TOKENS))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from core.every_measure import LIST, PROBES
 from core.small import CONFIGS, TOKENIZER
 from core.test_trial import rows, statuses, trial_of
 
@@ -73,7 +74,7 @@ def assert_same(one: Store, other: Store, rtol: float = 1e-5, kinds: Sequence[st
             for name, value in row.items():
                 if name in ("lanes", "seconds"):
                     continue
-                if isinstance(value, float):
+                if isinstance(value, float | list):
                     np.testing.assert_allclose(its[name], value, rtol=rtol, atol=1e-4, err_msg=name)
                 else:
                     assert its[name] == value, (kind, name)
@@ -182,3 +183,24 @@ def test_what_is_asked_of_every_token_is_the_same_in_lanes(tmp_path: Path) -> No
                     assert its[name] == value, (kind, name)
     gained = {row["condition_id"]: row["reference"] for row in rows(together, "membership") if row["exposures"] == 1}
     assert len(set(gained.values())) == len(gained) == 2, "lanes differ, and from what they were"
+
+
+def test_what_papers_of_memorisation_measure_is_the_same_in_lanes(tmp_path: Path) -> None:
+    """Of priming and capacity too, which take a lane back to the weights before study and again away."""
+    model, study = grid(Full())[0].model, {"batch_size": 4, "block_size": 48}
+    conditions = [
+        Condition(model, Study(LIST, exposures=n, lr=lr, **study), Full(), 0, list(PROBES))
+        for n in (0, 1, 3)
+        for lr in (1e-3, 1e-2)
+    ]
+    alone, together = Store(tmp_path / "alone"), Store(tmp_path / "together")
+    assert executed(conditions, alone, 1) == executed(conditions, together, 2) == []
+    assert_same(alone, together, 5e-3, [probe.kind for probe in PROBES])
+    for probe in PROBES:
+        found = rows(together, probe.kind, exposures=3)
+        assert {row["lanes"] for row in found} == {2}
+        measured = {
+            lr: str([[row[name] for name in probe.schema().names] for row in found if row["lr"] == lr])
+            for lr in (1e-3, 1e-2)
+        }
+        assert measured[1e-3] != measured[1e-2], f"{probe.kind}: lanes differ"

@@ -17,7 +17,7 @@ from memexp.core.batch_sizes import GPU_RESERVE
 from memexp.core.fork import Fork, Moments
 from memexp.core.model import LanguageModel, local
 from memexp.plan.memory import Load, needed
-from memexp.spec import Full, LoRA, Resources
+from memexp.spec import EWC, Full, LoRA, Resources, ShippedText, Unlearn
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on ranks that are not there
 GB = 1e9
@@ -110,6 +110,27 @@ CASES = [  # most of them have been counted above
 def test_a_plan_is_near_the_meter(shape: str, ranks: int, adapter: bool, dtype: str, changes: dict[str, int]) -> None:
     found = of(shape, ranks, adapter, dtype, **changes)
     need = planned(shape, ranks, adapter, dtype, **changes)
+    assert need.worker - need.process == pytest.approx(most(found), rel=0.03)
+
+
+KEPT = ShippedText("sentences-foils")
+AIMS: dict[str, tuple[Unlearn | EWC, Load]] = {
+    "difference": (Unlearn("difference", 1, 1e-5, retain=KEPT), Load(TOKENS // 2, parted=True)),
+    "kl": (Unlearn("kl", 1, 1e-5, retain=KEPT), Load(TOKENS // 2, held=1, parted=True, diverging=True)),
+    "ewc": (EWC(10.0), Load(TOKENS, held=2)),
+}
+
+
+@pytest.mark.parametrize("aim", AIMS)
+@pytest.mark.parametrize(
+    ("shape", "ranks", "adapter", "dtype", "changes"), [CASES[1], CASES[3], ("gpt2", 1, True, "float32", {})]
+)
+def test_a_plan_is_near_the_meter_of_unlearning_and_of_a_protected_memory(
+    shape: str, ranks: int, adapter: bool, dtype: str, changes: dict[str, int], aim: str
+) -> None:
+    how, load = AIMS[aim]
+    found = of(shape, ranks, adapter, dtype, aim=how, **changes)
+    need = planned(shape, ranks, adapter, dtype, load, **changes)
     assert need.worker - need.process == pytest.approx(most(found), rel=0.03)
 
 

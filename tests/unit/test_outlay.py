@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from memexp import SGD, AdamW, Condition, Interference, LoRA, Pair, Recognition, Resources, Savings
+from memexp import (
+    EWC,
+    SGD,
+    AdamW,
+    Condition,
+    InlineText,
+    Interference,
+    LoRA,
+    Pair,
+    Recognition,
+    Resources,
+    Savings,
+    Unlearn,
+)
 from memexp.plan import bundle, grow
 from memexp.plan.devices import ETHERNET, PCIE, Device
-from memexp.plan.forest import BaseStage
+from memexp.plan.forest import BaseStage, TrainingStage
 from memexp.plan.inspection import Inspection
+from memexp.plan.lengths import Lengths
 from memexp.plan.outlay import LAUNCH, SPREAD, Times, Work, hours, load_of, work_alone, work_of
 
 FAST = Device(memory=80e9, float32=1e16, tf32=1e16, bfloat16=2e16, bandwidth=1e12, link=1e11)
@@ -142,3 +157,60 @@ def test_restudy_takes_its_steps_and_looks_and_a_copy_of_the_trajectory(trajecto
     assert [(size, steps) for (size, _), steps in restudied.items()] == [(64, 30)]
     assert work.measured == pytest.approx(9 * before.measured / 2, abs=9), "eight looks and one before, at one list"
     assert later > sooner
+
+
+def test_what_unlearning_and_ewc_remember_takes_its_passes(trajectory: Trajectory) -> None:
+    one, *_ = [one for one in trajectory(1e-3) if one.study.exposures]
+    kept = InlineText("kept", ["four words of text"] * 6)
+
+    def planned(*conditions: Condition) -> tuple[Work, float, float]:
+        forest = grow(conditions)
+        trials = bundle(forest, forest.asks, lambda resources: 1)
+        [base] = forest.resources
+        times = Times({trials[0].base.model.id: MODEL}, lambda _: "h100")
+        alone = work_alone(base, trials)
+        return work_of(base, trials), times.seconds(trials[0]), alone.measured
+
+    def unlearning(loss: Any, steps: int) -> Condition:
+        return dataclasses.replace(one, unlearn=Unlearn(loss, steps, 1e-3, retain=kept, batch_size=2))
+
+    (plain, sooner, _), (kl, later, _), (npo, _, _) = (
+        planned(unlearning(how, 5)) for how in ("difference", "kl", "npo")
+    )
+    assert plain.batches == kl.batches == npo.batches and later > sooner
+    lengths = Lengths(next(iter(grow([one]).stages.values())).model)
+    forest = grow([unlearning("kl", 5)])
+    [stage] = [stage for stage in forest.stages.values() if stage.kind == "unlearn"]
+    assert isinstance(stage, TrainingStage)
+    [of_kept] = [text for text in forest.texts.values() if text.items[0] == "four words of text"]
+    each = lengths.studied(forest, dataclasses.replace(stage, corpus=of_kept.id))
+    assert kl.measured - plain.measured == pytest.approx(5 * 2 * each, abs=1), "in every step"
+    known = forest.corpus(stage.corpus).count * lengths.studied(forest, stage)  # type: ignore[operator]
+    assert npo.measured - plain.measured == pytest.approx(known, abs=1), "once"
+    both = [planned(unlearning(loss, 2), unlearning(loss, 5)) for loss in ("difference", "npo")]
+    (without, _, apart), (together, _, alone) = both
+    assert together.measured - without.measured == pytest.approx(known, abs=1), "once for all stops"
+    assert alone - apart == pytest.approx(2 * known, abs=1), "once for each by itself"
+
+
+def test_the_fisher_of_ewc_takes_a_pass_of_each_text_and_draw(trajectory: Trajectory) -> None:
+    one, *_ = [one for one in trajectory(1e-3) if one.study.exposures]
+    found = []
+    for protect in (None, EWC(10.0), EWC(10.0, samples=3)):
+        stops = [
+            dataclasses.replace(one, interference=Interference(one.study.corpus, steps, 1e-3, 2, protect=protect))
+            for steps in (2, 4)
+        ]
+        forest = grow(stops)
+        trials = bundle(forest, forest.asks, lambda resources: 1)
+        [base] = forest.resources
+        times = Times({trials[0].base.model.id: MODEL}, lambda _: "h100")
+        singles = sum(steps for (size, _), steps in work_of(base, trials).batches.items() if size == 1)
+        apart = sum(steps for (size, _), steps in work_alone(base, trials).batches.items() if size == 1)
+        found.append((singles, apart, times.seconds(trials[0])))
+    texts = next(iter(forest.texts.values())).count
+    before, after = found[0][:2]
+    assert [(singles - before, apart - after) for singles, apart, _ in found] == [
+        (0, 0), (texts, 2 * texts), (3 * texts, 6 * texts),
+    ]  # fmt: skip
+    assert found[0][2] < found[1][2] < found[2][2]
