@@ -6,8 +6,6 @@ lengths.studied(forest, stage), lengths.measured(forest, ask)
 
 from __future__ import annotations
 
-import math
-
 from memexp.plan.forest import Ask, Corpora, TrainingStage
 from memexp.probes import Savings
 from memexp.sources import ResolvedModel, Stream, Texts
@@ -62,10 +60,10 @@ class Lengths:
         return probe.batch_size, self._of(name, texts, probe.block_size) / max(1, texts.count)
 
     def measured(self, corpora: Corpora, ask: Ask) -> float:
-        """Of all texts that a measurement reads, once, or as often as restudy looks at them at most."""
+        """Of all texts that a measurement reads, as often as it does."""
         lists = ((name, corpora.corpus(name)) for name in ask.corpora.values())
         read = sum(self._of(name, texts, None) for name, texts in lists if isinstance(texts, Texts))
-        return read * (1 + math.ceil(ask.probe.most / ask.probe.every)) if isinstance(ask.probe, Savings) else read
+        return read * ask.probe.readings()
 
     def _mean(self, corpora: Corpora, name: str, block: int) -> float:
         """Of a text in training."""

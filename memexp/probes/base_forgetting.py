@@ -69,6 +69,10 @@ class BaseForgetting(Probe):
         """With the study's block size where none is given."""
         return dataclasses.replace(self, block_size=self.block_size or condition.study.block_size)
 
+    def readings(self) -> float:
+        """By the model before study as well."""
+        return 2.0
+
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per text, in order."""
         assert self.block_size is not None  # bound

@@ -101,6 +101,10 @@ class Capacity(Probe):
         """All texts with parts."""
         return [one.text for one in self.source.marked()]
 
+    def readings(self) -> float:
+        """By the model before study as well, where that is the reference."""
+        return 1.0 + self.reference
+
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per text and part, in order.
 

@@ -139,6 +139,13 @@ class Exposure(Probe):
                 )
             taken.add(secret)
 
+    def readings(self) -> float:
+        """Candidates are about as long as canaries."""
+        if self.pair is not None:
+            return 1.0
+        others = self.canaries.space - self.canaries.count if self.candidates == "all" else self.candidates
+        return 1 + others / self.canaries.count
+
     def uncut(self, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
         """The canaries, and the foils of a pair."""
         return [*map(self.canaries.text, self.canaries.secrets), *texts.get("foils", ())]

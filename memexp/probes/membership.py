@@ -92,6 +92,10 @@ class Membership(Probe):
         """Foils too."""
         return [str(text) for text in items.column("text").to_pylist()]
 
+    def readings(self) -> float:
+        """By the model before study as well, where that is the reference."""
+        return 1.0 + self.reference
+
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per text: the targets in order, then the foils."""
         assert self.block_size is not None  # bound

@@ -70,6 +70,10 @@ class Priming(Probe):
             if "keyword" not in question(text):
                 raise DataError(f"Priming: item {number} of {names['items']} has no keyword and prefixes")
 
+    def readings(self) -> float:
+        """By the model before study as well."""
+        return 2.0
+
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per keyword and prefix, in order."""
         asked: list[dict[str, Any]] = []

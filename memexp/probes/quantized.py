@@ -93,6 +93,10 @@ class Quantized(Probe):
         """As of the test."""
         return self.probe.numerics(condition, model, texts)
 
+    def readings(self) -> float:
+        """The test by both models."""
+        return 2 * self.probe.readings()
+
     def uncut(self, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
         """As of the test."""
         return self.probe.uncut(texts)

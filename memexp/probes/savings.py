@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -100,6 +101,10 @@ class Savings(Probe):
             block_size=self.block_size or study.block_size,
             optimizer=self.optimizer or study.optimizer,
         )
+
+    def readings(self) -> float:
+        """Before restudy and whenever it looks, at most."""
+        return 1 + math.ceil(self.most / self.every)
 
     def measure(self, session: Session, texts: Mapping[str, Sequence[str]]) -> pa.Table:
         """One row per text, in the order of the list."""

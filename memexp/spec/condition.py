@@ -99,6 +99,10 @@ class Probe(ABC):
             names: what each corpus is called.
         """
 
+    def readings(self) -> float:
+        """How often its corpora pass through a model, about, by which a plan reckons its time. On the bound probe."""
+        return 1.0
+
     def uncut(self, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
         """Texts of which nothing can be measured where `block_size` cuts them: refused before anything is trained, as
         far as the tokenizer is here then. Called on the bound probe; `texts` as in `check`."""

@@ -12,14 +12,24 @@ from memexp import (
     EWC,
     SGD,
     AdamW,
+    Canaries,
+    Capacity,
     Condition,
+    Exposure,
     InlineText,
     Interference,
     LoRA,
+    Membership,
+    Model,
     Pair,
+    Probe,
+    Quantized,
+    Recall,
     Recognition,
     Resources,
     Savings,
+    ShippedText,
+    Study,
     Unlearn,
 )
 from memexp.plan import bundle, grow
@@ -214,3 +224,24 @@ def test_the_fisher_of_ewc_takes_a_pass_of_each_text_and_draw(trajectory: Trajec
         (0, 0), (texts, 2 * texts), (3 * texts, 6 * texts),
     ]  # fmt: skip
     assert found[0][2] < found[1][2] < found[2][2]
+
+
+def test_what_a_probe_reads_beside_its_lists_is_counted() -> None:
+    canaries = Canaries(length=4, count=16)
+    pair = Pair(ShippedText("sentences-targets"), ShippedText("sentences-foils"))
+    study = Study(canaries.corpus(), exposures=1, lr=1e-3, batch_size=4)
+    condition = Condition(Model("tiny-s"), study, probes=[Recall()])
+
+    def read(probe: Probe) -> float:
+        asked = dataclasses.replace(condition, probes=[probe])
+        forest = grow([asked])
+        trials = bundle(forest, forest.asks, lambda _: 1)
+        return work_of(trials[0].base.id, trials).measured
+
+    plain = read(Recall(canaries.corpus()))
+    assert read(Exposure(canaries, candidates="all")) == pytest.approx(plain * 10_000 / 16, rel=1e-3)
+    assert read(Exposure(canaries, candidates=160)) == pytest.approx(plain * 11, rel=1e-2)
+    assert read(Exposure(canaries, pair=canaries.pair())) == pytest.approx(2 * plain, rel=0.1)
+    assert read(Capacity(canaries)) == pytest.approx(2 * read(Capacity(canaries, reference=False)), rel=1e-2)
+    once = read(Membership(pair, reference=False))
+    assert read(Membership(pair)) == read(Quantized(Recognition(pair))) == pytest.approx(2 * once, rel=1e-4)
