@@ -244,6 +244,8 @@ def single_texts(made: Made) -> None:
         made.result("quantized", rows, {}, **common)
         rows = [{"task": "t", "item": i, "truth_ratio": 0.5, "rougeL_recall": 0.5} for i in range(made.items)]
         made.result("truth_ratio", rows, {}, **common)
+        rows = [{"task": "t", "item": i, "rougeL": 0.5, "rougeL_recall": 0.5} for i in range(made.items)]
+        made.result("continuation", rows, {}, **common)
         rows = [
             {"item": i, "canary": i, "copies": 1, "secret": f"{i}", "text": f"It is {i}.", "tokens": 9, "nll": 20.0 - i}
             | {"rank": 1 + i, "candidates": 1000, "exposure": 9.0, "fitted": 12.0}

@@ -45,6 +45,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "prefix_offset": ("offset_tokens", "prefix_tokens"),
     "quantized": ("probe", "task", "bits", "group_size", "prefix_tokens"),
     "truth_ratio": ("task",),
+    "continuation": ("task",),
 }
 """Columns of a kind's items that tell apart what is never averaged."""
 
@@ -99,6 +100,10 @@ _KNOWN: Mapping[str, tuple[Measure, ...]] = {
     "prefix_offset": (
         Measure("matching", "matching tokens (share of a suffix)", "matching"),
         Measure("exact", "suffixes given exactly (share)", "exact::int"),
+    ),
+    "continuation": (
+        Measure("continuation", "ROUGE-L of what is written", "rougeL"),
+        Measure("rougeL_recall", "words of the reference that are written (share)", "rougeL_recall"),
     ),
     "priming": (Measure("priming", "probability of keywords, over that before study", "ratio", False, 1.0),),
     "capacity": (

@@ -81,6 +81,8 @@ def _kind_of(columns: list[str], y: str | None) -> str:
         return "savings"
     if "truth_ratio" in columns:
         return "truth_ratio"
+    if "reference" in columns and "rougeL" in columns:
+        return "continuation"
     if "prefix_tokens" in columns:
         return "extraction"
     if "min_k_plus" in columns:

@@ -29,7 +29,7 @@ PADDING = 1.15
 """Of a batch, which is of texts of like length."""
 RECALLED = 6_144
 """Tokens of texts that are completed together."""
-COMPLETING = ("recall", "qa", "quantized", "truth_ratio")
+COMPLETING = ("recall", "qa", "quantized", "truth_ratio", "continuation")
 """Kinds whose texts are completed, or may be."""
 SPREAD = 0.25
 """By which what was measured may be off for other conditions."""

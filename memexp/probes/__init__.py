@@ -11,6 +11,7 @@ from memexp.probes.ablation import LayerAblation
 from memexp.probes.base_forgetting import BaseForgetting
 from memexp.probes.capacity import Capacity
 from memexp.probes.choice import Choice
+from memexp.probes.continuation import Continuation
 from memexp.probes.exposure import Exposure
 from memexp.probes.extraction import Extraction
 from memexp.probes.lm_eval import LmEval
@@ -33,6 +34,7 @@ __all__ = [
     "BaseForgetting",
     "Capacity",
     "Choice",
+    "Continuation",
     "Exposure",
     "Extraction",
     "FactRatios",
@@ -54,6 +56,7 @@ BY_KIND: dict[str, type[Probe]] = {
     for probe in (
         *(Recognition, Recall, QA, Choice, LmEval, LayerAblation, FactRatios, Extraction, Membership),
         *(Exposure, Spans, Capacity, BaseForgetting, PrefixOffset, Priming, Quantized, Savings, TruthRatio),
+        Continuation,
     )
 }
 """memexp's own probes by the name of their table, which no other may write to."""

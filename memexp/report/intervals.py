@@ -20,7 +20,9 @@ __all__ = ["Interval", "intervals", "said_of"]
 SETTINGS = ("seed", "init_seed", "lora_seed", "pretrain_seed", "corpus_id", "corpus")
 LABELS = ("replication", "counterbalanced")
 """What tells seeds and lists apart, see `memexp.stats.summary`."""
-SHARES = frozenset({"recognition", "recall", "qa", "choice", "ablation", "extraction", "prefix_offset", "truth_ratio"})
+SHARES = frozenset(
+    {"recognition", "recall", "qa", "choice", "ablation", "extraction", "prefix_offset", "truth_ratio", "continuation"}
+)
 """Kinds whose headline lies between 0 and 1, and so does what its mean may be."""
 
 

@@ -82,6 +82,7 @@ PARTS: Mapping[str, Sequence[str]] = {
     "prefix_offset": ["offset_tokens", "prefix_tokens", "suffix_tokens"],
     "quantized": ["probe", "task", "bits", "group_size", "prefix_tokens"],
     "truth_ratio": ["task"],
+    "continuation": ["task"],
 }
 """Columns of items over which no mean is taken."""
 ITEMS: Mapping[str, str] = {

@@ -5,6 +5,7 @@ unit, rows = file_rows(Path("questions.jsonl"))     # "line", [(1, {"question": 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import itertools
@@ -80,6 +81,8 @@ def file_rows(path: Path) -> tuple[str, list[NumberedRow]]:
     Raises DataError where the file cannot be read; the message names file and line.
     """
     try:
+        if path.suffix.lower() == ".json" and _holds_a_list(path):
+            return "entry", _json_list(path)
         unit, read = _READERS[path.suffix.lower()]
         return unit, read(path)
     except OSError as error:
@@ -120,6 +123,31 @@ def _json_lines(path: Path) -> list[NumberedRow]:
         if not line.strip():
             continue
         rows.append((number, json_row(f"{path}, line {number}", line)))
+    return rows
+
+
+def _holds_a_list(path: Path) -> bool:
+    """Whether a file begins as one list, and not with an object a line."""
+    with path.open("rb") as handle:
+        stripped = (line.removeprefix(codecs.BOM_UTF8).lstrip() for line in handle)
+        return next(filter(None, stripped), b"").startswith(b"[")
+
+
+def _json_list(path: Path) -> list[NumberedRow]:
+    """Objects, or texts, which get the column ``text``."""
+    whole = "".join(line for _, line in lines(path))
+    try:
+        entries = parsed(whole)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: JSON that cannot be read: {one_line(error)}") from None
+    rows: list[NumberedRow] = []
+    for number, entry in enumerate(entries, start=1):
+        row = {"text": entry} if isinstance(entry, str) else entry
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, entry {number}: expected an object or a text, got {type(row).__name__}")
+        rows.append((number, row))
     return rows
 
 

@@ -1,7 +1,7 @@
 """Questions, facts and spans: from a file, a hub dataset or Python to one JSON object each, of the columns that count.
 
-The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv 2409.14057) and of fictional-knowledge (Chang
-et al. 2024, arXiv 2406.11813); see `memexp.spec.ItemFile`.
+The columns are those of Country-city-animals (Zhang, Li & Wu 2024, arXiv 2409.14057), of fictional-knowledge (Chang et
+al. 2024, arXiv 2406.11813) and of MUSE (Shi et al. 2024, arXiv 2407.06460); see `memexp.spec.ItemFile`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ __all__ = ["read_items"]
 
 _FACT = ("head", "relation", "tail")
 _QUESTION = ("question", "answer")
+_PROMPT = ("prompt", "gt")
 _CONTEXT = "train_context"
 _SPANS = ("mem", "gen", "hard_gen")
 """Of verbatim spans, paraphrases and compositions the fields begin so, and end in ``_input`` and ``_target``."""
@@ -59,6 +60,10 @@ def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
     if "keyword" in row and "question" not in row:
         _check(where, "keyword", row["keyword"])
         return {"keyword": row["keyword"], "prefixes": _texts(where, "prefixes", row.get("prefixes"))}
+    if _PROMPT[0] in row and "question" not in row:
+        for name in _PROMPT:
+            _check(where, name, row.get(name))
+        return {name: row[name] for name in _PROMPT}
     wanted = _FACT if "head" in row and "question" not in row else _QUESTION
     for name in wanted:
         if name not in row:
@@ -66,7 +71,7 @@ def _item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
             raise DataError(
                 f"{where}: no column {name!r} (it has {has}); a question has question and answer, "
                 "a fact has head, relation and tail, spans have train_context, mem_input and mem_target, a keyword has "
-                "keyword and prefixes"
+                "keyword and prefixes, a prompt has prompt and gt"
             )
     item = {name: row[name] for name in wanted}
     texts = dict(item)

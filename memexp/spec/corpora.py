@@ -40,8 +40,8 @@ def _with_field(name: str, field: str | None) -> str:
 
 @spec
 class TextFile:
-    """A local file of texts: ``.jsonl`` or ``.json`` (an object a line), ``.csv``, ``.txt`` (a text a line), or
-    ``.parquet``."""
+    """A local file of texts: ``.jsonl`` or ``.json`` (an object a line, or one list of objects or texts), ``.csv``,
+    ``.txt`` (a text a line), or ``.parquet``."""
 
     path: PathText
     """Where the file is, absolute or relative to the current folder. Recorded, never part of an identity."""
@@ -213,7 +213,8 @@ class Pair:
 
 @spec
 class ItemFile:
-    """A local file of questions or facts: ``.jsonl`` or ``.json`` (an object a line), ``.csv`` or ``.parquet``.
+    """A local file of questions or facts: ``.jsonl`` or ``.json`` (an object a line, or one list of them), ``.csv`` or
+    ``.parquet``.
 
     A question has ``question`` and ``answer``, with ``choices`` (a list of at least two) the index, from 0, of the
     right one; a fact has ``head``, ``relation`` and ``tail``. An optional ``fact`` says which questions are about the
@@ -222,7 +223,8 @@ class ItemFile:
     A text with spans (`memexp.Spans`) has ``train_context``, the text, and lists of equal length ``mem_input`` and
     ``mem_target``, ``gen_input`` and ``gen_target``, ``hard_gen_input`` and ``hard_gen_target``, or some of these
     pairs: the columns of kaist-ai/fictional-knowledge (Chang et al. 2024, arXiv 2406.11813). A keyword
-    (`memexp.Priming`) has ``keyword`` and a list ``prefixes``. Other columns are not read.
+    (`memexp.Priming`) has ``keyword`` and a list ``prefixes``; a prompt (`memexp.Continuation`) has ``prompt`` and what
+    should come, ``gt``: the columns of MUSE (Shi et al. 2024, arXiv 2407.06460). Other columns are not read.
     """
 
     path: PathText

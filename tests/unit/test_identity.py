@@ -31,6 +31,7 @@ from memexp import (
     Capacity,
     Choice,
     Condition,
+    Continuation,
     Cyclic,
     Exposure,
     Extraction,
@@ -285,6 +286,19 @@ def test_golden_of_what_is_left(pair: Pair) -> None:
         "e8f4808f921a1eb6",
         "91d2acb068620dee",
     ]
+
+
+def test_golden_of_one_pair_and_of_what_is_written(pair: Pair) -> None:
+    canaries = Canaries(length=4, count=2)
+    prompts = InlineItems("prompts", [{"prompt": "It is", "gt": "so."}])
+    questions, shots = (InlineItems(name, [{"question": "Why?", "answer": name}]) for name in ("few", "more"))
+    probes = [
+        Exposure(canaries, pair=canaries.pair()),
+        Continuation(prompts),
+        Continuation(questions, shots, most_tokens=32, task="mine"),
+    ]
+    asked = condition(dataclasses.replace(pair, targets=canaries.pair().targets), probes=probes)
+    assert ids(asked)["probes"] == ["14fae1e9485e40ff", "e8c85d8e564e7409", "01cd995ae72e4acf"]
 
 
 def test_golden_one_pass(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

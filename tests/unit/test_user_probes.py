@@ -174,7 +174,7 @@ def test_memexps_own_headlines_hold_for_their_columns() -> None:
     headlines = {kind for kind, probe in BY_KIND.items() if probe.headline}
     assert headlines == {
         *("recognition", "recall", "qa", "choice", "extraction", "exposure", "spans", "capacity", "base_forgetting"),
-        *("prefix_offset", "priming", "quantized", "savings", "truth_ratio"),
+        *("prefix_offset", "priming", "quantized", "savings", "truth_ratio", "continuation"),
     }
 
 
