@@ -22,7 +22,7 @@ from unittest import mock
 from benchmarks.published_grid import conditions, made_lists
 from benchmarks.published_models import CONFIGS
 from memexp import Model, Resources, Sweep
-from memexp.plan import Forest, Trial, apart, bundle, outlay
+from memexp.plan import Forest, Trial, apart, bundle, lengths
 from memexp.plan.inspection import Inspection, sizes
 from memexp.plan.outlay import DISK, GROUP, WARM, Times
 
@@ -73,7 +73,7 @@ def spans(forest: Forest, devices: int, factors: Callable[[], float] = lambda: 1
     nodes = devices // node
     asks = [ask for ask in forest.asks if forest.resources[forest.base(ask.stage).id].workers <= node]
     inspections = sizes([forest.base(base).model for base in forest.resources])
-    with mock.patch.object(outlay, "bytes_per_token", lambda *_: None):  # as in `published_grid.plans`
+    with mock.patch.object(lengths, "bytes_per_token", lambda *_: None):  # as in `published_grid.plans`
         times = Times(inspections, lambda _: DEVICE)
         trials = bundle(forest, asks, lambda one: nodes * (node // one.workers), times)
         wrong = {base: factors() for base in forest.resources}

@@ -29,6 +29,16 @@ sweep = Sweep(name="large", conditions=[
 if __name__ == "__main__":
     sweep.main()
 """
+MEASURED = """\
+import pathlib, re, sys
+from memexp.cli import main
+out = pathlib.Path(sys.argv.pop(1))
+try:
+    sys.exit(main(sys.argv[1:]))
+finally:
+    out.write_text(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+"""
+"""`memexp`, which leaves its peak in KiB: rusage has that of the process that started it, where that is larger."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +59,14 @@ def planned(folder: Path, seeds: int = SEEDS) -> Planned:
     """
     script = folder / "large.py"
     script.write_text(SCRIPT.format(seeds=seeds))
-    command = python("-m", "memexp.cli", "plan", "--json", script, "--store", folder / "results")
+    command = python("-c", MEASURED, folder / "peak", "plan", "--json", script, "--store", folder / "results")
     process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE)
     assert process.stdout is not None
     said = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise Failed(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-    plan = json.loads(said)
+        raise Failed(f"memexp plan {script} ended with {os.waitstatus_to_exitcode(status)}")
+    plan, peak = json.loads(said), int((folder / "peak").read_text())
     if (plan["conditions"], plan["stages"]) != (1_000 * seeds, 1_000 * seeds + 1):
         raise Unequal(f"planning: {plan['conditions']} conditions of {plan['stages']} stages")
-    return Planned(plan, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Planned(plan, usage.ru_utime + usage.ru_stime, peak / 1024)

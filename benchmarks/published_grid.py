@@ -23,7 +23,7 @@ from unittest import mock
 from benchmarks.published_models import CONFIGS, planned
 from memexp import Condition, Model, Resources, Sweep
 from memexp.driver.outlook import Purchase
-from memexp.plan import outlay
+from memexp.plan import lengths
 from memexp.plan.devices import DEVICES
 
 __all__ = ["PRICES", "WRITTEN", "Row", "conditions", "made_lists", "page", "plans", "short", "table", "total"]
@@ -92,7 +92,7 @@ def plans(grid: Sequence[Condition], device: str, store: Path, dtype: Dtype = "f
     The tokenizer that stands in for theirs does not tell how long their tokens are; bytes do, as of any model whose
     tokenizer is not at hand.
     """
-    with mock.patch.object(outlay, "bytes_per_token", lambda *_: None):
+    with mock.patch.object(lengths, "bytes_per_token", lambda *_: None):
         return _plans(grid, device, store, dtype)
 
 

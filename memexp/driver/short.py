@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from memexp import plan as planning
 from memexp.driver.work import Work
@@ -23,7 +23,7 @@ from memexp.plan.heartbeat import died
 from memexp.plan.inspection import Inspection, sizes
 from memexp.plan.outlay import hours, seconds_per_token, work_of
 from memexp.probes.lm_eval import LmEval
-from memexp.spec import Probe, written_by_user
+from memexp.spec import Probe, probes_within, written_by_user
 from memexp.wording import span
 
 __all__ = ["RAY_START", "Way", "way_of"]
@@ -109,10 +109,10 @@ def _edges(work: Work) -> list[Forest]:
 
 def _own(probe: Probe) -> str | None:
     """The name of a class that executes what a user wrote: of a probe, or of one within it."""
-    if written_by_user(type(probe)) or (isinstance(probe, LmEval) and probe.include_path is not None):
-        return type(probe).__name__
-    values = (getattr(probe, item.name) for item in fields(probe))  # type: ignore[arg-type] # Condition has checked it
-    return next((name for value in values if isinstance(value, Probe) and (name := _own(value))), None)
+    for one in probes_within(probe):
+        if written_by_user(type(one)) or (isinstance(one, LmEval) and one.include_path is not None):
+            return type(one).__name__
+    return None
 
 
 def _seconds(

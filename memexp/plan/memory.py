@@ -51,6 +51,8 @@ class Load:
     passed."""
     diverging: bool = False
     """Whether the other is held against what the model where unlearning began says of it, as KL does."""
+    rounding: bool = False
+    """Whether a probe asks the model with weights of few bits, while what they were is on the host."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def needed(
     base = 0 if model.full and inspection.kept_in_files and 4 * model.learning > COPIED else 1
     states = base + (1 + load.moments) * load.forks
     copies = 4 * model.learning // model.workers * states + (moments + began if offloaded else 0)
+    if load.rounding and (on_gpu or not model.full):  # else gradients, which are gone by then, take as much
+        copies += model.held - (0 if model.full else 4 * model.learning // model.workers)
     process = GPU_PROCESS if on_gpu else HOST_PROCESS
     recall = sum(standing.values()) + peaks[-1]["cache"] + _whole(model) + process + (0 if on_gpu else copies)
     return Need(

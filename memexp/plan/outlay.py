@@ -20,8 +20,8 @@ from memexp.plan.inspection import Inspection
 from memexp.plan.lengths import Lengths
 from memexp.plan.memory import Load
 from memexp.plan.trials import Trial
-from memexp.probes import Savings
-from memexp.spec import AdamW, LoRA, Resources, Unlearn
+from memexp.probes import Quantized, Savings
+from memexp.spec import AdamW, LoRA, Resources, Unlearn, probes_within
 
 __all__ = ["Times", "Work", "hours", "load_of", "occupied", "seconds_per_token", "work_alone", "work_of"]
 
@@ -29,7 +29,7 @@ PADDING = 1.15
 """Of a batch, which is of texts of like length."""
 RECALLED = 6_144
 """Tokens of texts that are completed together."""
-COMPLETING = ("recall", "qa", "quantized", "truth_ratio", "continuation")
+COMPLETING = ("recall", "qa", "truth_ratio", "continuation")
 """Kinds whose texts are completed, or may be."""
 SPREAD = 0.25
 """By which what was measured may be off for other conditions."""
@@ -72,8 +72,9 @@ def load_of(forest: Forest, base: str) -> Load:
     tokens += [PADDING * math.prod(lengths.restudied(forest, ask)) for ask, _ in restudies]
     forks = _forks(base, stages) + bool(restudies)  # the trajectory, while a copy of the model studies
     moments = max([_most_moments(stages), *((probe.optimizer or AdamW()).moments for _, probe in restudies)])
-    recalled = RECALLED if any(ask.kind in COMPLETING for ask in asks) else 0
-    return Load(int(max(tokens, default=0)), forks, recalled, moments, _held(stages), parted, diverging)
+    recalled = RECALLED if any(one.kind in COMPLETING for ask in asks for one in probes_within(ask.probe)) else 0
+    rounding = any(isinstance(one, Quantized) for ask in asks for one in probes_within(ask.probe))
+    return Load(int(max(tokens, default=0)), forks, recalled, moments, _held(stages), parted, diverging, rounding)
 
 
 def _most_moments(stages: Iterable[Stage]) -> int:

@@ -9,7 +9,7 @@ is checked when the object is made, so a wrong value fails on the line that hold
 Imports nothing of memexp but errors, so that everybody may import it.
 """
 
-from memexp.spec.condition import Condition, Probe, counterbalanced
+from memexp.spec.condition import Condition, Probe, counterbalanced, probes_within, runs_users_code
 from memexp.spec.corpora import (
     Corpus,
     HubItems,
@@ -94,7 +94,9 @@ __all__ = [
     "Unlearn",
     "counterbalanced",
     "located",
+    "probes_within",
     "retention_steps",
+    "runs_users_code",
     "spec",
     "written_by_user",
 ]

@@ -14,7 +14,7 @@ from memexp.errors import SpecError, writable
 from memexp.spec.corpora import Corpus, Pair
 from memexp.spec.fields import LARGEST, NAME, Count, as_tuple, finite, spec
 from memexp.spec.headline import Headline
-from memexp.spec.located import located
+from memexp.spec.located import located, written_by_user
 from memexp.spec.models import Full, LoRA, Model
 from memexp.spec.presentations import Spaced
 from memexp.spec.token_asks import Passed
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from memexp.core.session import Session
     from memexp.sources import ResolvedModel
 
-__all__ = ["Condition", "Probe", "counterbalanced"]
+__all__ = ["Condition", "Probe", "counterbalanced", "probes_within", "runs_users_code"]
 
 LONGEST_KIND = 100
 """Characters; names of files that begin with a kind go on with two identities and an attempt, and have 255 bytes."""
@@ -135,6 +135,19 @@ class Probe(ABC):
         Returns:
             A table with the columns of `schema`, one row per item.
         """
+
+
+def probes_within(probe: Probe) -> Iterator[Probe]:
+    """A probe, and those that it has as fields, which may have some too."""
+    yield probe
+    for item in dataclasses.fields(probe):  # type: ignore[arg-type] # a condition has checked that it is a dataclass
+        if isinstance(value := getattr(probe, item.name), Probe):
+            yield from probes_within(value)
+
+
+def runs_users_code(probe: Probe) -> bool:
+    """Whether a user wrote the probe, or one within it: such a one may do anything to the model."""
+    return any(written_by_user(type(one)) for one in probes_within(probe))
 
 
 @spec

@@ -12,7 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,9 +23,9 @@ from memexp.core.model import LanguageModel, set_dropout
 from memexp.core.optimizer import fresh_optimizer
 from memexp.core.train import update
 from memexp.errors import StoreError, one_line
-from memexp.identity import identity
+from memexp.identity import canonical, identity
 from memexp.plan import TrainingStage
-from memexp.spec import Training
+from memexp.spec import AdamW, Training
 from memexp.trial.base import WarmBase, renew
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def chosen(walk: Walk, base: WarmBase) -> int:
 def _path(walk: Walk, stage: TrainingStage) -> str:
     """Where the choice is kept: it depends on what takes part in a step, and on what computes it."""
     settings, made = stage.settings, walk.notes.made_with
-    step = [walk.trial.base.id, settings.batch_size, settings.block_size, walk.trial.resources.checkpointing]
+    step: list[Any] = [walk.trial.base.id, settings.batch_size, settings.block_size, walk.trial.resources.checkpointing]
+    if settings.optimizer != AdamW():
+        step.append(canonical(settings.optimizer))
     return f"{FOLDER}/{identity([*step, walk.lanes, made['device'], made['threads'], made['torch']])}.json"
 
 

@@ -1,6 +1,6 @@
 """One measurement: a user's own code beside a model, and in a process, that others still need.
 
-guard = Inert(lm, weights=written_by_user(type(probe)))
+guard = Inert(lm, weights=runs_users_code(probe))
 items, about = measured(probe, Session(lm, untaught), texts, guard, printed)
 """
 
@@ -17,7 +17,7 @@ from memexp.errors import SpecError
 from memexp.plan import Ask
 from memexp.probes.checks import checked
 from memexp.signals import Interrupted, Stopped, asked
-from memexp.spec import Probe, located, written_by_user
+from memexp.spec import Probe, located, runs_users_code
 from memexp.trial.printed import Printed
 
 __all__ = ["Quit", "measured", "passes_of"]
@@ -29,7 +29,7 @@ class Quit(Exception):
 
 def passes_of(measurements: Iterable[Sequence[Ask]], texts: Callable[[Ask], Mapping[str, Sequence[str]]]) -> PassMemory:
     """The passes that measurements after one stage share, by their probes' identities; a user's own share none."""
-    asks = [asks[0] for asks in measurements if not written_by_user(type(asks[0].probe))]
+    asks = [asks[0] for asks in measurements if not runs_users_code(asks[0].probe)]
     return PassMemory({ask.probe_id: ask.probe.passed(texts(ask)) for ask in asks})
 
 

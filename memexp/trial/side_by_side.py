@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from memexp.core.model import LanguageModel
 from memexp.errors import ModelError
 from memexp.plan import Ask, Stage, Trial
-from memexp.spec import LoRA, written_by_user
+from memexp.spec import LoRA, runs_users_code
 from memexp.trial.aims import is_aimed
 from memexp.trial.base import WarmBase, renew
 from memexp.trial.lane_choice import chosen
@@ -35,7 +35,7 @@ def lanes_of(trial: Trial, asks: Sequence[Ask], children: Mapping[str, Sequence[
     memory ran out of on one of several workers.
     """
     forks = any(len(after) > 1 for after in children.values())
-    own = any(written_by_user(type(ask.probe)) for ask in asks)
+    own = any(runs_users_code(ask.probe) for ask in asks)
     own |= isinstance(trial.base.method, LoRA) and any(ask.probe.changes_frozen for ask in asks)
     aimed = any(is_aimed(stage.settings) for stage in trial.stages)
     apart = aimed or trial.cautious or trial.stoppable or trial.halved or trial.alone

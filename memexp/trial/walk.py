@@ -22,7 +22,7 @@ from memexp.core.train import Step, train
 from memexp.errors import StoreError
 from memexp.plan import Ask, ForgetStage, Stage, TrainingStage, Trial
 from memexp.plan.attempts import Attempt, Progress
-from memexp.spec import written_by_user
+from memexp.spec import runs_users_code
 from memexp.store.snapshots import Mark, Marks
 from memexp.trial.aims import aim_of, untaught
 from memexp.trial.base import WarmBase, renew
@@ -208,7 +208,7 @@ class Walk:
             self.saver.leave_if_told(stage)
             began, probe, texts = time.monotonic(), asks[0].probe, self.texts.of_probe(asks[0])
             printed = Printed(probe)
-            guard = Inert(self.state.lm, weights=written_by_user(type(probe)))
+            guard = Inert(self.state.lm, weights=runs_users_code(probe))
             try:
                 before = untaught(self, stage)
                 began = self.activity.turn_to(stage, asks[0])

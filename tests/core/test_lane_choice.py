@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,25 @@ from support import data
 import memexp.trial.lane_choice as choice
 from memexp.core.processes import World
 from memexp.plan.attempts import Attempt
-from memexp.spec import Condition, LoRA, Resources
+from memexp.spec import SGD, AdamW, Condition, LoRA, Resources
 from memexp.store import Store
 from memexp.trial.execute import WarmBase, execute
 
 AUTO = Resources(lanes="auto")
 
 
-def leave(store: Store, resources: Resources = AUTO, base: WarmBase | None = None, **settings: Any) -> Store:
+def leave(
+    store: Store,
+    resources: Resources = AUTO,
+    base: WarmBase | None = None,
+    optimizer: AdamW | SGD | None = None,
+    **settings: Any,
+) -> Store:
     """Execute some studies, of LoRA with dropout."""
-    trial = trial_of([one for one in grid(LoRA(r=4), dropout=0.1, **settings) if _is_cheap(one)])
+    conditions = [one for one in grid(LoRA(r=4), dropout=0.1, **settings) if _is_cheap(one)]
+    if optimizer is not None:
+        conditions = [replace(one, study=replace(one.study, optimizer=optimizer)) for one in conditions]
+    trial = trial_of(conditions)
     trial.resources = resources
     assert execute(trial, store, World.current(), Attempt("test", "a"), base=base) == []
     return store
@@ -134,6 +144,13 @@ def test_where_nothing_is_gained_it_is_one_and_what_was_tried_is_undone(
     store = leave(Store(tmp_path))
     assert tried == [1, 4, 2] and lanes_of(store) == {1}
     assert data(store.location) == data(alone.location), "bit for bit"
+
+
+def test_another_optimizer_is_tried_by_itself(pretend: Pretend, tmp_path: Path) -> None:
+    tried, store = pretend({1: 1.0, 4: 1.0}), Store(tmp_path)
+    for optimizer in (None, AdamW(), SGD(), SGD(0.9), SGD()):
+        leave(store, optimizer=optimizer)
+    assert tried == [1, 4] * 3 and len([*(tmp_path / choice.FOLDER).iterdir()]) == 3
 
 
 def test_another_batch_has_lanes_of_its_own(pretend: Pretend, tmp_path: Path) -> None:

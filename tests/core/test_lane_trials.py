@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,23 +18,38 @@ from memexp.core.lanes import Lanes
 from memexp.core.processes import World
 from memexp.errors import ModelError, SpecError
 from memexp.plan.attempts import Attempt
-from memexp.probes import BY_KIND, BaseForgetting, Extraction, Membership, Recall, Recognition
+from memexp.probes import (
+    BY_KIND,
+    QA,
+    BaseForgetting,
+    Extraction,
+    LayerAblation,
+    Membership,
+    Quantized,
+    Recall,
+    Recognition,
+)
 from memexp.signals import Interrupted
 from memexp.spec import (
     Condition,
     Forget,
     Full,
+    InlineItems,
     Interference,
     LoRA,
     Model,
     Pair,
+    Probe,
     RandomInit,
     Resources,
     ShippedText,
     Study,
+    runs_users_code,
+    spec,
 )
 from memexp.store import Store
 from memexp.trial.execute import execute
+from memexp.trial.side_by_side import lanes_of
 
 PAIR = Pair(ShippedText("sentences-targets", first=12), ShippedText("sentences-foils", first=12))
 KINDS = ("recognition", "recall", "training")
@@ -204,3 +219,30 @@ def test_what_papers_of_memorisation_measure_is_the_same_in_lanes(tmp_path: Path
             for lr in (1e-3, 1e-2)
         }
         assert measured[1e-3] != measured[1e-2], f"{probe.kind}: lanes differ"
+
+
+@spec
+class Reading(QA):
+    """Of a user, who may do anything."""
+
+    kind: ClassVar[str] = "reading"
+
+
+@pytest.mark.parametrize("within", [LayerAblation, Quantized])
+def test_what_a_user_wrote_is_by_itself_also_within_a_probe(
+    within: type[Probe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = InlineItems("q", [{"question": "Why?", "answer": "So."}])
+
+    def lanes(probe: Probe) -> int:
+        conditions = [dataclasses.replace(one, probes=[probe]) for one in grid(Full())]
+        trial = dataclasses.replace(trial_of(conditions), resources=Resources(lanes=4))
+        children: dict[str, list[Any]] = {}
+        for stage in trial.stages:
+            children.setdefault(stage.parent, []).append(stage)
+        return lanes_of(trial, trial.asks, children)
+
+    assert (lanes(within(QA(items))), lanes(within(Reading(items)))) == (4, 1)
+    assert not runs_users_code(within(QA(items))) and runs_users_code(within(Reading(items)))
+    monkeypatch.setattr(Reading, "__module__", "memexp.probes.reading")
+    assert lanes(within(Reading(items))) == 4, "the control"

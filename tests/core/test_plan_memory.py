@@ -54,3 +54,18 @@ def test_the_smallest_number_of_workers_is_named() -> None:
     assert fewest(need, 80e9) == 2
     assert fewest(need, 40e9) == 4
     assert fewest(need, 1e6) is None
+
+
+def test_weights_that_few_bits_take_the_place_of_are_on_the_host() -> None:
+    model, load = inspection("gpt2"), Load(TOKENS)
+    few = dataclasses.replace(load, rounding=True)
+
+    def more(method: Full | LoRA, resources: Resources) -> int:
+        one, other = (needed(model, method, "float32", resources, each) for each in (load, few))
+        assert one.parts == other.parts
+        return other.copies - one.copies
+
+    assert more(Full(), Resources(gpus=1)) == 4 * model.parameters
+    assert more(Full(), Resources()) == 0, "where gradients were"
+    for resources in (Resources(), Resources(gpus=1)):
+        assert more(LoRA(r=8), resources) == pytest.approx(4 * model.parameters, rel=0.01), "the frozen ones"

@@ -10,14 +10,17 @@ import pytest
 
 from memexp import (
     EWC,
+    QA,
     SGD,
     AdamW,
     Canaries,
     Capacity,
     Condition,
     Exposure,
+    InlineItems,
     InlineText,
     Interference,
+    LayerAblation,
     LoRA,
     Membership,
     Model,
@@ -245,3 +248,17 @@ def test_what_a_probe_reads_beside_its_lists_is_counted() -> None:
     assert read(Capacity(canaries)) == pytest.approx(2 * read(Capacity(canaries, reference=False)), rel=1e-2)
     once = read(Membership(pair, reference=False))
     assert read(Membership(pair)) == read(Quantized(Recognition(pair))) == pytest.approx(2 * once, rel=1e-4)
+
+
+def test_completions_and_few_bits_take_memory_also_within_a_probe() -> None:
+    study = Study(ShippedText("sentences-targets"), exposures=1, lr=1e-3, batch_size=4)
+    pair = Pair(ShippedText("sentences-targets"), ShippedText("sentences-foils"))
+    items = InlineItems("q", [{"question": "Why?", "answer": "So."}])
+
+    def load(probe: Probe) -> tuple[bool, bool]:
+        forest = grow([Condition(Model("tiny-s"), study, probes=[probe])])
+        found = load_of(forest, next(iter(forest.resources)))
+        return found.cue_tokens > 0, found.rounding
+
+    asked = (Recognition(pair), Recall(), LayerAblation(QA(items)), Quantized(Recognition(pair)), Quantized(Recall()))
+    assert [load(one) for one in asked] == [(False, False), (True, False), (True, False), (False, True), (True, True)]
