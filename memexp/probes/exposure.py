@@ -60,6 +60,8 @@ FEWEST = 10
 """Candidates that three parameters are fitted to."""
 FAR = 1e-3
 """A share below which the skew normal's cdf, a difference of two numbers, is integrated instead."""
+NEAR = 1e-10
+"""A share down to which that difference has some digits."""
 
 
 @spec
@@ -243,8 +245,11 @@ def log_share_below(value: float, fit: SkewNormal) -> float:
     def log_density(at: float) -> float:
         return float(math.log(2) - at**2 / 2 - math.log(2 * math.pi) / 2 + log_ndtr(shape * at))
 
-    # Below z the density falls from its greatest value there, at this rate at first: in its unit all is smooth.
-    top, step = log_density(z), 1e-4
-    rate = max((top - log_density(z - step)) / step, 1.0)
-    rest, _ = quad(lambda u: math.exp(min(log_density(z - u / rate) - top, 0.0)), 0, math.inf)
-    return top + math.log(rest / rate)
+    # It falls ever faster from z downwards: at first at its slope there, and soon at that of its curvature.
+    top, below = log_density(z), shape * z
+    slope = -z + shape * math.exp(-(below**2) / 2 - math.log(2 * math.pi) / 2 - float(log_ndtr(below)))
+    rate = max(slope, math.sqrt(1 + shape**2))
+    rest, *said = quad(lambda u: math.exp(min(log_density(z - u / rate) - top, 0.0)), 0, math.inf, full_output=1)
+    if share > NEAR and (len(said) > 2 or rest <= 0):  # a shape so extreme that the density ends like a wall
+        return math.log(share)
+    return top + math.log((rest if rest > 0 else 1.0) / rate)

@@ -241,3 +241,12 @@ def test_a_list_of_ones_own_may_hold_canaries() -> None:
     a, b, *rest = CANARIES.corpus().texts
     mixed = InlineText("mixed", [a, a, b, *TARGETS[:3], *rest])
     Exposure(CANARIES, mixed, "all").check({"corpus": mixed.texts}, {"corpus": "mixed"})
+
+
+@pytest.mark.parametrize("shape", [-1e6, -30.0, 20.0, 1e4, 1e6])
+@pytest.mark.parametrize("z", [-8.0, -1e-3, -1e-5, 1e-5])
+@pytest.mark.filterwarnings("error")
+def test_a_tail_that_ends_like_a_wall_has_a_logarithm_all_the_same(shape: float, z: float) -> None:
+    """Few candidates can have such a fit. A logarithm of the cdf of a log-concave density is concave and rises."""
+    logs = [log_share_below(each, (shape, 0.0, 1.0)) for each in (z - 1e-6, z, z + 1e-6)]
+    assert all(math.isfinite(one) and one <= 0 for one in logs) and logs == sorted(logs)
