@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
-from memexp.core.data import Row
+from memexp.core.data import Row, encode
 from memexp.core.model import LanguageModel
 from memexp.core.token_stats import TokenStats, for_several
 from memexp.spec import Passed, TokenAsk
@@ -28,7 +29,15 @@ class SharedPass:
         """`asks`: of all who ask about the same rows."""
         self.asks = dict.fromkeys(asks)
         self._passed: tuple[object, list[tuple[int, ...]]] | None = None
+        self._encoded: tuple[tuple[int, tuple[str, ...]], list[list[int]]] | None = None
         self._told: dict[TokenAsk, list[TokenStats]] = {}
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], block_size: int) -> list[list[int]]:
+        """As `memexp.core.data.encode`, of the same texts once."""
+        asked = block_size, tuple(texts)
+        if self._encoded is None or self._encoded[0] != asked:
+            self._encoded = asked, encode(tokenizer, texts, block_size)
+        return [list(row) for row in self._encoded[1]]
 
     def token_nlls(self, lm: LanguageModel, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """As `memexp.core.scoring.token_nlls`."""

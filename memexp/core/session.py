@@ -67,6 +67,8 @@ class Session:
 
     def encode(self, texts: Sequence[str], block_size: int) -> list[list[int]]:
         """Token ids of each text, truncated to `block_size`."""
+        if self._shared is not None:
+            return self._shared.encode(self.tokenizer, texts, block_size)
         return encode(self.tokenizer, texts, block_size)
 
     def without_ends(self, rows: Sequence[list[int]]) -> list[list[int]]:

@@ -165,5 +165,10 @@ def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus | Items]]:
 
 def _fields(probe: Probe) -> Iterator[tuple[str, Any]]:
     """Name and value of every field."""
-    for item in fields(probe):  # type: ignore[arg-type] # Condition has checked that it is a dataclass
-        yield item.name, getattr(probe, item.name)
+    for name in _names(type(probe)):
+        yield name, getattr(probe, name)
+
+
+@functools.cache
+def _names(cls: type[Probe]) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(cls))  # type: ignore[arg-type] # Condition has checked that it is one

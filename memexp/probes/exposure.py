@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -176,10 +177,12 @@ class Exposure(Probe):
         among = nlls[others:]
         fit = fitted_tail(among)
         found: list[dict[str, Any]] = []
+        first = {text: at for at, text in reversed([*enumerate(passing)])}
+        items, copies = {text: at for at, text in reversed([*enumerate(listed)])}, Counter(listed)
         for number, secret in enumerate(self.canaries.secrets):
             text = self.canaries.text(secret)
-            at = passing.index(text)
-            place = {"item": listed.index(text), "canary": number, "copies": listed.count(text), "secret": secret}
+            at = first[text]
+            place = {"item": items[text], "canary": number, "copies": copies[text], "secret": secret}
             measured = {} if np.isnan(among).any() or np.isnan(nlls[at]) else ranked(float(nlls[at]), among, fit)
             found.append({**place, "text": text, "tokens": len(rows[at]), "candidates": len(among), **measured})
         return pa.Table.from_pylist(found, schema=SCHEMA)
@@ -233,12 +236,11 @@ def fitted_tail(among: NDArray[np.float64]) -> SkewNormal | None:
 def log_share_below(value: float, fit: SkewNormal) -> float:
     """Logarithm of the cdf, exact where the cdf itself is no number of float64 any more."""
     from scipy.integrate import quad
-    from scipy.special import log_ndtr
-    from scipy.stats import skewnorm
+    from scipy.special import log_ndtr, ndtr, owens_t
 
     shape, location, scale = fit
     z = (value - location) / scale
-    share = float(skewnorm.cdf(z, shape))
+    share = float(ndtr(z) - 2 * owens_t(z, shape))
     if share > FAR:
         return math.log(min(share, 1.0))
 

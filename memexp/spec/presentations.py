@@ -84,7 +84,8 @@ class Passes:
         self.repeats = study.presentation.steps if isinstance(study.presentation, Cyclic) else 1
         times = study.times or (1,)
         self._times, self._cycle = times, max(times)
-        steps = (self.steps(exposure) for exposure in range(1, self._cycle + 1))
+        # Of most studies every exposure has all texts, and a large plan has a hundred thousand studies.
+        steps = [self.steps(exposure) for exposure in range(1, self._cycle + 1)] if study.times else [self.steps(1)]
         self._ends = [0, *itertools.accumulate(steps)]
 
     def texts(self, exposure: int) -> Sequence[int]:
