@@ -22,6 +22,7 @@ from memexp.plan.forest import BaseStage
 from memexp.plan.inspection import Inspection, sizes
 from memexp.plan.memory import Need, fewest, memory_per_worker, needed
 from memexp.plan.outlay import hours, load_of, seconds_per_token, work_alone, work_of
+from memexp.plan.uncollected import uncollected
 from memexp.report.purchase import model_rows
 from memexp.search.candidates import Prepared
 from memexp.search.ledger import Ledger
@@ -125,6 +126,7 @@ class Purchase:
             raise SpecError(f"--device: {self.device!r} is not known; known are {', '.join(DEVICES)}")
 
 
+@uncollected
 def plan_of(
     sweep: str,
     forest: Forest,

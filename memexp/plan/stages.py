@@ -19,6 +19,7 @@ from memexp.plan.overlaps import Overlaps
 from memexp.plan.passes import line_up, stop
 from memexp.plan.reader import Reader
 from memexp.plan.setting_columns import check_label_types, setting_columns
+from memexp.plan.uncollected import uncollected
 from memexp.probes import BY_KIND
 from memexp.sources import Sources
 from memexp.spec import Condition, Forget, Interference, Resources, ResourcesFor, Spaced, Study
@@ -29,6 +30,7 @@ MOST_STAGES = 1_000_000
 """What a plan has memory for: half a gigabyte."""
 
 
+@uncollected
 def grow(
     conditions: Iterable[Condition],
     resources: ResourcesFor = Resources(),  # noqa: B008 - frozen
