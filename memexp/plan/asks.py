@@ -171,4 +171,4 @@ def _fields(probe: Probe) -> Iterator[tuple[str, Any]]:
 
 @functools.cache
 def _names(cls: type[Probe]) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(cls))  # type: ignore[arg-type] # Condition has checked that it is one
+    return tuple(item.name for item in fields(cls))  # type: ignore[arg-type] # Condition has checked it

@@ -198,7 +198,7 @@ def test_what_unlearning_and_ewc_remember_takes_its_passes(trajectory: Trajector
     [of_kept] = [text for text in forest.texts.values() if text.items[0] == "four words of text"]
     each = lengths.studied(forest, dataclasses.replace(stage, corpus=of_kept.id))
     assert kl.measured - plain.measured == pytest.approx(5 * 2 * each, abs=1), "in every step"
-    known = forest.corpus(stage.corpus).count * lengths.studied(forest, stage)  # type: ignore[operator]
+    known = forest.corpus(stage.corpus).count * lengths.studied(forest, stage)
     assert npo.measured - plain.measured == pytest.approx(known, abs=1), "once"
     both = [planned(unlearning(loss, 2), unlearning(loss, 5)) for loss in ("difference", "npo")]
     (without, _, apart), (together, _, alone) = both
