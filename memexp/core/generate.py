@@ -45,9 +45,8 @@ def complete_greedily(lm: LanguageModel, cues: Sequence[Row], counts: Sequence[i
     def complete(batch: list[int], steps: int) -> list[list[int] | None]:
         order = sorted(batch, key=lambda i: -counts[i])
         new = greedy_batch(lm, [cues[i] for i in order], [counts[i] for i in order]) if batch else []
-        for _ in range(
-            steps - (longest(batch) if batch else 0)
-        ):  # passes that the other ranks of this round still need
+        needed = longest(batch) if batch else 0
+        for _ in range(steps - needed):  # passes that the other ranks of this round still need
             idle(lm)
         completed = dict(zip(order, new, strict=True))
         return [completed[i] for i in batch]

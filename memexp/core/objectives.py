@@ -81,7 +81,7 @@ def _exchange(lm: LanguageModel, weights: Mapping[str, Tensor]) -> None:
             for one, other in zip(_pieces(local(parameter)), _pieces(weights[name]), strict=True):
                 _swap(one, other)
                 done.append((one, other))
-    except Exception:
+    except Exception:  # whatever it is, who tries again goes on from `weights`
         for one, other in done:
             _swap(one, other)
         raise

@@ -6,7 +6,7 @@ chart = plot(rows, "recognition", x="exposures", by="model")     # an altair cha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import altair as alt
@@ -65,43 +65,33 @@ def plot(
         return plotted(found, family, x, y, by).chart()
 
 
-def _kind_of(columns: list[str], y: str | None) -> str:
+_TOLD_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("recognition", ("target_nll",)),
+    ("recall", ("completion_rouge2",)),
+    ("ablation", ("ablated_side",)),
+    ("prefix_offset", ("offset_tokens",)),
+    ("quantized", ("group_size",)),
+    ("savings", ("nll_before",)),
+    ("truth_ratio", ("truth_ratio",)),
+    ("continuation", ("reference", "rougeL")),
+    ("extraction", ("prefix_tokens",)),
+    ("membership", ("min_k_plus",)),
+    ("exposure", ("canary",)),
+    ("spans", ("depth", "per_token")),
+    ("capacity", ("bits_before",)),
+    ("base_forgetting", ("base_entropy",)),
+    ("priming", ("keyword",)),
+    ("ratios", ("log_comparison_ratio",)),
+    ("lm_eval", ("log_likelihoods", "metric")),
+    ("choice", ("log_likelihoods",)),
+    ("qa", ("prediction",)),
+)
+"""Columns by which the rows of a kind are known: the first of these kinds that has all of them."""
+
+
+def _kind_of(columns: Collection[str], y: str | None) -> str:
     """Which kind rows with these columns are of."""
-    if "target_nll" in columns:
-        return "recognition"
-    if "completion_rouge2" in columns:
-        return "recall"
-    if "ablated_side" in columns:
-        return "ablation"
-    if "offset_tokens" in columns:
-        return "prefix_offset"
-    if "group_size" in columns:
-        return "quantized"
-    if "nll_before" in columns:
-        return "savings"
-    if "truth_ratio" in columns:
-        return "truth_ratio"
-    if "reference" in columns and "rougeL" in columns:
-        return "continuation"
-    if "prefix_tokens" in columns:
-        return "extraction"
-    if "min_k_plus" in columns:
-        return "membership"
-    if "canary" in columns:
-        return "exposure"
-    if "depth" in columns and "per_token" in columns:
-        return "spans"
-    if "bits_before" in columns:
-        return "capacity"
-    if "base_entropy" in columns:
-        return "base_forgetting"
-    if "keyword" in columns:
-        return "priming"
-    if "log_comparison_ratio" in columns:
-        return "ratios"
-    if "log_likelihoods" in columns:
-        return "lm_eval" if "metric" in columns else "choice"
-    return "qa" if "prediction" in columns else (y or "rows")
+    return next((kind for kind, told in _TOLD_BY if set(told) <= set(columns)), y or "rows")
 
 
 def plotted(

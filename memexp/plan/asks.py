@@ -9,7 +9,7 @@ import functools
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -21,7 +21,7 @@ from memexp.plan.setting_columns import Columns
 from memexp.probes.checks import check_headline
 from memexp.records import check_items, check_labels
 from memexp.sources import is_corpus
-from memexp.spec import Condition, Corpus, Items, Pair, Probe
+from memexp.spec import Condition, Corpus, Items, Pair, Probe, field_names, probes_within
 
 __all__ = ["ask_for", "probe_corpora"]
 
@@ -113,15 +113,12 @@ def _source(probe: Probe) -> dict[str, str]:
 
 
 def _sources(probe: Probe) -> Iterator[str]:
-    """The sources of a probe's classes as far as somebody else wrote them: its own first."""
-    for cls in _written_elsewhere(type(probe)):
+    """The sources of the classes of a probe, and of those within it, as far as somebody else wrote them."""
+    for cls in (cls for one in probes_within(probe) for cls in _written_elsewhere(type(one))):
         try:
             yield inspect.getsource(cls)
         except (OSError, TypeError):  # typed into an interpreter that keeps no source
             yield from (_code(value.__code__) for _, value in sorted(vars(cls).items()) if _is_own(value, cls))
-    for _, value in _fields(probe):
-        if isinstance(value, Probe):
-            yield from _sources(value)
 
 
 @functools.cache
@@ -153,7 +150,8 @@ def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus | Items]]:
 
     A `Pair` gives ``targets`` and ``foils``, a probe within the probe what it has itself.
     """
-    for name, value in _fields(probe):
+    for name in field_names(type(probe)):
+        value = getattr(probe, name)
         if isinstance(value, Pair):
             yield "targets", value.targets
             yield "foils", value.foils
@@ -161,14 +159,3 @@ def probe_corpora(probe: Probe) -> Iterator[tuple[str, Corpus | Items]]:
             yield from probe_corpora(value)
         elif is_corpus(value):
             yield name, value
-
-
-def _fields(probe: Probe) -> Iterator[tuple[str, Any]]:
-    """Name and value of every field."""
-    for name in _names(type(probe)):
-        yield name, getattr(probe, name)
-
-
-@functools.cache
-def _names(cls: type[Probe]) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(cls))  # type: ignore[arg-type] # Condition has checked it

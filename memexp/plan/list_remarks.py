@@ -12,6 +12,7 @@ from memexp.identity import texts_identity
 from memexp.plan.forest import Ask, Forest, TrainingStage
 from memexp.sources import ResolvedModel, Texts
 from memexp.sources.tokens import cut
+from memexp.spec import probes_within
 from memexp.wording import noun
 
 __all__ = ["remark_texts"]
@@ -32,16 +33,16 @@ def _refuse_cut(forest: Forest) -> None:
         model = forest.stages[ask.stage].model
         asked.setdefault((ask.probe_id, model.tokenizer_id), (ask, model))
     for ask, model in asked.values():
-        items = ask.probe.uncut({name: forest.texts[one].items for name, one in ask.corpora.items()})
-        if not items:
-            continue
-        probe = getattr(ask.probe, "probe", ask.probe)  # the test within
-        texts, size = Texts(texts_identity(items), ask.kind, tuple(items)), int(getattr(probe, "block_size", 0))
-        if count := cut(model, texts, size):
-            raise DataError(
-                f"{type(probe).__name__}.block_size: {count} of the {texts.count} texts that are asked for have more "
-                f"than {size} tokens ({model.tokenizer_name or model.name}); give a larger one"
-            )
+        lists = {name: forest.texts[one].items for name, one in ask.corpora.items()}
+        for probe in probes_within(ask.probe):
+            items, size = tuple(probe.uncut(lists)), getattr(probe, "block_size", None)
+            if not items or size is None:
+                continue
+            if count := cut(model, Texts(texts_identity(items), ask.kind, items), size):
+                raise DataError(
+                    f"{type(probe).__name__}.block_size: {count} of the {len(items)} texts that are asked for have "
+                    f"more than {size} tokens ({model.tokenizer_name or model.name}); give a larger one"
+                )
 
 
 def _repeated(forest: Forest) -> Iterator[str]:

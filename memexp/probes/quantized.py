@@ -97,10 +97,6 @@ class Quantized(Probe):
         """The test by both models."""
         return 2 * self.probe.readings()
 
-    def uncut(self, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
-        """As of the test."""
-        return self.probe.uncut(texts)
-
     def check(self, texts: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> None:
         """As the test checks."""
         self.probe.check(texts, names)

@@ -135,13 +135,7 @@ def _holds_a_list(path: Path) -> bool:
 
 def _json_list(path: Path) -> list[NumberedRow]:
     """Objects, or texts, which get the column ``text``."""
-    whole = "".join(line for _, line in lines(path))
-    try:
-        entries = parsed(whole)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: JSON that cannot be read: {one_line(error)}") from None
+    entries = _parsed(f"{path}", "".join(line for _, line in lines(path)), whole=True)
     rows: list[NumberedRow] = []
     for number, entry in enumerate(entries, start=1):
         row = {"text": entry} if isinstance(entry, str) else entry
@@ -153,15 +147,21 @@ def _json_list(path: Path) -> list[NumberedRow]:
 
 def json_row(where: str, line: str) -> dict[str, Any]:
     """The object that a line of JSON holds. Raises a DataError that begins with `where`."""
-    try:
-        row = parsed(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
-    except ValueError as error:
-        raise DataError(f"{where}: JSON that cannot be read: {one_line(error)}") from None
+    row = _parsed(where, line)
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected one JSON object a line, got {type(row).__name__}")
     return row
+
+
+def _parsed(where: str, text: str, whole: bool = False) -> Any:
+    """What JSON holds: that of one line, or the whole of a file, whose errors name the line."""
+    try:
+        return parsed(text)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if whole else ""
+        raise DataError(f"{where}{line}: broken JSON: {error.msg} at column {error.colno}") from None
+    except ValueError as error:
+        raise DataError(f"{where}: JSON that cannot be read: {one_line(error)}") from None
 
 
 def _csv(path: Path) -> list[NumberedRow]:

@@ -9,7 +9,7 @@ is checked when the object is made, so a wrong value fails on the line that hold
 Imports nothing of memexp but errors, so that everybody may import it.
 """
 
-from memexp.spec.condition import Condition, Probe, counterbalanced, probes_within, runs_users_code
+from memexp.spec.condition import Condition, Probe, counterbalanced, field_names, probes_within, runs_users_code
 from memexp.spec.corpora import (
     Corpus,
     HubItems,
@@ -93,6 +93,7 @@ __all__ = [
     "Uniform",
     "Unlearn",
     "counterbalanced",
+    "field_names",
     "located",
     "probes_within",
     "retention_steps",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from memexp.core.session import Session
     from memexp.sources import ResolvedModel
 
-__all__ = ["Condition", "Probe", "counterbalanced", "probes_within", "runs_users_code"]
+__all__ = ["Condition", "Probe", "counterbalanced", "field_names", "probes_within", "runs_users_code"]
 
 LONGEST_KIND = 100
 """Characters; names of files that begin with a kind go on with two identities and an attempt, and have 255 bytes."""
@@ -140,9 +141,15 @@ class Probe(ABC):
 def probes_within(probe: Probe) -> Iterator[Probe]:
     """A probe, and those that it has as fields, which may have some too."""
     yield probe
-    for item in dataclasses.fields(probe):  # type: ignore[arg-type] # a condition has checked that it is a dataclass
-        if isinstance(value := getattr(probe, item.name), Probe):
+    for name in field_names(type(probe)):
+        if isinstance(value := getattr(probe, name), Probe):
             yield from probes_within(value)
+
+
+@functools.cache
+def field_names(cls: type[Probe]) -> tuple[str, ...]:
+    """Of a class of probes, of which a plan has many alike."""
+    return tuple(item.name for item in dataclasses.fields(cls))  # type: ignore[arg-type] # a condition has checked it
 
 
 def runs_users_code(probe: Probe) -> bool:

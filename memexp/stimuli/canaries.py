@@ -31,7 +31,7 @@ __all__ = ["PLACE", "Canaries"]
 PLACE = "{secret}"
 """Where a secret goes."""
 SPARE = 128
-"""Bits."""
+"""Bits that a draw has beyond what a secret takes, so that none is likelier than others."""
 MOST = 1_000_000
 """Candidates that are all listed."""
 
@@ -152,8 +152,7 @@ class Canaries:
         """Secrets in the order in which they come up, each once, without those that are `taken`."""
         seen = set(taken)
         draws = random_numbers(f"{of}/{seed}/{self.length}/{'|'.join(self.alphabet)}")
-        # A draw has 256 bits. Of so many more than the secrets need that no secret is likelier than others.
-        together = 1 if self.bits <= SPARE else math.ceil((self.bits + SPARE) / 256)
+        together = math.ceil((self.bits + SPARE) / 256)  # a draw has 256 bits
         while True:
             number = 0
             for draw in itertools.islice(draws, together):
