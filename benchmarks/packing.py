@@ -78,7 +78,7 @@ def spans(forest: Forest, devices: int, factors: Callable[[], float] = lambda: 1
         trials = bundle(forest, asks, lambda one: nodes * (node // one.workers), times)
         wrong = {base: factors() for base in forest.resources}
         seconds = [wrong[trial.base.id] * times.seconds(trial) for trial in trials]
-        trees = [tree for trial in trials for tree in apart(forest, trial)]
+        trees = [tree for trial in trials for tree in apart(trial)]
         longest = max(wrong[tree.base.id] * times.seconds(tree) for tree in trees)
     work = sum(each * trial.resources.workers for each, trial in zip(seconds, trials, strict=True))
     cluster = _Cluster([node] * nodes, inspections)

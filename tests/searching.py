@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -36,13 +36,13 @@ def search(condition: Callable[..., Any], **fields: Any) -> Search:
     return Search(condition=condition, **(known | fields))
 
 
-def prepared(one: Search) -> Prepared:
-    return prepare(one, Resources(), Sources())
+def prepared(one: Search, lanes: int | Literal["auto"] = 1) -> Prepared:
+    return prepare(one, Resources(lanes=lanes), Sources())
 
 
-def line(one: Search, store: Store) -> ActiveSearch:
+def line(one: Search, store: Store, lanes: int | Literal["auto"] = 1) -> ActiveSearch:
     """The search as it is executed with what `store` has."""
-    return ActiveSearch(Ledger(prepared(one), store), Attempt("sweep", "attempt"))
+    return ActiveSearch(Ledger(prepared(one, lanes), store), Attempt("sweep", "attempt"))
 
 
 def answer(store: Store, asks: Iterator[Ask] | list[Ask], value: float) -> None:

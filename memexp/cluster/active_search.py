@@ -5,6 +5,7 @@
         ...  # train and measure running.asks
         search.observe(running, files)  # as often as new files are there
         search.end(running)
+    search.together(busy=set(), places=1)  # several that one trial tries in lanes
 
 A suggestion is stored before it becomes a trial; its value is read from the store when its rows are there. No process
 of Ray is needed, but Ray's classes are: OptunaSearch, and in `memexp.cluster.stopping` the rules.
@@ -63,6 +64,12 @@ class RunningSuggestion:
         return [number for number, lacking in enumerate(self.lacking) if not lacking and number not in self.values]
 
     @property
+    def base(self) -> str:
+        """The base model that it is tried with."""
+        [base] = self.candidate.forest.resources
+        return base
+
+    @property
     def busy(self) -> set[str]:
         """What it is about to write: files, and pretraining that others begin after."""
         return set(self.pretraining).union(*self.lacking)
@@ -114,11 +121,38 @@ class ActiveSearch:
         """What one of its trials holds."""
         return next(iter(self.example.forest.resources.values()))
 
-    def next(self, busy: set[str]) -> RunningSuggestion | None:
+    @property
+    def lanes(self) -> int:
+        """Suggestions that one of its trials may try in one pass; one where a rule may end each of them."""
+        whole = planning.whole(self.example.forest, self.example.forest.asks)
+        return 1 if self.search.stopping is not None else whole.most_lanes
+
+    def together(self, busy: set[str], places: int) -> list[RunningSuggestion]:
+        """The next suggestions to start a trial for: of one base model, as many as its lanes; none where none is to be
+        started now.
+
+        Args:
+            busy: as for `next`; those of one trial may have a pretraining in common.
+            places: trials that the cluster can execute at a time, of which none is to stay empty for lanes.
+        """
+        first = self.next(busy)
+        if first is None:
+            return []
+        found, most = [first], min(self.lanes, self._concurrent(first.index) // places)
+        while len(found) < most:
+            beside = set[str]().union(*(files for one in found for files in one.lacking))
+            another = self.next(busy | beside, first.base)
+            if another is None:
+                break
+            found.append(another)
+        return found
+
+    def next(self, busy: set[str], base: str | None = None) -> RunningSuggestion | None:
         """The next suggestion to start a trial for, None where none is to be started now.
 
         Args:
             busy: what trials are about to write; a suggestion that wants some of it waits.
+            base: the base model that it has to have, by default any.
         """
         while self.queue and len(self.running) < self._concurrent(self.queue[0]):
             index = self.queue[0]
@@ -128,6 +162,8 @@ class ActiveSearch:
                 self.begun.remove(index)
                 self._ask(index)
             candidate = self.candidates[index]
+            if base is not None and base not in candidate.forest.resources:
+                return None
             if not busy.isdisjoint(_pretraining(candidate)) or any(stop.files & busy for stop in candidate.stops):
                 return None
             self.queue.popleft()
@@ -144,7 +180,9 @@ class ActiveSearch:
         A sampler learns only from those that are over; evenly spread and random points wait for nothing.
         """
         free = self.search.trials if self.search.sampler == "random" else SPREAD
-        return self.search.concurrent or (free if index < free else max(1, self.search.trials // 8))
+        lanes = 1 if self.resources.lanes == "auto" else self.lanes
+        learning = max(lanes, self.search.trials // 8)
+        return self.search.concurrent or (max(free, lanes) if index < free else learning)
 
     def _ask(self, index: int) -> Point:
         """The point of a suggestion: what the sampler chooses, or for one that was begun before what it was then."""

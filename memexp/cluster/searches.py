@@ -79,7 +79,7 @@ class _Experiment:
     def __init__(self, searches: Sequence[ActiveSearch], cluster: Cluster, snapshots: Snapshots) -> None:
         self.searches, self.cluster, self.snapshots = deque(searches), cluster, snapshots
         self.started: list[Trial] = []
-        self.running: dict[str, tuple[ActiveSearch, RunningSuggestion]] = {}  # by the id of the Tune trial
+        self.running: dict[str, tuple[ActiveSearch, list[RunningSuggestion]]] = {}  # by the id of the Tune trial
         self.sender = Sender()
         self.error: Exception | None = None
 
@@ -99,39 +99,41 @@ class _Experiment:
 
     def start(self, trial_id: str) -> dict[str, Any] | None:
         """What a new Tune trial is to do, None where none is to be started now. The searches take turns."""
-        busy = {name for _, suggestion in self.running.values() for name in suggestion.busy}
+        busy = {name for _, some in self.running.values() for suggestion in some for name in suggestion.busy}
         for search in list(self.searches):
             if not self._has_room(search.resources):
                 continue
-            suggestion = search.next(busy)
-            if suggestion is not None:
+            suggestions = search.together(busy, self.cluster.slots(search.resources))
+            if suggestions:
                 self.searches.remove(search)
                 self.searches.append(search)
-                self.running[trial_id] = search, suggestion
-                return self._config(search, suggestion)
+                self.running[trial_id] = search, suggestions
+                return self._config(search, suggestions)
         return None
 
     def end(self, trial_id: str, crashed: bool) -> None:
         """A Tune trial is over."""
-        search, suggestion = self.running.pop(trial_id)
+        search, suggestions = self.running.pop(trial_id)
         with self.keeping_errors():
-            search.end(suggestion, crashed)
+            for suggestion in suggestions:
+                search.end(suggestion, crashed)
 
     def observe(self, trial_id: str, files: Sequence[str]) -> bool:
         """A Tune trial has written these files. Returns whether it is to end."""
-        search, suggestion = self.running[trial_id]
+        search, suggestions = self.running[trial_id]
         with self.keeping_errors():
-            search.observe(suggestion, files)
-        return suggestion.stopped
+            for suggestion in suggestions:
+                search.observe(suggestion, {ask.file for ask in suggestion.asks}.intersection(files))
+        return all(suggestion.stopped for suggestion in suggestions)
 
     def _has_room(self, resources: Resources) -> bool:
         """Whether a trial could start at once: a sampler that knows more values suggests better."""
         used = sum(1 / self.cluster.slots(search.resources) for search, _ in self.running.values())
         return not self.running or used + 1 / self.cluster.slots(resources) < 1 + 1e-9
 
-    def _config(self, search: ActiveSearch, suggestion: RunningSuggestion) -> dict[str, Any]:
+    def _config(self, search: ActiveSearch, suggestions: Sequence[RunningSuggestion]) -> dict[str, Any]:
         """What the process of a Tune trial is given."""
-        trial = planning.whole(suggestion.candidate.forest, suggestion.asks)
+        trial = planning.merged([planning.whole(one.candidate.forest, one.asks) for one in suggestions])
         trial.stoppable, trial.snapshots = search.search.stopping is not None, self.snapshots
         self.started.append(trial)
         return {NUMBER: len(self.started) - 1, "trial": self.sender.send(trial), "needs": trial.resources}

@@ -159,7 +159,7 @@ def plan_of(
         way=way.why if way else "",
         models=_models(forests(forest, searches), trials, inspections, log, purchase),
         searches=tuple(_search(ledger) for ledger in ledgers),
-        remarks=(*remarks(forests(forest, searches)), *_made_before(forest, missing, store)),
+        remarks=(*remarks(forest, searches), *_made_before(forest, missing, store)),
     )
 
 
@@ -168,9 +168,17 @@ def forests(forest: Forest, searches: Sequence[Prepared]) -> list[Forest]:
     return [forest, *(edge.forest for search in searches for edge in search.edges)]
 
 
-def remarks(forests: Sequence[Forest]) -> tuple[str, ...]:
+def remarks(forest: Forest, searches: Sequence[Prepared]) -> tuple[str, ...]:
     """What a user should know before anything is trained, a line each."""
-    return tuple(dict.fromkeys(line for forest in forests for line in forest.remarks))
+    lines = [line for one in forests(forest, searches) for line in one.remarks]
+    for prepared in searches:
+        asked = max(one.most_lanes for edge in prepared.edges for one in edge.forest.resources.values())
+        if asked > 1 and prepared.search.stopping is not None:
+            lines.append(
+                f"search {prepared.search.name}: a rule may stop any of its suggestions, so each is tried by itself, "
+                "in one lane; without Search.stopping several are tried in one pass"
+            )
+    return tuple(dict.fromkeys(lines))
 
 
 def _made_before(forest: Forest, missing: Missing, store: Store) -> Iterator[str]:

@@ -19,7 +19,7 @@ from rich.console import Console
 from memexp import plan as planning
 from memexp.driver.cleaning import discard_snapshots
 from memexp.driver.hooks import Hooks
-from memexp.driver.outlook import forests, remarks
+from memexp.driver.outlook import remarks
 from memexp.driver.pruning import check_not_pruned
 from memexp.driver.work import Executor, Work, execute
 from memexp.errors import MemexpError
@@ -79,7 +79,7 @@ class Run:
         """Take what other conditions' files have; returns what is left to do."""
         self.store.check_writable()
         check_not_pruned(self.store)
-        for line in remarks(forests(self.forest, self.searches)):
+        for line in remarks(self.forest, self.searches):
             say(self.console, line, "yellow")
         missing = planning.find_missing(self.forest, self.store, self.retry_diverged)
         planning.copy_results(missing, self.store)

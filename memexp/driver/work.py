@@ -158,7 +158,6 @@ def _conditions(work: Work, attempt: Attempt, executor: Executor, console: Conso
     say(console, f"executing {work_to_do}, for {amount(len(asks), 'result')}")
     with Display(asks, steps, console, executor.plain) as display:
         return execute_with_retries(
-            forest,
             trials,
             lambda now, attempt: executor.execute_trials(now, work.store, attempt, hooks.beside(display)),
             work.store,

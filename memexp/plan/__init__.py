@@ -13,7 +13,7 @@ from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, Sta
 from memexp.plan.missing import Copy, Missing, answered, copy_results, find_missing
 from memexp.plan.packing import bundle
 from memexp.plan.stages import grow
-from memexp.plan.trials import Trial, apart, whole
+from memexp.plan.trials import Trial, apart, merged, whole
 
 __all__ = [
     "Ask",
@@ -32,5 +32,6 @@ __all__ = [
     "copy_results",
     "find_missing",
     "grow",
+    "merged",
     "whole",
 ]

@@ -60,7 +60,7 @@ Row = dict[str, Any]
 Failed = tuple[str, str | None]
 """A stage, or with the identity of a probe its measurement by that probe."""
 
-Part = Literal["conditions", "apart", "searches", "conditions-alone", "apart-alone", "searches-alone"]
+Part = Literal["conditions", "apart", "conditions-alone", "searches", "searches-apart", "searches-alone"]
 Status = Literal[
     "complete", "failed", "diverged", "skipped", "stopped", "differs", "unsaved", "unread", "begun", "halved", "left"
 ]

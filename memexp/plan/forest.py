@@ -134,6 +134,12 @@ class TrainingStage(_AnyStage):
         return int(isinstance(settings, Unlearn) and settings.loss == "kl")
 
     @property
+    def aimed(self) -> bool:
+        """Whether its steps minimise something else than the mean NLL of their batch."""
+        settings = self.settings
+        return isinstance(settings, Unlearn) or (isinstance(settings, Interference) and settings.protect is not None)
+
+    @property
     def begins_afresh(self) -> bool:
         """Whether it begins with a new optimizer, whatever came before it."""
         carried = isinstance(self.settings, Interference) and self.settings.optimizer == "carried"

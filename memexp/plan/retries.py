@@ -30,7 +30,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memexp.plan.attempts import Attempt, Failed, Log, Part, failures, row, sentence, skipped, write
-from memexp.plan.forest import Forest
 from memexp.plan.missing import lacking
 from memexp.plan.trials import Trial, apart
 from memexp.records import versions
@@ -57,11 +56,8 @@ PLACEMENTS = 12
 """How often a worker group looks for its place, five minutes each."""
 DEVICE_LOST = "this process can make no more use of its GPU"
 """What a process says that ends for an error of its GPU, which it has recorded."""
-_ALONE: Mapping[Part, Part] = {
-    "conditions": "conditions-alone",
-    "apart": "apart-alone",
-    "searches": "searches-alone",
-}
+_APART: Mapping[Part, Part] = {"conditions": "apart", "searches": "searches-apart"}
+_ALONE: Mapping[Part, Part] = {"conditions": "conditions-alone", "searches": "searches-alone"}
 
 
 @dataclass(frozen=True)
@@ -122,9 +118,7 @@ def still_missing(trial: Trial, store: Store) -> Trial:
     )
 
 
-def execute_with_retries(
-    forest: Forest, trials: Sequence[Trial], execute: Execute, store: Store, attempt: Attempt
-) -> list[str]:
+def execute_with_retries(trials: Sequence[Trial], execute: Execute, store: Store, attempt: Attempt) -> list[str]:
     """Execute trials, phase by phase: those of a phase begin when those of the one before are over.
 
     Returns:
@@ -136,36 +130,12 @@ def execute_with_retries(
         if phase:
             now = _without_failed(now, store, attempt)
         if now:
-            lines += _execute_phase(forest, now, execute, store, attempt)
+            lines += concluded(now, execute(now, attempt), execute, store, attempt)
     return lines
 
 
-def _execute_phase(
-    forest: Forest, trials: Sequence[Trial], execute: Execute, store: Store, attempt: Attempt
-) -> list[str]:
-    """The trials of one phase. Of those that died every tree gets a trial of its own, where there are several."""
-    outcome = execute(trials, attempt)
-    again: list[Trial] = []
-    for number, death in list(outcome.lost.items()):
-        trees = apart(forest, still_missing(trials[number], store))
-        if (len(trees) > 1 or death.of_device) and not death.of_memory:
-            del outcome.lost[number]
-            again += trees
-            outcome.failures += _recorded(trials[number], death, store, attempt, number).values()
-    lines = concluded(trials, outcome, execute, store, attempt, forest)
-    again = _without_failed(again, store, attempt)
-    return lines + _executed_apart(again, execute, store, dataclasses.replace(attempt, part="apart"))
-
-
-def concluded(
-    trials: Sequence[Trial],
-    outcome: Outcome,
-    execute: Execute,
-    store: Store,
-    attempt: Attempt,
-    forest: Forest | None = None,
-) -> list[str]:
-    """What is lost for want of memory, or for a GPU, is tried once more, alone; then a line for all that failed.
+def concluded(trials: Sequence[Trial], outcome: Outcome, execute: Execute, store: Store, attempt: Attempt) -> list[str]:
+    """What trials that died have left undone is tried once more, each tree apart; then a line for all that failed.
 
     Args:
         trials: those that were executed.
@@ -173,20 +143,25 @@ def concluded(
         execute: executes those that are tried again.
         store: where they are recorded, in ``stages/``, that died before they could.
         attempt: who executed them.
-        forest: of the trials, where one may have several trees: each is tried apart.
     """
-    again: list[Trial] = []
-    for number, death in [(n, death) for n, death in outcome.lost.items() if death.of_memory or death.of_device]:
-        del outcome.lost[number]
+    again: dict[Part, list[Trial]] = {_ALONE[attempt.part]: [], _APART[attempt.part]: []}
+    for number, death in list(outcome.lost.items()):
         trial = still_missing(trials[number], store)
-        outcome.failures += _recorded(trial, death, store, attempt, number).values()
-        again += apart(forest, trial) if forest is not None else [trial]
-    for number, death in outcome.lost.items():
-        trial = still_missing(trials[number], store)
-        _record(trial, death, _ends(trial), store, attempt.of_trial(trial.phase, number))
-    again = [dataclasses.replace(trial, alone=True) for trial in _without_failed(again, store, attempt)]
-    alone = dataclasses.replace(attempt, part=_ALONE[attempt.part])
-    return _lines(outcome) + _executed_apart(again, execute, store, alone)
+        trees = apart(trial)
+        if len(trees) > 1 or death.of_memory or death.of_device:
+            again[(_ALONE if death.of_memory else _APART)[attempt.part]] += trees
+            outcome.failures += _recorded(trial, death, store, attempt, number).values()
+            del outcome.lost[number]
+        else:
+            _record(trial, death, _ends(trial), store, attempt.of_trial(trial.phase, number))
+    lines = _lines(outcome)
+    for part, trees in again.items():
+        left = [
+            dataclasses.replace(trial, alone=part == _ALONE[attempt.part])
+            for trial in _without_failed(trees, store, attempt)
+        ]
+        lines += _executed_apart(left, execute, store, dataclasses.replace(attempt, part=part))
+    return lines
 
 
 def _executed_apart(trials: Sequence[Trial], execute: Execute, store: Store, attempt: Attempt) -> list[str]:

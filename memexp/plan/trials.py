@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, TrainingStage
 from memexp.sources import Stream, Texts
-from memexp.spec import Resources, Snapshots
+from memexp.spec import LoRA, Resources, Snapshots, runs_users_code
 from memexp.store.snapshots import Mark, SideFiles, is_whole
 
-__all__ = ["Tree", "Trial", "apart", "trial_of", "whole"]
+__all__ = ["Tree", "Trial", "apart", "merged", "trial_of", "whole"]
 
 
 @dataclass
@@ -52,6 +52,29 @@ class Trial(Corpora):
         """Optimizer steps of all its stages but those that are given."""
         return sum(stage.steps for stage in self.stages if stage.id not in self.given)
 
+    @property
+    def most_lanes(self) -> int:
+        """How many of its trees may be walked through in one pass: what its resources say, or 1 where that would harm.
+
+        A probe of the user's own may change weights that lanes share, and some of memexp's do; lanes minimise mean NLLs
+        and nothing else. What took its process along has company no more, nor has what may be ended at any report, or
+        what memory ran out of on one of several workers.
+        """
+        own = any(runs_users_code(ask.probe) for ask in self.asks)
+        own |= isinstance(self.base.method, LoRA) and any(ask.probe.changes_frozen for ask in self.asks)
+        aimed = any(isinstance(stage, TrainingStage) and stage.aimed for stage in self.stages)
+        apart = self.cautious or self.stoppable or self.halved or self.alone
+        return 1 if own or aimed or apart or self.resources.workers > 1 else self.resources.most_lanes
+
+    def path(self, stage: str) -> list[str]:
+        """The stages from the first one below the base to `stage`, whose identity is the last."""
+        parents, found = {one.id: one.parent for one in self.stages}, list[str]()
+        at: str | None = stage
+        while at in parents:
+            found.append(at)
+            at = parents[at]
+        return found[::-1]
+
     def lacking_leaves(self, store: SideFiles) -> tuple[str, ...]:
         """Those of its leaves of which the store has no snapshot that could be taken up."""
         stages = {stage.id: stage for stage in self.stages if isinstance(stage, TrainingStage)}
@@ -65,21 +88,53 @@ def whole(forest: Forest, asks: Sequence[Ask]) -> Trial:
     return trial_of(forest, base, [Tree(list(asks))], phase=0)
 
 
-def apart(forest: Forest, trial: Trial) -> list[Trial]:
+def merged(trials: Sequence[Trial]) -> Trial:
+    """Trials of one base model as one, which has the trees of all."""
+    return replace(
+        trials[0],
+        stages=list({stage.id: stage for trial in trials for stage in trial.stages}.values()),
+        asks=[ask for trial in trials for ask in trial.asks],
+        texts={corpus: texts for trial in trials for corpus, texts in trial.texts.items()},
+        streams={corpus: stream for trial in trials for corpus, stream in trial.streams.items()},
+    )
+
+
+def apart(trial: Trial) -> list[Trial]:
     """A trial of its own for each tree of `trial`, the trial itself where it has one only."""
     trees: dict[str, Tree] = {}
     for end, ask in [*((ask.stage, ask) for ask in trial.asks), *((leaf, None) for leaf in trial.leaves)]:
-        path = [stage.id for stage in forest.path(end)[1:]]
+        path = trial.path(end)
         tree = trees.setdefault(next((stage for stage in path if stage not in trial.given), ""), Tree())
         tree.given |= dict.fromkeys(stage for stage in path if stage in trial.given)
         if ask is not None:
             tree.asks.append(ask)
         else:
             tree.leaves[end] = None
-    if len(trees) < 2:
-        return [trial]
-    found = [trial_of(forest, trial.base.id, [tree], trial.phase) for tree in trees.values()]
-    return [replace(one, snapshots=trial.snapshots) for one in found]
+    return [_only(trial, tree) for tree in trees.values()] if len(trees) > 1 else [trial]
+
+
+def _only(trial: Trial, tree: Tree) -> Trial:
+    """`trial` with one of its trees."""
+    ends = [*(ask.stage for ask in tree.asks), *tree.leaves]
+    needed = {stage for end in ends for stage in trial.path(end)}
+    stages = [stage for stage in trial.stages if stage.id in needed]
+    corpora = _corpora(stages, tree.asks)
+    return replace(
+        trial,
+        stages=stages,
+        asks=tree.asks,
+        texts={corpus: trial.texts[corpus] for corpus in sorted(corpora & trial.texts.keys())},
+        streams={corpus: trial.streams[corpus] for corpus in sorted(corpora & trial.streams.keys())},
+        leaves=tuple(tree.leaves),
+        given=frozenset(tree.given),
+    )
+
+
+def _corpora(stages: Sequence[TrainingStage | ForgetStage], asks: Sequence[Ask]) -> set[str]:
+    """What these train on, and what is asked about."""
+    trained = [stage for stage in stages if isinstance(stage, TrainingStage)]
+    found = {corpus for stage in trained for corpus in (stage.corpus, stage.beside) if corpus is not None}
+    return found | {corpus for ask in asks for corpus in ask.corpora.values()}
 
 
 @dataclass
@@ -100,9 +155,7 @@ def trial_of(forest: Forest, base: str, trees: Sequence[Tree], phase: int) -> Tr
     ends = [*(ask.stage for ask in asks), *leaves]
     path = [stage for end in ends for stage in forest.path(end)]
     needed = {stage.id: stage for stage in path if not isinstance(stage, BaseStage)}
-    trained = [stage for stage in needed.values() if isinstance(stage, TrainingStage)]
-    corpora = {corpus for stage in trained for corpus in (stage.corpus, stage.beside) if corpus is not None}
-    corpora |= {corpus for ask in asks for corpus in ask.corpora.values()}
+    corpora = _corpora(list(needed.values()), asks)
     return Trial(
         base=forest.base(base),
         stages=list(needed.values()),

@@ -124,12 +124,13 @@ def _optuna_sampler(search: Search, seed: int) -> BaseSampler:
     """What chooses the points of a search once the evenly spread ones are over."""
     if search.sampler == "random":
         return RandomSampler(seed=seed)
-    if search.sampler == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
-    from optuna.samplers import GPSampler  # imports torch
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the argument is called experimental; what is trained twice is the same here
+        warnings.simplefilter("ignore")  # arguments are called experimental; what is trained twice is the same here
+        if search.sampler == "tpe":
+            # What is being tried counts as bad, or those tried together are alike: no default before optuna 5.
+            return TPESampler(seed=seed, n_startup_trials=0, multivariate=True, constant_liar=True)
+        from optuna.samplers import GPSampler  # imports torch
+
         return GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=True)
 
 

@@ -165,8 +165,9 @@ class Search:
     stopping: ASHA | MedianStopping | None = None
     """Rule that ends a suggestion before its last condition."""
     concurrent: Positive | None = None
-    """Suggestions tried at a time, so far as the cluster can hold them. By default an eighth of `trials`, since a
-    sampler learns from those only that are through; random points and the evenly spread ones have no need to wait."""
+    """Suggestions tried at a time, so far as the cluster can hold them. By default an eighth of `trials`, and no fewer
+    than ``Resources.lanes``, since a sampler learns from those only that are through; random points and the evenly
+    spread ones have no need to wait."""
 
     def __post_init__(self) -> None:
         try:

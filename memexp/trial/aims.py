@@ -16,19 +16,12 @@ from memexp.core.objectives import Unlearning, remembered
 from memexp.core.train import Objective
 from memexp.errors import MemexpError
 from memexp.plan import Stage, TrainingStage
-from memexp.spec import Interference, Training, Unlearn
+from memexp.spec import Interference, Unlearn
 
 if TYPE_CHECKING:
     from memexp.trial.walk import Walk
 
-__all__ = ["aim_of", "is_aimed", "untaught"]
-
-
-def is_aimed(settings: Training | None) -> bool:
-    """Whether steps minimise something else than the mean NLL of their batch."""
-    if isinstance(settings, Interference):
-        return settings.protect is not None
-    return isinstance(settings, Unlearn)
+__all__ = ["aim_of", "untaught"]
 
 
 def aim_of(walk: Walk, stage: TrainingStage, here: bool) -> Objective | None:
@@ -36,7 +29,7 @@ def aim_of(walk: Walk, stage: TrainingStage, here: bool) -> Objective | None:
 
     Raises MemexpError where that cannot be reached.
     """
-    if not is_aimed(stage.settings):
+    if not stage.aimed:
         return None
     known = walk.state.aims
     if stage.trajectory not in known:

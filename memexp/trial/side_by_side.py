@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from memexp.core.model import LanguageModel
 from memexp.errors import ModelError
 from memexp.plan import Ask, Stage, Trial
-from memexp.spec import LoRA, runs_users_code
-from memexp.trial.aims import is_aimed
 from memexp.trial.base import WarmBase, renew
 from memexp.trial.lane_choice import chosen
 from memexp.trial.lockstep import Lockstep
@@ -28,18 +27,9 @@ __all__ = ["in_lanes", "lanes_of"]
 
 
 def lanes_of(trial: Trial, asks: Sequence[Ask], children: Mapping[str, Sequence[Stage]]) -> int:
-    """How many lanes a trial has at most: what its resources say, or 1 where that would serve nothing, or harm.
-
-    A probe of the user's own may change weights that lanes share, and some of memexp's do; lanes minimise mean NLLs and
-    nothing else. What took its process along has company no more, nor has what may be ended at any report, or what
-    memory ran out of on one of several workers.
-    """
+    """How many lanes a trial has at most that measures `asks` only: 1 where nothing forks."""
     forks = any(len(after) > 1 for after in children.values())
-    own = any(runs_users_code(ask.probe) for ask in asks)
-    own |= isinstance(trial.base.method, LoRA) and any(ask.probe.changes_frozen for ask in asks)
-    aimed = any(is_aimed(stage.settings) for stage in trial.stages)
-    apart = aimed or trial.cautious or trial.stoppable or trial.halved or trial.alone
-    return trial.resources.most_lanes if forks and not own and not apart and trial.resources.workers == 1 else 1
+    return replace(trial, asks=list(asks)).most_lanes if forks else 1
 
 
 def in_lanes(walk: Walk, base: WarmBase) -> bool:

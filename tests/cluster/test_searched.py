@@ -11,7 +11,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from memexp import ASHA, Condition, Model, Pair, Pretrain, Recognition, Search, SpecError, Store, Study, Sweep, Uniform
+from memexp import (
+    ASHA,
+    Condition,
+    Model,
+    Pair,
+    Pretrain,
+    Recognition,
+    Resources,
+    Search,
+    SpecError,
+    Store,
+    Study,
+    Sweep,
+    Uniform,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_cluster")]
 
@@ -121,6 +135,24 @@ def test_suggestions_at_once_share_one_pretraining(tmp_path: Path, pair: Pair, t
     made = [row["steps"] for row in rows(tmp_path, "stages") if row["kind"] == "pretrain"]
     assert sorted(made) == [0, 0, 400]  # who trains it is alone at first
     assert Store(tmp_path).list_text(".snapshots/") == []
+
+
+def test_suggestions_in_lanes_come_to_what_each_comes_to_by_itself(
+    tmp_path: Path, pair: Pair, tiny_model: Model
+) -> None:
+    """On two places five random points are tried by two, by two and by itself."""
+    condition, space = trajectory(tiny_model, pair), {"lr": Uniform(1e-4, 1e-2)}
+    search = Search("lr", condition, space, NLL, "min", trials=5, sampler="random")
+    values = []
+    for lanes, seen in ((1, {1}), (3, {1, 3})):
+        store = tmp_path / str(lanes)
+        complete, page = said(Sweep(name="lanes", searches=[search], resources=Resources(lanes=lanes)), store)
+        assert complete, page
+        found = rows(store, "recognition")
+        assert {row["lanes"] for row in found} == seen
+        values.append({(row["condition_id"], row["item"]): row["target_nll"] for row in found})
+    assert values[0].keys() == values[1].keys() and len({condition for condition, _ in values[0]}) == 15
+    assert values[1] == pytest.approx(values[0], abs=1e-4)
 
 
 def test_a_metric_that_fails_on_real_rows_is_told_in_a_line(tmp_path: Path, pair: Pair, tiny_model: Model) -> None:

@@ -91,9 +91,9 @@ def test_stopped_between_the_phases_it_goes_on_uncut(
         cut()
         plain, phases = work.execute_with_retries, []
 
-        def first(forest: Any, trials: list[Trial], *args: Any) -> list[str]:
+        def first(trials: list[Trial], *args: Any) -> list[str]:
             phases.append({trial.phase for trial in trials})
-            return plain(forest, [trial for trial in trials if trial.phase == 0], *args)
+            return plain([trial for trial in trials if trial.phase == 0], *args)
 
         patch.setattr(work, "execute_with_retries", first)
         assert not ran(conditions, tmp_path / "cut")

@@ -280,7 +280,7 @@ def test_a_trial_that_ends_without_a_word_makes_room_for_the_next(
 ) -> None:
     """As Ray leaves one whose process could not be reused: an error, of which no searcher is told."""
     experiment = _Experiment([line(search(condition), Store(tmp_path))], Cluster(({"CPU": 1.0},)), Snapshots())
-    experiment._config = lambda line, going: {"index": going.index}  # type: ignore[method-assign] # without Ray
+    experiment._config = lambda line, some: {"index": some[0].index}  # type: ignore[method-assign] # without Ray
     searcher, scheduler = _SuggestionSearcher(experiment), _StoppingScheduler(experiment)
     assert searcher.suggest("first") == {"index": 0}
     trials = [SimpleNamespace(trial_id="first", status=TuneTrial.RUNNING)]

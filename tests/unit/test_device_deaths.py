@@ -56,7 +56,7 @@ def test_every_failure_costs_its_own_rows_only(
             store.commit(ask.kind, ask.name, pa.table({"item": [0]}))
         return True
 
-    lines = execute_with_retries(forest, [whole(forest, forest.asks)], execute, store, Attempt("sweep", "a"))
+    lines = execute_with_retries([whole(forest, forest.asks)], execute, store, Attempt("sweep", "a"))
     if death is ENDED:
         assert len(store.names("recognition")) == 5 * len(lrs) and len(store.names("recall")) == 2 * len(lrs)
         assert len(lines) == 3 * len(lrs) and all("failed: why" in line for line in lines)

@@ -337,7 +337,7 @@ def phases(
         failures, lost = outcome(now[0])
         return SimpleNamespace(failures=failures, lost=lost)
 
-    said = execute_with_retries(forest, trials, execute, store, Attempt("sweep", "a"))
+    said = execute_with_retries(trials, execute, store, Attempt("sweep", "a"))
     stages = store.scan("stages")
     rows = [] if stages is None else stages.to_pylist()
     return executed, said, sorted((row["kind"], row["status"]) for row in rows)
@@ -395,7 +395,7 @@ def test_what_shared_a_process_with_what_killed_it_is_executed_apart(studied: Co
                 store.commit(ask.kind, ask.name, pa.table({"item": [1]}))
         return SimpleNamespace(failures=[], lost=lost)
 
-    said = execute_with_retries(forest, trials, execute, store, Attempt("sweep", "a"))
+    said = execute_with_retries(trials, execute, store, Attempt("sweep", "a"))
     (first, [one]), (second, apart) = executed
     assert one is trials[0] and first != second
     assert sorted({ask.settings["lr"] for ask in trial.asks} for trial in apart) == [{1e-3}, {1e-2}]
@@ -411,7 +411,7 @@ def test_what_shared_a_process_with_what_killed_it_is_executed_apart(studied: Co
 
     executed.clear()
     left = whole(forest, forest.asks)
-    assert execute_with_retries(forest, [left], kills, store, Attempt("sweep", "b")) == ["a trial died: killed"]
+    assert execute_with_retries([left], kills, store, Attempt("sweep", "b")) == ["a trial died: killed"]
     assert len(executed) == 1  # one tree is left of it, which has had its chances
 
 
@@ -431,7 +431,7 @@ def test_what_the_monitor_kills_before_it_begins_is_started_again(
             store.commit(ask.kind, ask.name, pa.table({"item": [1]}))
         return Outcome()
 
-    said = execute_with_retries(forest, [whole(forest, forest.asks)], execute, store, Attempt("sweep", "a"))
+    said = execute_with_retries([whole(forest, forest.asks)], execute, store, Attempt("sweep", "a"))
     assert parts == ["conditions"] + ["conditions-alone"] * STARTS
     assert said == ["a trial died: of memory"] * failed
     assert bool(store.names("recognition")) is not failed
