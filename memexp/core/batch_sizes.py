@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from memexp.core.head import LOGIT_BYTES
 from memexp.spec import Resources
 
 if TYPE_CHECKING:
@@ -95,22 +96,25 @@ LOGITS_TRAINED, LOGITS_PASSED = 5, 3
 see head.py. As they are, capped and normalised, with what a cap keeps and a gradient."""
 
 
-def budget_of(lm: LanguageModel, resources: Resources, gathered: int = 0) -> Budget:
-    """What batches of `lm`, as it is held now, may have on its device; a probe keeps so many bytes `gathered`."""
+def budget_of(lm: LanguageModel, resources: Resources, gathered: int = 0, lanes: int = 1) -> Budget:
+    """What batches of `lm`, as it is held now, may have on its device; a probe keeps so many bytes `gathered`; what it
+    learns with is there for so many `lanes`."""
     if lm.world.device.type != "cpu":
-        return on_gpu(lm, resources, _memory(lm, resources), gathered)
+        return on_gpu(lm, resources, _memory(lm, resources), gathered, lanes)
     if sum(parameter.numel() for parameter in lm.parameters()) <= SMALL:
         return largest("cpu")
     return _within(CPU_BYTES, CPU_BYTES, largest("cpu"), lm, resources)
 
 
-def on_gpu(lm: LanguageModel, resources: Resources, memory: float, gathered: int = 0) -> Budget:
-    """What batches of `lm` may have on a GPU with so many bytes."""
+def on_gpu(lm: LanguageModel, resources: Resources, memory: float, gathered: int = 0, lanes: int = 1) -> Budget:
+    """What batches of `lm` may have on a GPU with so many bytes; the others as for `budget_of`."""
     parameters = sum(parameter.numel() for parameter in lm.parameters())
     most = largest("cuda")
     busy = max(GPU_TOKENS, min(most.group_tokens, int(GPU_WORK // parameters)))
-    held, passing = _held(lm, resources), _passing(lm)
-    training = _left(memory, held + _gradients(lm) + passing)
+    held, passing, gradients = _held(lm, resources, lanes), _passing(lm), lanes * _gradients(lm)
+    if lanes > 1:  # of which there are gradients at all times, so that the head's are beside them
+        held, gradients = held + gradients, _at_the_head(lm, lanes)
+    training = _left(memory, held + gradients + passing)
     probing = _left(memory, held + (gathered or passing))
     return _within(training, probing, replace(most, group_tokens=busy), lm, resources)
 
@@ -191,14 +195,12 @@ def _extent(module: nn.Module) -> int:
     return int(module.in_features) + int(module.out_features)  # type: ignore[arg-type] # of a Linear
 
 
-def _held(lm: LanguageModel, resources: Resources) -> int:
+def _held(lm: LanguageModel, resources: Resources, lanes: int = 1) -> int:
     """Bytes that a rank has between steps: its weights, and the moments of what it learns."""
     from memexp.core.model import local
 
-    moments = 0 if resources.offload else 2
-    return sum(
-        local(parameter).nbytes * (1 + moments if parameter.requires_grad else 1) for parameter in lm.parameters()
-    )
+    learning = lanes * (1 if resources.offload else 3)
+    return sum(local(parameter).nbytes * (learning if parameter.requires_grad else 1) for parameter in lm.parameters())
 
 
 def _gradients(lm: LanguageModel) -> int:
@@ -206,6 +208,13 @@ def _gradients(lm: LanguageModel) -> int:
     from memexp.core.model import local
 
     return sum(local(parameter).nbytes for parameter in lm.parameters() if parameter.requires_grad)
+
+
+def _at_the_head(lm: LanguageModel, lanes: int) -> int:
+    """Bytes of a piece of the logits, and of all lanes' gradients of the head, which are put into one at the end."""
+    weight: Any = getattr(lm.lm.get_output_embeddings(), "weight", None)
+    of_all = lanes * weight.nbytes if weight is not None and weight.requires_grad else 0
+    return max(3 * LOGIT_BYTES + of_all, 2 * of_all)
 
 
 def _passing(lm: LanguageModel) -> int:

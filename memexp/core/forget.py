@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from memexp.core import fork
 from memexp.core.data import key_seed
 from memexp.core.fork import Fork
 from memexp.core.model import LanguageModel, blocks, local, own_part
@@ -65,7 +66,9 @@ def ablated(lm: LanguageModel, forget: Forget, pretrained: Fork) -> Iterator[Non
         SpecError: the model has no such block.
     """
     chosen = _chosen(lm, forget)
-    kept = [(parameter, local(parameter).detach().clone()) for _, parameter in chosen]
+    # Lanes may all be at it, beside the gradients of all: on a device there is no room for that.
+    aside = torch.clone if lm.seat is None else fork.on_host
+    kept = [(parameter, aside(local(parameter).detach())) for _, parameter in chosen]
     try:
         with torch.no_grad():
             for name, parameter in chosen:

@@ -100,9 +100,12 @@ def _as(head: nn.Module, make: Callable[[Any], Any]) -> Iterator[None]:
 
 
 def _in_pieces(head: nn.Module, plain: Any, hidden: Tensor, work: Work, rows: int) -> Any:
+    # Of a head that several lanes learn, each has its own for its own rows.
+    parts: Any = getattr(head, "parts", None)
+    lanes = {"of": parts()} if parts is not None else {}
+
     def piece(hidden: Tensor, at: slice) -> Any:
-        # Of a head that several lanes learn, each has its own for its own rows.
-        own = functools.partial(plain, at=at) if getattr(head, "by_position", False) else plain
+        own = functools.partial(plain, at=at, **lanes) if lanes else plain
         return work(_logits(head, own, hidden).float(), at)
 
     starts = range(0, len(hidden), rows)

@@ -100,8 +100,8 @@ def prepared(lm: LanguageModel, settings: Training, state: State) -> Optimizer:
             raise Unfit("it is of other parameters than the model has")
     for name, count in state.taken.items():
         parameter = learning[name]
-        optimizer.state[parameter] = fresh = room(optimizer, parameter)
-        fresh["step"].fill_(count)
+        optimizer.state[parameter] = here = optimizer.state.get(parameter) or room(optimizer, parameter)
+        here["step"].fill_(count)
     return optimizer
 
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from memexp.errors import ModelError
@@ -80,9 +82,9 @@ def by_lane(lm: nn.Module, head: nn.Module | None, seats: Seats, stacked: set[in
             raise ModelError(f"{path}: {type(module).__name__} cannot compute for several lanes")
         kind = type(module)
         vars(module)["seats"] = seats
-        vars(module)["by_position"] = module is head
         if issubclass(kind, nn.Linear) and _computes_as(kind, nn.Linear):
             module.__class__ = _Linear
+            vars(module)["parts"] = partial(_parts, module) if module is head else None
         elif issubclass(kind, Conv1D) and _computes_as(kind, Conv1D):
             module.__class__ = _Conv1D
         elif kind is nn.Embedding:
@@ -98,37 +100,46 @@ def _computes_as(kind: type[nn.Module], plain: type[nn.Module]) -> bool:
     return kind is plain or kind.__module__ == "memexp.core.matmul"
 
 
+Parts: TypeAlias = tuple[Sequence[Tensor], Sequence[Tensor | None]]
+"""Weights (out, in) and biases (out,), lane by lane."""
+
+
 class _Linear(nn.Linear):
     """`nn.Linear` with weights (lanes, out, in) and biases (lanes, out)."""
 
     seats: Seats
-    by_position: bool
+    parts: Callable[[], Parts] | None
+    """Where it is the head, its weights for all pieces of a pass. Taken for each, the gradient of a piece would be as
+    large as all lanes' weights."""
 
-    def forward(self, x: Tensor, at: slice | None = None) -> Tensor:
-        """`at`: which of the positions that the head is asked about the rows of `x` are, where it is the head."""
-        return _product(self, x, self.weight.transpose(1, 2), at)
+    def forward(self, x: Tensor, at: slice | None = None, of: Parts | None = None) -> Tensor:
+        """Where it is the head, `at`: which of the positions that it is asked about the rows of `x` are, and `of`: its
+        `parts`."""
+        if at is None or of is None:
+            return _product(self, x, self.weight.transpose(1, 2))
+        weights, biases = of
+        return torch.cat([F.linear(x[rows], weights[lane], biases[lane]) for lane, rows in self.seats.of_rows(at)])
+
+
+def _parts(layer: Any) -> Parts:
+    weights = layer.seats.weights(layer.weight).unbind(0)
+    return weights, [None] * len(weights) if layer.bias is None else layer.seats.weights(layer.bias).unbind(0)
 
 
 class _Conv1D(Conv1D):
     """GPT-2's kind, with weights (lanes, in, out)."""
 
     seats: Seats
-    by_position: bool
 
     def forward(self, x: Tensor) -> Tensor:
-        return _product(self, x, self.weight, None)
+        return _product(self, x, self.weight)
 
 
-def _product(layer: Any, x: Tensor, weight: Tensor, at: slice | None) -> Tensor:
+def _product(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     """`x` (rows, ..., in) times each lane's `weight` (all lanes, in, out)."""
     seats: Seats = layer.seats
     weight = seats.weights(weight)
     bias = None if layer.bias is None else seats.weights(layer.bias)
-    if at is not None:
-        each = [
-            F.linear(x[rows], weight[lane].T, None if bias is None else bias[lane]) for lane, rows in seats.of_rows(at)
-        ]
-        return torch.cat(each)
     parts = seats.split(x)
     found = torch.bmm(parts, weight) if bias is None else torch.baddbmm(bias[:, None], parts, weight)
     return found.view(*x.shape[:-1], weight.shape[-1])
@@ -154,10 +165,34 @@ class _LayerNorm(nn.LayerNorm):
     seats: Seats
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = self.seats.split(F.layer_norm(x, self.normalized_shape, None, None, self.eps))
-        found = normed * self.seats.weights(self.weight)[:, None]
         bias: Any = self.bias
-        return (found if bias is None else found + self.seats.weights(bias)[:, None]).view(x.shape)
+        weight = self.seats.weights(self.weight)[:, None]
+        bias = None if bias is None else self.seats.weights(bias)[:, None]
+        found: Tensor = _Normed.apply(self.seats.split(x).float(), weight, bias, self.eps)  # type: ignore[no-untyped-call] # torch's own
+        return found.view(x.shape)
+
+
+class _Normed(torch.autograd.Function):
+    """Layer normalisation of each lane; for backward it keeps what torch's own does, and not what is normed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        """`x` (lanes, rest, width), the others (lanes, 1, width)."""
+        normed, mean, scale = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        ctx.save_for_backward(x, mean, scale, weight)
+        ctx.biased = bias is not None
+        return normed * weight if bias is None else torch.addcmul(bias, normed, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, scale, weight = ctx.saved_tensors
+        of_weight = (x - mean).mul_(scale).mul_(given).sum(1, keepdim=True)
+        of_bias = given.sum(1, keepdim=True) if ctx.biased else None
+        of_x, *_ = torch.ops.aten.native_layer_norm_backward(
+            given * weight, x, x.shape[-1:], mean, scale, None, None, (True, False, False)
+        )
+        return of_x, of_weight, of_bias, None
 
 
 class _Each:

@@ -1,6 +1,6 @@
 """What several lanes learn, side by side: weights, gradients and moments, (lanes, numbers) each.
 
-weights = LaneWeights(lm, 8)
+weights = LaneWeights(lm, 8, moments=2)
 weights.stacked["lm.transformer.h.0.attn.c_attn.weight"]     # (8, *shape), a view
 weights.step(3, optimizer, lr=1e-3, clip_norm=1.0)           # lane 3, with what `stacked` has for gradients
 """
@@ -11,6 +11,7 @@ import contextlib
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,14 @@ ALIGNED = 16
 
 
 class LaneWeights:
-    """The learning parameters of a model, once for each lane, with gradients and room for AdamW's moments."""
+    """The learning parameters of a model, once for each lane, with gradients and room for moments."""
 
-    def __init__(self, lm: LanguageModel, count: int) -> None:
-        """All lanes begin as `lm` is now, whose own parameters become those of lane 0."""
+    def __init__(self, lm: LanguageModel, count: int, moments: int) -> None:
+        """All lanes begin as `lm` is now, whose own parameters become those of lane 0.
+
+        `moments`: numbers that optimizers will keep of each that learns, at most; room for more is made when it is
+        asked for, where running out of memory is a lane's own failure.
+        """
         learning = lm.learning()
         # In the order of the optimizer's groups: matrices, which decay, before vectors, which do not.
         self.names = sorted(learning, key=lambda name: learning[name].ndim < 2)
@@ -41,9 +46,7 @@ class LaneWeights:
             end += -(-learning[name].numel() // ALIGNED) * ALIGNED
         device = lm.world.device
         self.shapes = [learning[name].shape for name in self.names]
-        self.values, self.gradients, self.first, self.second = (
-            torch.zeros(count, end, device=device) for _ in range(4)
-        )
+        self.values, self.gradients, *self._kept = (torch.zeros(count, end, device=device) for _ in range(2 + moments))
         self.steps = torch.zeros(count, len(self.names), device=device)
         self._seated: list[weakref.ref[Optimizer] | None] = [None] * count
         with torch.no_grad():
@@ -76,8 +79,18 @@ class LaneWeights:
             self.gradients[list(lanes)] = 0
 
     def seat(self, models: Sequence[LanguageModel]) -> None:
-        """The models of all lanes, by whose parameters optimizers know their moments."""
+        """The models of all lanes, by whose parameters optimizers know their moments; these have their place here from
+        the beginning, or for a while there would be two of them."""
         self._own = [model.learning() for model in models]
+        for lane, model in enumerate(models):
+            model.seat = partial(self._take_in, lane)
+
+    @staticmethod
+    def leave(lm: LanguageModel) -> None:
+        """`lm`, lane 0, has its parameters for itself again."""
+        lm.seat = None
+        for parameter in lm.learning().values():
+            parameter.data, parameter.grad = parameter.data.clone(), None
 
     def step(self, lane: int, optimizer: Optimizer, lr: float, clip_norm: float | None) -> None:
         """A step of one lane, as torch's optimizer makes it after torch's `clip_grad_norm_`."""
@@ -98,7 +111,10 @@ class LaneWeights:
 
     def _moments(self, optimizer: Optimizer) -> Iterable[tuple[str, Tensor]]:
         """Where its moments are, by their names: it has two, one or none of them."""
-        return zip(moments_of(optimizer), (self.first, self.second), strict=False)
+        names = moments_of(optimizer)
+        while len(self._kept) < len(names):
+            self._kept.append(torch.zeros_like(self.values))
+        return zip(names, self._kept, strict=False)
 
     @torch.no_grad()
     def _take_in(self, lane: int, optimizer: Optimizer) -> None:
@@ -137,11 +153,11 @@ class LaneWeights:
 
     @contextlib.contextmanager
     def stirred(self, amount: float) -> Iterator[None]:
-        """With weights that differ from lane to lane, meanwhile."""
-        before = self.values.clone()
-        noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
-        self.values += amount * noise.to(before.device)
+        """With weights that differ from lane to lane, meanwhile, where all are alike."""
+        before, draws = self.values[0].clone(), torch.Generator().manual_seed(0)
+        for lane in self.values:  # one by one: noise for all would take as much memory as all
+            lane.add_(torch.randn(lane.shape, generator=draws).to(lane.device), alpha=amount)
         try:
             yield
         finally:
-            self.values.copy_(before)
+            self.values.copy_(before.expand_as(self.values))

@@ -38,6 +38,7 @@ from memexp.core.lane_weights import LaneWeights
 from memexp.core.model import LanguageModel, blocks, drops, set_dropout
 from memexp.core.train import update
 from memexp.errors import ModelError
+from memexp.spec import AdamW
 
 __all__ = ["JointModel", "Lanes"]
 
@@ -60,7 +61,7 @@ class JointModel(LanguageModel):
 
     def nll(self, ids: Tensor, lengths: Tensor, of: OfTargets = losses) -> Tensor:
         """As any model's."""
-        self.seats.asked = (lengths - 1).view(len(self.seats.lanes), -1).sum(1).tolist()
+        self.seats.asked = (lengths.numpy() - 1).reshape(len(self.seats.lanes), -1).sum(1).tolist()
         return super().nll(ids, lengths, of)
 
     def ends(self, rows: Sequence[Row], asked: Sequence[tuple[int, Row]], past: Any = None) -> Ends:
@@ -75,10 +76,10 @@ class JointModel(LanguageModel):
 class Lanes:
     """A model as several lanes."""
 
-    def __init__(self, lm: LanguageModel, count: int) -> None:
-        """`lm` becomes lane 0; the others are as it is now.
+    def __init__(self, lm: LanguageModel, count: int, moments: int = AdamW().moments) -> None:
+        """`lm` becomes lane 0; the others are as it is now. `moments`: as for `LaneWeights`.
 
-        Raises ModelError where the architecture, or what of it learns, cannot be computed for several lanes at once.
+        Raises, with `lm` as it was, ModelError where the architecture, or what of it learns, has no lanes.
         """
         if lm.world.size > 1:
             raise ModelError("a model on several workers has no lanes")
@@ -86,16 +87,19 @@ class Lanes:
         self.generators = Generators(count, lm.world.device)
         self.checkpointing = any(isinstance(vars(block).get("forward"), functools.partial) for block in blocks(lm.lm))
         self._drawing: dict[float | None, bool] = {}
-        self._dropout: tuple[float | None, ...] = ()
-        """What the joint model has now, once something was asked for."""
-        self.weights = LaneWeights(lm, count)
-        self.joint = self._joined(lm)
-        copies = [copy.deepcopy(lm, _memo(lm, self.weights.of_lane(lane))) for lane in range(1, count)]
-        self.models = [lm, *copies]
+        self._dropout: tuple[float | None, ...] = ()  # what the joint model has, once something was asked for
+        self.weights = LaneWeights(lm, count, moments)
+        try:
+            self.joint = self._joined(lm)
+            copies = [copy.deepcopy(lm, _memo(lm, self.weights.of_lane(lane))) for lane in range(1, count)]
+            self.models = [lm, *copies]
+            self._check()
+        except BaseException:
+            self.weights.leave(lm)
+            raise
         self.weights.seat(self.models)
         for model in self.models:
             model.budget = _shared(model.budget, count)
-        self._check()
 
     def _joined(self, lm: LanguageModel) -> JointModel:
         joint: Any = copy.deepcopy(lm, _memo(lm, self.weights.stacked))
@@ -202,13 +206,14 @@ class Lanes:
 
     def _nll(self, asked: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Tensor]:
         most, widest = max(len(ids) for _, (ids, *_) in asked), max(ids.shape[1] for _, (ids, *_) in asked)
-        ids = torch.zeros(len(asked), most, widest, dtype=torch.int64)
-        lengths = torch.ones(len(asked), most, dtype=torch.int64)
+        ids = np.zeros((len(asked), most, widest), np.int64)
+        lengths = np.ones((len(asked), most), np.int64)
         for at, (_, (own, real, *_)) in enumerate(asked):
-            ids[at, : len(own), : own.shape[1]] = own
-            lengths[at, : len(own)] = real
+            ids[at, : len(own), : own.shape[1]] = own.numpy()
+            lengths[at, : len(own)] = real.numpy()
+        flat = torch.from_numpy(ids.reshape(-1, widest)), torch.from_numpy(lengths.reshape(-1))
         with self._measuring(asked):
-            found = self.joint.nll(ids.flatten(0, 1), lengths.flatten(), *asked[0][1][2:])
+            found = self.joint.nll(*flat, *asked[0][1][2:])
         return list(found.split((lengths - 1).sum(1).tolist()))
 
     def _ends(self, asked: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Any]:
@@ -260,7 +265,7 @@ class Lanes:
             for model, answer in zip(self.models, found, strict=True):
                 model.eval()
                 alone = model.nll(torch.from_numpy(right_padded(FEW)), torch.tensor([len(row) for row in FEW]))
-                if not bool(((answer - alone).abs() <= close).all()):  # nor NaN
+                if bool((~((answer - alone).abs() <= close)).any()):  # NaN is not close either
                     raise ModelError(f"{type(self.joint.lm).__name__} does not compute several lanes as each by itself")
 
     def _pass_of_all(self) -> Tensor:

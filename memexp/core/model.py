@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -65,13 +66,14 @@ class LanguageModel(nn.Module):
         self.world, self.dtype = world, dtype
         self.budget: Budget = largest(world.device.type)
         """What batches may have; `load` makes it that of the model and the device."""
-        self.offload = False
-        """Whether the optimizer's moments are kept on the host."""
-        self.stored: Mapping[str, Stored] | None = None  # where its tensors lie, if `load` read them from safetensors
+        self.offload = False  # whether the optimizer's moments are kept on the host
+        self.stored: Mapping[str, Stored] | None = None  # where its tensors lie, if `load` read safetensors
         self.together: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Around passes that belong together; sharding keeps weights gathered meanwhile."""
         self.company: Company | None = None
-        """Where the model is one lane of several, how it asks for what they do together."""
+        self.seat: Callable[[Optimizer], None] | None = None
+        """Where the model is one lane of several: how it asks for what they do together, and what gives the moments of
+        an optimizer their place beside the others'."""
         self.passes = 0
         """Forward passes made so far: what shows that a worker is at work."""
         self.adopt(traits if traits is not None else self._ask())

@@ -57,7 +57,9 @@ def fresh_optimizer(lm: LanguageModel, settings: Training, was: Sequence[Mapping
     if was is not None:
         for group, settled in zip(optimizer.param_groups, was, strict=True):
             group |= settled
-    if momentum:
+    if lm.seat is not None:
+        lm.seat(optimizer)
+    elif momentum:
         # Zeros from the beginning give the steps that none give, and torch's first step wants all parameters in it.
         optimizer.state |= {parameter: room(optimizer, parameter) for parameter in learning}
     return optimizer

@@ -39,7 +39,9 @@ class Load:
     tokens: int
     """Of the largest batch of training, padding included, over all workers."""
     forks: int = 0
-    """States that are kept in memory at a time, the base aside."""
+    """States that are kept in memory at a time by one that walks through them, the base aside."""
+    most_forks: int | None = None
+    """The same by any number of lanes, each on its own way; None where each may keep `forks`."""
     cue_tokens: int = 0
     """Of texts that are completed together, tokens to come included."""
     moments: int = AdamW().moments
@@ -53,6 +55,8 @@ class Load:
     """Whether the other is held against what the model where unlearning began says of it, as KL does."""
     rounding: bool = False
     """Whether a probe asks the model with weights of few bits, while what they were is on the host."""
+    ablating: bool = False
+    """Whether a probe asks the model without what it has learned: lanes have that on the host meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -95,25 +99,23 @@ def needed(
 ) -> Need:
     """What a trial needs of each worker. `on_gpu`: where it is planned for, by default as `resources` say."""
     on_gpu = resources.gpus > 0 if on_gpu is None else on_gpu
-    model = _Model.of(inspection, method, dtype, resources.workers, on_gpu)
+    model = _Model.of(inspection, method, dtype, resources, on_gpu)
     offloaded = resources.offload and on_gpu
     moments = 4 * load.moments * model.learning // model.workers
     began = 4 * load.held * model.learning // model.workers
     standing = {"weights": model.held, "optimizer": 0 if offloaded else moments}
-    lanes = 1 if resources.lanes == "auto" else resources.lanes  # as many as there is memory for
-    if lanes > 1:  # each has its own of all that learns, gradients and room for AdamW's moments
-        # included, at all times
-        each, load = lanes * 4 * model.learning, replace(load, tokens=lanes * load.tokens)
-        standing = {"weights": model.held - 4 * model.learning + each, "optimizer": 2 * each, "lanes": each}
+    if model.lanes > 1:  # each has its own of all that learns, gradients and room for moments at all times
+        each, load = model.lanes * 4 * model.learning, replace(load, tokens=model.lanes * load.tokens)
+        standing = {
+            "weights": model.held - 4 * model.learning + each,
+            "optimizer": load.moments * each,
+            "lanes": each,
+        }
     standing |= {"beginnings": began} if began and not offloaded else {}
     peaks = (*_training(model, resources, load, on_gpu), _recall(model, load))
     peak = max(peaks, key=lambda parts: sum(parts.values()))
     names = ("gathers", "gradients", "activations", "logits", "cache")
-    base = 0 if model.full and inspection.kept_in_files and 4 * model.learning > COPIED else 1
-    states = base + (1 + load.moments) * load.forks
-    copies = 4 * model.learning // model.workers * states + (moments + began if offloaded else 0)
-    if load.rounding and (on_gpu or not model.full):  # else gradients, which are gone by then, take as much
-        copies += model.held - (0 if model.full else 4 * model.learning // model.workers)
+    copies = _copies(model, load, on_gpu) + (moments + began if offloaded else 0)
     process = GPU_PROCESS if on_gpu else HOST_PROCESS
     recall = sum(standing.values()) + peaks[-1]["cache"] + _whole(model) + process + (0 if on_gpu else copies)
     return Need(
@@ -125,6 +127,21 @@ def needed(
         model.workers,
         recall if model.workers > 1 and load.cue_tokens else 0,
     )
+
+
+def _copies(model: _Model, load: Load, on_gpu: bool) -> int:
+    """Bytes on the host of what a trial goes back to."""
+    learning = 4 * model.learning // model.workers
+    forks = model.lanes * load.forks
+    if model.lanes > 1 and load.most_forks is not None:
+        forks = min(forks, load.most_forks)
+    base = 0 if model.full and model.sight.kept_in_files and 4 * model.learning > COPIED else 1
+    copies = learning * (base + (1 + load.moments) * forks)
+    if load.rounding and not model.full:
+        copies += model.held - learning
+    elif load.rounding and (on_gpu or model.lanes > 1):  # else gradients, which are gone by then, take as much
+        copies += model.lanes * learning
+    return copies + (model.lanes * learning if load.ablating and model.lanes > 1 else 0)
 
 
 @dataclass(frozen=True)
@@ -146,9 +163,11 @@ class _Model:
     sight: Inspection
     per_token: tuple[float, float]
     """Bytes that are kept of a token for backward: of a block, and outside of them."""
+    lanes: int
+    """That are trained in one pass, each with all that learns."""
 
     @classmethod
-    def of(cls, inspection: Inspection, method: Full | LoRA, dtype: str, workers: int, on_gpu: bool) -> _Model:
+    def of(cls, inspection: Inspection, method: Full | LoRA, dtype: str, resources: Resources, on_gpu: bool) -> _Model:
         coarse = dtype == "bfloat16"
         name = f"{'lora' if isinstance(method, LoRA) else 'full'}-{'bfloat16' if coarse else 'float32'}"
         counted = inspection.token_bytes
@@ -162,15 +181,16 @@ class _Model:
             learning = _adapter(inspection, method)
             held = (2 if coarse and inspection.coarse else 4) * inspection.parameters + 4 * learning
         return cls(
-            workers,
+            resources.workers,
             learning,
-            held // workers,
+            held // resources.workers,
             2 if coarse else 4,
             inspection.block_parameters,
             inspection.parameters - inside,
             not isinstance(method, LoRA),
             inspection,
             (per_token[0], per_token[1]),
+            1 if resources.lanes == "auto" else resources.lanes,  # "auto": as many as there is memory for
         )
 
     @property
@@ -205,15 +225,27 @@ def _passed(
     rows = max(1, LOGITS // max(1, 4 * model.sight.vocabulary))
     if diverging:  # as `memexp.core.objectives` cuts what is there of two models
         group = max(1, min(group, rows // 2))
-    casts = 2 * model.block * model.depth if model.workers == 1 and model.full and model.width == 2 else 0
+    casts = 2 * model.lanes * model.block * model.depth if model.workers == 1 and model.full and model.width == 2 else 0
     held = {
         "activations": int(kept * group + (block * group if resources.checkpointing else 0)),
         "gathers": casts + _gathered(model),
-        "gradients": 4 * model.learning // model.workers if again or group < tokens else 0,
+        "gradients": 4 * model.learning // model.workers if (again or group < tokens) and model.lanes == 1 else 0,
     }
     of_head, logits = 4 * model.head if model.full else 0, 4 * model.sight.vocabulary * min(group, rows)
+    if model.lanes > 1 and model.full:
+        return _in_lanes(model, held, logits, math.ceil(group / rows), int((outside + block) * group))
     at_head = _at_the_head(held, logits, of_head, math.ceil(group / rows), of_each=5 if diverging else 3)
     return (*at_head, *_in_blocks(model, held, of_head, int((outside + block) * group)))
+
+
+def _in_lanes(model: _Model, held: dict[str, int], logits: int, pieces: int, of_one: int) -> tuple[dict[str, int], ...]:
+    """As a piece of the logits has its gradient, as the lanes' gradients of the head are put into one, and as those of
+    the embedding are, to which a tied head's are added."""
+    of_heads = 4 * model.head * model.lanes
+    at_head = {"logits": 3 * logits, "gradients": of_heads} if pieces > 1 else {"logits": 3 * logits}
+    last = {"logits": 2 * logits, "gradients": of_heads}
+    embedding = {"activations": of_one, "gathers": 0, "gradients": (3 if model.sight.tied else 2) * of_heads}
+    return held | at_head, held | last, held | {"gradients": 2 * of_heads}, embedding
 
 
 def _at_the_head(
@@ -233,6 +265,8 @@ def _in_blocks(model: _Model, held: dict[str, int], of_head: int, of_one: int) -
     """As the last block has its gradient, and as the embedding has; `of_one`: activations of the first block."""
     gradients = 4 * model.learning // model.workers
     alone = {"gradients": gradients, "gathers": 0, "activations": of_one}
+    if model.lanes > 1:
+        return ()
     if not model.full:
         return (alone | {"gathers": _gathered(model)},)
     if model.workers == 1:  # a tied embedding's is added to the head's

@@ -31,6 +31,8 @@ RECALLED = 6_144
 """Tokens of texts that are completed together."""
 COMPLETING = ("recall", "qa", "truth_ratio", "continuation")
 """Kinds whose texts are completed, or may be."""
+ABLATING = ("ablation", "base_forgetting", "capacity", "membership", "priming")
+"""Kinds that ask the model without what it has learned."""
 SPREAD = 0.25
 """By which what was measured may be off for other conditions."""
 LAUNCH = {("full", 4): 0.6e-3, ("full", 2): 1.3e-3, ("lora", 4): 1.6e-3, ("lora", 2): 2.9e-3}
@@ -74,7 +76,19 @@ def load_of(forest: Forest, base: str) -> Load:
     moments = max([_most_moments(stages), *((probe.optimizer or AdamW()).moments for _, probe in restudies)])
     recalled = RECALLED if any(one.kind in COMPLETING for ask in asks for one in probes_within(ask.probe)) else 0
     rounding = any(isinstance(one, Quantized) for ask in asks for one in probes_within(ask.probe))
-    return Load(int(max(tokens, default=0)), forks, recalled, moments, _held(stages), parted, diverging, rounding)
+    parents = Counter(stage.parent for stage in stages if stage.parent != base)
+    return Load(
+        int(max(tokens, default=0)),
+        forks,
+        None if restudies else sum(children > 1 for children in parents.values()),
+        recalled,
+        moments,
+        _held(stages),
+        parted,
+        diverging,
+        rounding,
+        ablating=any(one.kind in ABLATING for ask in asks for one in probes_within(ask.probe)),
+    )
 
 
 def _most_moments(stages: Iterable[Stage]) -> int:

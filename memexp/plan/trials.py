@@ -66,6 +66,11 @@ class Trial(Corpora):
         apart = self.cautious or self.stoppable or self.halved or self.alone
         return 1 if own or aimed or apart or self.resources.workers > 1 else self.resources.most_lanes
 
+    @property
+    def moments(self) -> int:
+        """Numbers that an optimizer of its stages keeps of each that learns, at most."""
+        return max((stage.moments for stage in self.stages if isinstance(stage, TrainingStage)), default=0)
+
     def path(self, stage: str) -> list[str]:
         """The stages from the first one below the base to `stage`, whose identity is the last."""
         parents, found = {one.id: one.parent for one in self.stages}, list[str]()

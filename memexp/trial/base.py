@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from memexp.core import fork
+from memexp.core.batch_sizes import budget_of
 from memexp.core.fork import Fork
 from memexp.core.lanes import Lanes
 from memexp.core.load import load
@@ -61,13 +62,20 @@ class WarmBase:
         """How many lanes its model has."""
         return 1 if self._lanes is None else len(self._lanes.models)
 
-    def lanes(self, lm: LanguageModel, count: int) -> Lanes:
-        """The model that `get` gave, as so many lanes, of which it is the first.
+    def lanes(self, lm: LanguageModel, count: int, moments: int) -> Lanes:
+        """The model that `get` gave, as so many lanes, of which it is the first; `moments`: as for `Lanes`.
 
-        Raises ModelError where its architecture has none.
+        Raises, with the model as it was, ModelError where its architecture has none, and what torch does where there
+        is no memory for them.
         """
         if self._lanes is None:
-            self._lanes = Lanes(lm, count)
+            assert self._key is not None
+            before, lm.budget = lm.budget, budget_of(lm, self._key[1], lanes=count)
+            try:
+                self._lanes = Lanes(lm, count, moments)
+            except BaseException:
+                lm.budget = before
+                raise
         return self._lanes
 
 

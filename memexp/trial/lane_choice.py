@@ -79,8 +79,10 @@ def _tried(walk: Walk, base: WarmBase, stage: TrainingStage) -> tuple[dict[int, 
     while count:
         try:
             rows, settings = walk.texts.batches(stage)(stage.first_step).rows, stage.settings
-            lm = walk.state.lm
-            found[count] = _alone(lm, settings, rows) if count == 1 else _joint(base.lanes(lm, count), settings, rows)
+            if count == 1:
+                found[count] = _alone(walk.state.lm, settings, rows)
+            else:
+                found[count] = _joint(base.lanes(walk.state.lm, count, stage.moments), settings, rows)
         except Exception as error:  # want of memory, above all: half as many may have it; the file says what it was
             if ends_process(error):
                 raise

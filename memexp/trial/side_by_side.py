@@ -13,8 +13,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from memexp.core.faults import of_memory
 from memexp.core.model import LanguageModel
-from memexp.errors import ModelError
+from memexp.errors import ModelError, one_line
 from memexp.plan import Ask, Stage, Trial
 from memexp.trial.base import WarmBase, renew
 from memexp.trial.lane_choice import chosen
@@ -43,10 +44,12 @@ def in_lanes(walk: Walk, base: WarmBase) -> bool:
     if base.count not in (1, walk.lanes):  # of another batch
         renew(walk, base)
     try:
-        lanes = base.lanes(walk.state.lm, walk.lanes)
-    except ModelError as error:
+        lanes = base.lanes(walk.state.lm, walk.lanes, walk.trial.moments)
+    except (ModelError, RuntimeError) as error:
+        if not isinstance(error, ModelError) and not of_memory(error):
+            raise
         walk.notes.made_with["lanes"] = 1
-        walk.notes.add(walk.trial.base, "unread", began, f"one lane instead of {most}: {error}")
+        walk.notes.add(walk.trial.base, "unread", began, f"one lane instead of {most}: {one_line(error)}")
         return False
     lockstep = Lockstep(lanes)
     walks = [walk, *(_beside(walk, model) for model in lanes.models[1:])]

@@ -32,9 +32,11 @@ from memexp.core.batch_sizes import on_gpu, spare
 from memexp.core.batches import Batch
 from memexp.core.checkpointing import checkpoint_blocks
 from memexp.core.consolidation import Consolidation
+from memexp.core.forget import ablated
 from memexp.core.fork import restore, take
 from memexp.core.generate import complete_greedily
 from memexp.core.hollow import exchange, hollow, seemingly_full
+from memexp.core.lanes import Lanes
 from memexp.core.model import LanguageModel
 from memexp.core.objectives import Unlearning, remembered
 from memexp.core.optimizer import fresh_optimizer, room
@@ -44,7 +46,7 @@ from memexp.core.scoring import token_nlls
 from memexp.core.shard import gather_together, shard
 from memexp.core.train import Objective, update
 from memexp.core.traits import Traits
-from memexp.spec import EWC, Full, LoRA, Resources, ShippedText, Study, Unlearn
+from memexp.spec import EWC, Forget, Full, LoRA, Resources, ShippedText, Study, Unlearn
 
 __all__ = ["BY_CHOICE", "FREE", "SHAPES", "alone", "counted", "filled", "most", "ranks_of", "unfilled"]
 
@@ -175,6 +177,7 @@ def counted(
     width: int = 128,
     memory: float | None = None,
     aim: Unlearn | EWC | None = None,
+    lanes: int = 1,
     **changes: Any,
 ) -> dict[str, Phase]:
     """Bytes of one rank, phase by phase: a step on so many rows, a fork and back, scoring and recall of as many.
@@ -188,6 +191,8 @@ def counted(
     resources = Resources(workers=ranks, gpus=1)
     texts = [[1] * (width - 1) + [i] for i in range(rows)]
     lm = unfilled(shape, method, **changes)
+    if lanes > 1:
+        return _counted_in_lanes(lm, lanes, dtype, resources, memory or FREE, texts)
     with ranks_of(ranks) as world, alone(), Meter() as meter:
         found: dict[str, Phase] = {}
 
@@ -229,6 +234,62 @@ def counted(
             cues = ranks * model.budget.recall_tokens // width
             with phase("full recall"):
                 complete_greedily(model, [[1] * (width - 2)] * cues, [2] * cues)
+    return found
+
+
+def _counted_in_lanes(
+    lm: PreTrainedModel, count: int, dtype: str, resources: Resources, memory: float, texts: list[list[int]]
+) -> dict[str, Phase]:
+    """The same of lanes, each with so many rows: two steps, a fork of each and back, a step, scoring and recall.
+
+    In the phase "ablation" all are scored without what they have learned.
+    """
+    found: dict[str, Phase] = {}
+    with ranks_of(1) as world, alone(), Meter() as meter:
+
+        @contextlib.contextmanager
+        def phase(name: str) -> Iterator[None]:
+            with meter.phase() as found[name]:
+                yield
+
+        def ask(what: str, given: Callable[[LanguageModel], tuple[Any, ...]]) -> None:
+            asked = [(lane, given(model)) for lane, model in enumerate(lanes.models)]
+            with mock.patch("memexp.core.lanes.ends_process", lambda _: True):  # or each would try by itself
+                for answer in lanes.do(what, asked):
+                    if isinstance(answer, Exception):
+                        raise answer
+
+        with phase("load"):
+            model = filled(lm, world, dtype)
+            meter.note(*model.parameters(), *model.buffers())
+        model.budget = on_gpu(model, resources, memory, lanes=count)
+        with phase("lanes"):
+            lanes = Lanes(model, count, moments=2)
+        optimizers = {id(model): fresh_optimizer(model, STUDY) for model in lanes.models}
+
+        def step(model: LanguageModel) -> tuple[Any, ...]:
+            return optimizers[id(model)], texts, 1e-5, 1.0, None, None
+
+        with phase("first step"):
+            ask("update", step)
+        with phase("training"):
+            ask("update", step)
+        with phase("fork"):
+            kept = {id(model): take(model, optimizers.pop(id(model))) for model in lanes.models}
+        with phase("restore"):
+            for model in lanes.models:
+                optimizers[id(model)] = restore(model, kept[id(model)], STUDY)
+            ask("update", step)
+        width = len(texts[0])
+        with phase("scoring"):
+            ask("nll", lambda _: (torch.from_numpy(np.array(texts)), torch.tensor([width] * len(texts))))
+        with phase("ablation"), contextlib.ExitStack() as ablations:
+            for model in lanes.models:
+                side = Forget(below_layer=model.lm.config.num_hidden_layers)
+                ablations.enter_context(ablated(model, side, kept[id(model)]))
+            ask("nll", lambda _: (torch.from_numpy(np.array(texts)), torch.tensor([width] * len(texts))))
+        with phase("recall"):
+            ask("greedy", lambda _: ([text[: width // 2] for text in texts], [2] * len(texts)))
     return found
 
 

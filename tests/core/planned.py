@@ -35,7 +35,13 @@ def inspection(shape: str, **changes: int) -> Inspection:
 
 
 def planned(
-    shape: str, ranks: int, adapter: bool, dtype: str = "bfloat16", load: Load | None = None, **changes: int
+    shape: str,
+    ranks: int,
+    adapter: bool,
+    dtype: str = "bfloat16",
+    load: Load | None = None,
+    lanes: int = 1,
+    **changes: int,
 ) -> Need:
-    method, resources = LoRA(r=8) if adapter else Full(), Resources(workers=ranks, gpus=1)
+    method, resources = LoRA(r=8) if adapter else Full(), Resources(workers=ranks, gpus=1, lanes=lanes)
     return needed(inspection(shape, **changes), method, dtype, resources, load or Load(TOKENS))

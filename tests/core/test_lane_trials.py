@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from core.every_measure import LIST, PROBES
 from core.small import CONFIGS, TOKENIZER
 from core.test_trial import rows, statuses, trial_of
 
 from memexp.core.lanes import Lanes
 from memexp.core.processes import World
-from memexp.errors import ModelError, SpecError
+from memexp.errors import ModelError, SpecError, one_line
 from memexp.plan.attempts import Attempt
 from memexp.probes import (
     BY_KIND,
@@ -150,16 +151,17 @@ def test_lanes_that_are_interrupted_go_on_where_they_were(tmp_path: Path) -> Non
     assert_same(whole, store)
 
 
-def test_a_model_without_lanes_goes_on_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("why", [ModelError("it has none"), torch.OutOfMemoryError("CUDA out of memory.\nTried")])
+def test_a_model_without_lanes_goes_on_in_one(why: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Lanes, *_: Any) -> None:
-        raise ModelError("it has none")
+        raise why
 
     monkeypatch.setattr(Lanes, "__init__", refuse)
     store = Store(tmp_path / "results")
     assert executed(grid(LoRA(r=4)), store, 3) == []
     assert {row["lanes"] for row in rows(store, "recall")} == {1}
     (said,) = rows(store, "stages", status="unread")
-    assert said["error"] == "one lane instead of 3: it has none"
+    assert said["error"] == f"one lane instead of 3: {one_line(why)}"
 
 
 @pytest.mark.parametrize(

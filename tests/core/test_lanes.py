@@ -212,9 +212,14 @@ def test_what_no_lane_can_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ModelError, match="adapter of the output embedding"):
         Lanes(lm, 2)
     computed = lane_layers._product
-    monkeypatch.setattr(lane_layers, "_product", lambda layer, x, weight, at: computed(layer, x, weight.flip(0), at))
+    monkeypatch.setattr(lane_layers, "_product", lambda layer, x, weight: computed(layer, x, weight.flip(0)))
+    lm, like = (language_model("gpt2", LoRA(r=4)) for _ in range(2))
     with pytest.raises(ModelError, match="does not compute several lanes as each by itself"):
-        Lanes(language_model("gpt2", LoRA(r=4)), 2)
+        Lanes(lm, 2)
+    assert lm.seat is None and lm.budget == like.budget and far(lm, like) == 0
+    learning = list(lm.learning().values())
+    assert len({one.untyped_storage().data_ptr() for one in learning}) == len(learning), "no room for lanes is kept"
+    assert all(one.untyped_storage().nbytes() == one.nbytes and one.grad is None for one in learning)
 
 
 def test_a_lane_takes_a_fork_of_another() -> None:

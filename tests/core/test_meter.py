@@ -143,6 +143,39 @@ def test_a_plan_tells_what_recall_takes_where_there_is_room() -> None:
     assert planned(shape, 4, False, **depth).together == 0, "nothing is recalled"
 
 
+FEW = {"rows": 2, "width": 16}
+IN_LANES = [
+    ("gpt2", 4, False, "float32", {"num_hidden_layers": 4}),
+    ("gpt2", 2, False, "bfloat16", {"num_hidden_layers": 2}),
+    ("gpt2", 8, False, "float32", {"num_hidden_layers": 2, **FEW}),
+    ("gpt2", 4, True, "float32", {"num_hidden_layers": 4}),
+    ("opt-13b", 2, False, "bfloat16", SHORT),
+    ("llama3-8b", 4, True, "bfloat16", SHORT),
+]
+
+
+@pytest.mark.parametrize(("shape", "lanes", "adapter", "dtype", "changes"), IN_LANES)
+def test_a_plan_is_near_the_meter_of_lanes(
+    shape: str, lanes: int, adapter: bool, dtype: str, changes: dict[str, int]
+) -> None:
+    """Each with a batch of its own, and a fork of its own."""
+    found = of(shape, 1, adapter, dtype, lanes=lanes, **changes)
+    plain = {name: value for name, value in changes.items() if name not in FEW}
+    load = Load(changes.get("rows", 16) * changes.get("width", 128), forks=1, ablating=True)
+    need = planned(shape, 1, adapter, dtype, load, lanes, **plain)
+    assert need.worker - need.process == pytest.approx(most(found), rel=0.03)
+    learning = found["fork"].host / (3 * lanes)
+    assert need.copies - learning == pytest.approx(max(phase.host for phase in found.values()), rel=0.02)
+    assert found["restore"].peak == found["training"].peak, "moments go back to where they were"
+    assert found["ablation"].now == found["scoring"].now and found["ablation"].host > found["scoring"].host
+
+
+def test_lanes_cut_their_batches_to_what_they_leave() -> None:
+    whole, memory = of("gpt2", 1, dtype="float32", lanes=4, num_hidden_layers=4), 9 * GB
+    found = of("gpt2", 1, dtype="float32", lanes=4, memory=memory, num_hidden_layers=4)
+    assert most(found) <= memory - GPU_RESERVE < most(whole)
+
+
 # Planted bugs
 
 

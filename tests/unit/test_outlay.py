@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from memexp import (
     Capacity,
     Condition,
     Exposure,
+    Full,
     InlineItems,
     InlineText,
     Interference,
@@ -34,13 +37,15 @@ from memexp import (
     ShippedText,
     Study,
     Unlearn,
+    probes,
 )
 from memexp.plan import bundle, grow
 from memexp.plan.devices import ETHERNET, PCIE, Device
 from memexp.plan.forest import BaseStage, TrainingStage
 from memexp.plan.inspection import Inspection
 from memexp.plan.lengths import Lengths
-from memexp.plan.outlay import LAUNCH, SPREAD, Times, Work, hours, load_of, work_alone, work_of
+from memexp.plan.memory import needed
+from memexp.plan.outlay import ABLATING, LAUNCH, SPREAD, Times, Work, hours, load_of, work_alone, work_of
 
 FAST = Device(memory=80e9, float32=1e16, tf32=1e16, bfloat16=2e16, bandwidth=1e12, link=1e11)
 SLOW = Device(memory=80e9, float32=1e12, tf32=2e12, bfloat16=4e12, bandwidth=1e15, link=1e15)
@@ -255,10 +260,48 @@ def test_completions_and_few_bits_take_memory_also_within_a_probe() -> None:
     pair = Pair(ShippedText("sentences-targets"), ShippedText("sentences-foils"))
     items = InlineItems("q", [{"question": "Why?", "answer": "So."}])
 
-    def load(probe: Probe) -> tuple[bool, bool]:
+    def load(probe: Probe) -> tuple[bool, bool, bool]:
         forest = grow([Condition(Model("tiny-s"), study, probes=[probe])])
         found = load_of(forest, next(iter(forest.resources)))
-        return found.cue_tokens > 0, found.rounding
+        return found.cue_tokens > 0, found.rounding, found.ablating
 
-    asked = (Recognition(pair), Recall(), LayerAblation(QA(items)), Quantized(Recognition(pair)), Quantized(Recall()))
-    assert [load(one) for one in asked] == [(False, False), (True, False), (True, False), (False, True), (True, True)]
+    assert load(Recognition(pair)) == (False, False, False)
+    assert load(Recall()) == (True, False, False)
+    assert load(LayerAblation(QA(items))) == (True, False, True)
+    assert load(Quantized(Recognition(pair))) == (False, True, False)
+    assert load(Membership(pair)) == (False, False, True)
+    assert load(Quantized(Recall())) == (True, True, False)
+
+
+def test_probes_that_ask_without_what_was_learned_are_known() -> None:
+    """By what their modules call, which a new probe would not tell a plan."""
+    classes = [one for one in vars(probes).values() if isinstance(one, type) and issubclass(one, Probe)]
+    calls = {
+        one.kind: re.search(r"session\.(ablated|divergences)\(", inspect.getsource(inspect.getmodule(one) or one))
+        for one in classes
+        if hasattr(one, "kind")
+    }
+    assert {kind for kind, found in calls.items() if found} == set(ABLATING) and len(calls) > len(ABLATING)
+
+
+def test_states_that_lanes_keep_are_as_many_as_there_are_forks(trajectory: Trajectory) -> None:
+    """Three rates, each of which forks on its own way."""
+    studied = [next(one for one in trajectory(lr) if one.study.exposures) for lr in (1e-3, 1e-2, 1e-1)]
+    after = [Interference(studied[0].study.corpus, 2, lr=lr, batch_size=2) for lr in (1e-3, 1e-2)]
+    many = [dataclasses.replace(one, interference=between) for one in studied for between in after]
+    forest = grow(many)
+    [base] = forest.resources
+    load = load_of(forest, base)
+    assert (load.forks, load.most_forks) == (1, 3)
+    restudy = grow([dataclasses.replace(one, probes=[Savings(batch_size=4)]) for one in many])
+    assert load_of(restudy, base).most_forks is None
+
+    def copies(lanes: int, **changes: Any) -> int:
+        one = dataclasses.replace(load, ablating=False, **changes)
+        return needed(MODEL, Full(), "float32", Resources(gpus=1, lanes=lanes), one).copies
+
+    state = (1 + load.moments) * 4 * MODEL.parameters
+    assert copies(4, forks=2, most_forks=5) - copies(1, forks=2, most_forks=5) == 3 * state
+    assert copies(2, forks=2, most_forks=5) - copies(1, forks=2, most_forks=5) == 2 * state
+    assert copies(4, forks=2, most_forks=None) - copies(1, forks=2, most_forks=None) == 6 * state
+    assert copies(4, rounding=True) - copies(4) == 4 * 4 * MODEL.parameters
