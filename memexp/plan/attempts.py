@@ -221,11 +221,14 @@ class Log:
     @classmethod
     def _of(cls, store: Store, names: Iterable[str]) -> Log:
         tables = threaded(lambda name: _columns(name, known(store, KIND, name)), sorted(names))
-        return cls(pa.concat_tables([STAGES.empty_table(), *tables]).combine_chunks())
+        # `Schema.empty_table` has pyarrow import pandas, and so does any look at values.
+        return cls(pa.concat_tables([pa.Table.from_batches([], schema=STAGES), *tables]).combine_chunks())
 
     def rows(self, **where: Any) -> list[Row]:
         """The rows that have these values in these columns."""
         table = self.table
+        if not table.num_rows:
+            return []
         for name, value in where.items():
             table = table.filter(pc.equal(table.column(name), value))
         found: list[Row] = table.to_pylist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,15 +72,14 @@ def load_of(forest: Forest, base: str) -> Load:
     asks = [ask for ask in forest.asks if forest.base(ask.stage).id == base]
     restudies = [(ask, ask.probe) for ask in asks if isinstance(ask.probe, Savings)]
     tokens += [PADDING * math.prod(lengths.restudied(forest, ask)) for ask, _ in restudies]
-    forks = _forks(base, stages) + bool(restudies)  # the trajectory, while a copy of the model studies
+    forks, forking = _forks(base, stages)
     moments = max([_most_moments(stages), *((probe.optimizer or AdamW()).moments for _, probe in restudies)])
     recalled = RECALLED if any(one.kind in COMPLETING for ask in asks for one in probes_within(ask.probe)) else 0
     rounding = any(isinstance(one, Quantized) for ask in asks for one in probes_within(ask.probe))
-    parents = Counter(stage.parent for stage in stages if stage.parent != base)
     return Load(
         int(max(tokens, default=0)),
-        forks,
-        None if restudies else sum(children > 1 for children in parents.values()),
+        forks + bool(restudies),  # the trajectory, while a copy of the model studies
+        None if restudies else forking,
         recalled,
         moments,
         _held(stages),
@@ -106,24 +105,26 @@ def _held(stages: Iterable[Stage]) -> int:
     return max(found.values(), default=0)
 
 
-def _forks(base: str, stages: Sequence[Stage]) -> int:
-    """States that are kept in memory at a time: one where several stages follow, until the last of them begins."""
-    at_once: dict[str, int] = {}
-    children: dict[str, list[str]] = {}
-    for stage in reversed(stages):  # children come after their parents
-        below = children.get(stage.id, [])[::-1]
-        held = int(len(below) > 1 and stage.id != base)
-        first = max((at_once[child] for child in below[:-1]), default=0)
-        at_once[stage.id] = max(held + first, *(at_once[child] for child in below[-1:]), 0)
+def _forks(base: str, stages: Sequence[Stage]) -> tuple[int, int]:
+    """States that are kept in memory at a time: one where several stages follow, until the last of them begins; and at
+    how many stages that is, the base aside."""
+    below: dict[str, tuple[int, int, int]] = {}
+    """By stage: how many follow, states at a time below the last of them, and below any other."""
+    at_once = forking = 0
+    for stage in reversed(stages):  # children come after their parents, the base is the first of all
+        follow, last, others = below.pop(stage.id, (0, 0, 0))
+        held = int(follow > 1 and stage.id != base)
+        at_once, forking = max(held + others, last), forking + held
         if stage.parent is not None:
-            children.setdefault(stage.parent, []).append(stage.id)
-    return at_once.get(base, 0)
+            follow, last, others = below.get(stage.parent, (0, at_once, 0))
+            below[stage.parent] = follow + 1, last, max(others, at_once if follow else 0)
+    return at_once, forking
 
 
 def work_of(base: str, trials: Sequence[Trial]) -> Work:
     """What the trials of a base do."""
     mine = [trial for trial in trials if trial.base.id == base]
-    stages = [(trial, stage, 1) for trial in mine for stage in trial.stages if stage.id not in trial.given]
+    stages = ((trial, stage, 1) for trial in mine for stage in trial.stages if stage.id not in trial.given)
     measured: dict[str, set[str]] = {}
     for ask in (ask for trial in mine for ask in trial.asks):
         measured.setdefault(ask.probe_id, set()).add(ask.stage)
@@ -133,30 +134,32 @@ def work_of(base: str, trials: Sequence[Trial]) -> Work:
 def work_alone(base: str, trials: Sequence[Trial]) -> Work:
     """What it would be if every condition were trained and measured by itself; the untrained model is measured once."""
     mine = [trial for trial in trials if trial.base.id == base]
-    stages: list[tuple[Trial, TrainingStage | ForgetStage, int]] = []
-    for trial in mine:
-        times = Counter(stage for _, stage in {(ask.condition_id, ask.stage) for ask in trial.asks})
-        for stage in reversed(trial.stages):  # children come after their parents
-            times[stage.parent] += times[stage.id]
-            stages.append((trial, stage, times[stage.id]))
-    asks = [ask for trial in mine for ask in trial.asks]
-    measured = Counter(ask.probe_id for ask in asks if ask.stage != base)
-    measured.update({ask.probe_id for ask in asks if ask.stage == base})
-    return _work(mine, stages, measured)
+    measured = Counter(ask.probe_id for trial in mine for ask in trial.asks if ask.stage != base)
+    measured.update({ask.probe_id for trial in mine for ask in trial.asks if ask.stage == base})
+    return _work(mine, (one for trial in mine for one in _alone(trial)), measured)
+
+
+def _alone(trial: Trial) -> Iterator[tuple[Trial, TrainingStage | ForgetStage, int]]:
+    """Its stages, with how many conditions pass through each."""
+    times = Counter(stage for _, stage in {(ask.condition_id, ask.stage) for ask in trial.asks})
+    for stage in reversed(trial.stages):  # children come after their parents
+        times[stage.parent] += times[stage.id]
+        yield trial, stage, times[stage.id]
 
 
 def _work(
     trials: Sequence[Trial],
-    stages: Sequence[tuple[Trial, TrainingStage | ForgetStage, int]],
+    stages: Iterable[tuple[Trial, TrainingStage | ForgetStage, int]],
     measured: Mapping[str, int],
 ) -> Work:
     """Of stages and of probes (by identity), so many times each; restudy counts with its most steps."""
     batches: Counter[tuple[int, float]] = Counter()
     if not trials:
         return Work(batches, 0, AdamW().moments)
-    lengths, read = Lengths(trials[0].base.model), 0.0
+    lengths, read, moments = Lengths(trials[0].base.model), 0.0, set[int]()
     for trial, stage, times in stages:
         if isinstance(stage, TrainingStage) and times:
+            moments.add(stage.moments)
             batches[stage.batch_size, lengths.studied(trial, stage)] += times * stage.steps
             read += times * lengths.remembered(trial, stage)
             passes, batch = lengths.consolidated(trial, stage)
@@ -167,7 +170,7 @@ def _work(
         read += times * lengths.measured(trial, ask)
         if isinstance(ask.probe, Savings):
             batches[lengths.restudied(trial, ask)] += times * ask.probe.most
-    return Work(batches, int(read), _most_moments(stage for _, stage, times in stages if times))
+    return Work(batches, int(read), max(moments, default=AdamW().moments))
 
 
 def hours(

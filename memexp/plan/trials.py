@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from memexp.plan.forest import Ask, BaseStage, Corpora, Forest, ForgetStage, TrainingStage
 from memexp.sources import Stream, Texts
@@ -157,8 +158,7 @@ def trial_of(forest: Forest, base: str, trees: Sequence[Tree], phase: int) -> Tr
     """The trial of these trees of a base."""
     asks = [ask for tree in trees for ask in tree.asks]
     leaves = dict.fromkeys(stage for tree in trees for stage in tree.leaves)
-    ends = [*(ask.stage for ask in asks), *leaves]
-    path = [stage for end in ends for stage in forest.path(end)]
+    path = (stage for end in chain((ask.stage for ask in asks), leaves) for stage in forest.path(end))
     needed = {stage.id: stage for stage in path if not isinstance(stage, BaseStage)}
     corpora = _corpora(list(needed.values()), asks)
     return Trial(

@@ -245,7 +245,7 @@ def test_a_plan_for_weights_with_a_header_imports_neither_torch_nor_ray(tmp_path
     found = imported(tmp_path, "plan", "--json", "sweep.py")
     assert found["status"] == 0 and found["children"] <= 1  # which is asked what a token costs
     assert {"memexp", "tokenizers"} <= set(found["modules"])
-    assert not {"torch", "transformers", "peft", "ray", "datasets"} & set(found["modules"])
+    assert not {"torch", "transformers", "peft", "ray", "datasets", "pandas"} & set(found["modules"])
 
 
 def test_bad_data_is_found_before_ray_and_torch_are_needed(tmp_path: Path) -> None:
