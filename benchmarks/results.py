@@ -71,9 +71,9 @@ Prefixes: with the shots drawn anew for every question, as the published protoco
 What is asked of a number, a floor ("at least") and an aim, was set before anything was measured.
 
 (a), (b) and HFLM use torch as it comes, which multiplies float32 matrices by MKL. memexp has oneDNN do it where that is
-as exact (memexp/core/matmul.py): on one AMD EPYC about twice as fast; on one of family 25, model 17 (Zen 4, folder
-zen4) and one of family 23, model 1 (Zen 1) both are equally fast, and what is left is memexp's own. Others were not
-measured. Each part says in RESULTS.json on which it was.
+as exact (memexp/core/matmul.py): on an AMD EPYC of family 26, model 2 (Zen 5) about twice as fast; on one of family 25,
+model 17 (Zen 4, folder zen4) and one of family 23, model 1 (Zen 1) both are equally fast, and what is left is memexp's
+own. Others were not measured. Each part says in RESULTS.json on which it was.
 
 "Search" asks something else: whether a search over a continuous range finds, with half the trials, what a grid finds.
 The interval of the mean is what ten seeds leave open of the grid's mean best, that of one seed is where 95 % of seeds

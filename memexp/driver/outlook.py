@@ -232,7 +232,9 @@ def _model(
     resources, load = forest.resources[stage.id], load_of(forest, stage.id)
 
     def need(workers: int) -> Need:
-        return needed(inspection, stage.method, stage.dtype, dataclasses.replace(resources, workers=workers), load)
+        lanes = resources.lanes if workers == 1 or resources.lanes == "auto" else 1
+        like = dataclasses.replace(resources, workers=workers, lanes=lanes)
+        return needed(inspection, stage.method, stage.dtype, like, load)
 
     now = need(resources.workers)
     told: dict[str, Any] = {

@@ -67,7 +67,10 @@ def refuse(peaks: Iterable[Peak], rooms: Sequence[Room]) -> None:
     for peak in peaks:
         misfits = [why for room in rooms if (why := _misfit(peak, room)) is not None]
         if rooms and len(misfits) == len(rooms):
-            raise ClusterError(f"{peak.what}: {misfits[-1]}; `memexp plan --memory` says how many workers would do")
+            fewer = "give fewer lanes, or one: " if peak.resources.lanes not in (1, "auto") else ""
+            raise ClusterError(
+                f"{peak.what}: {misfits[-1]}; {fewer}`memexp plan --memory` says how many workers would do"
+            )
 
 
 def _misfit(peak: Peak, room: Room) -> str | None:

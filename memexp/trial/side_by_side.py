@@ -28,9 +28,11 @@ __all__ = ["in_lanes", "lanes_of"]
 
 
 def lanes_of(trial: Trial, asks: Sequence[Ask], children: Mapping[str, Sequence[Stage]]) -> int:
-    """How many lanes a trial has at most that measures `asks` only: 1 where nothing forks."""
-    forks = any(len(after) > 1 for after in children.values())
-    return replace(trial, asks=list(asks)).most_lanes if forks else 1
+    """How many lanes a trial has at most that measures `asks` only: no more than there are ways, unless it is to be
+    found out how many are worth it, which has an answer for all trials."""
+    ways = 1 + sum(len(after) - 1 for after in children.values() if after)
+    most = replace(trial, asks=list(asks)).most_lanes if ways > 1 else 1
+    return most if trial.resources.lanes == "auto" else min(most, ways)
 
 
 def in_lanes(walk: Walk, base: WarmBase) -> bool:
@@ -38,6 +40,8 @@ def in_lanes(walk: Walk, base: WarmBase) -> bool:
     began, most = time.monotonic(), walk.lanes
     if walk.trial.resources.lanes == "auto":
         walk.lanes = chosen(walk, base)
+    else:
+        walk.lanes = max(walk.lanes, base.count)  # of a trial before, which had more ways
     walk.notes.made_with["lanes"] = walk.lanes
     if walk.lanes == 1:
         return False

@@ -144,7 +144,7 @@ def test_suggestions_in_lanes_come_to_what_each_comes_to_by_itself(
     condition, space = trajectory(tiny_model, pair), {"lr": Uniform(1e-4, 1e-2)}
     search = Search("lr", condition, space, NLL, "min", trials=5, sampler="random")
     values = []
-    for lanes, seen in ((1, {1}), (3, {1, 3})):
+    for lanes, seen in ((1, {1}), (3, {1, 2})):
         store = tmp_path / str(lanes)
         complete, page = said(Sweep(name="lanes", searches=[search], resources=Resources(lanes=lanes)), store)
         assert complete, page

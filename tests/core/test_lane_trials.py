@@ -49,6 +49,7 @@ from memexp.spec import (
     spec,
 )
 from memexp.store import Store
+from memexp.trial.base import WarmBase
 from memexp.trial.execute import execute
 from memexp.trial.side_by_side import lanes_of
 
@@ -151,6 +152,18 @@ def test_lanes_that_are_interrupted_go_on_where_they_were(tmp_path: Path) -> Non
     assert_same(whole, store)
 
 
+def test_there_are_no_more_lanes_than_ways(tmp_path: Path) -> None:
+    """A model that has more of them keeps these: to have fewer it would be loaded anew."""
+    store, base, found = Store(tmp_path), WarmBase(), list[int]()
+    for lrs in ((1e-3, 3e-3), (5e-3,), (7e-3, 8e-3, 9e-3)):  # of two seeds each
+        ways = [one for one in grid(LoRA(r=4), lrs) if one.study.exposures == 1]
+        trial = dataclasses.replace(trial_of(ways), resources=Resources(lanes=8))
+        assert execute(trial, store, World.current(), Attempt("test", str(lrs)), base=base) == []
+        assert {row["lanes"] for row in rows(store, "recall", lr=lrs[0])} == {base.count}
+        found.append(base.count)
+    assert found == [4, 4, 6]
+
+
 @pytest.mark.parametrize("why", [ModelError("it has none"), torch.OutOfMemoryError("CUDA out of memory.\nTried")])
 def test_a_model_without_lanes_goes_on_in_one(why: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Lanes, *_: Any) -> None:
@@ -190,7 +203,7 @@ def test_what_is_asked_of_every_token_is_the_same_in_lanes(tmp_path: Path) -> No
         both = [
             sorted(rows(store, kind), key=lambda row: (row["condition_id"], row[part])) for store in (alone, together)
         ]
-        assert {row["lanes"] for row in both[0]} == {1} and {row["lanes"] for row in both[1]} == {3}
+        assert {row["lanes"] for row in both[0]} == {1} and {row["lanes"] for row in both[1]} == {2}
         for row, its in zip(*both, strict=True):
             for name in BY_KIND[kind].schema().names:
                 value = row[name]

@@ -165,6 +165,15 @@ def test_a_plan_tells_what_to_buy(memexp: Command, script: str) -> None:
     assert model["price_unshared"] > model["price"]
 
 
+def test_a_plan_of_lanes_says_how_many_workers_would_do_without_them(memexp: Command, script: str) -> None:
+    text = Path(script).read_text().replace("import Condition", "import Resources, Condition")
+    Path(script).write_text(text.replace('name="small",', 'name="small", resources=Resources(lanes=8),'))
+    status, out, err = memexp("plan", script, "--json", "--memory", ".7")
+    assert (status, err) == (0, "")
+    [model] = json.loads(out)["models"]
+    assert model["peak_parts"]["lanes"] == 8 * 4_000 and model["workers_that_fit"] is not None
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -40,6 +40,7 @@ MISFITS = [
     (Peak("host", FOUR, 30 * GB, 150 * GB), [H100], "takes 600.0 GB of memory with its 4 workers at its peak, and the"),
     (Peak("smollm2", Resources(), 6 * GB), [Room(4 * GB)], "6.0 GB of memory with its worker .* machine has 4.0 GB; "),
     (Peak("by 4", Resources(workers=4), 2 * GB), [Room(4 * GB)], "takes 8.0 GB of memory with its 4 workers"),
+    (Peak("laned", Resources(gpus=1, lanes=8), 90 * GB), [H100], "; give fewer lanes, or one: `memexp plan"),
 ]
 
 
