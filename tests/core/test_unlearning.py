@@ -385,7 +385,7 @@ def test_it_has_one_lane_all_the_same(grid: Grid, tmp_path: Path) -> None:
     assert {row["lanes"] for row in rows(four, "recognition")} == {1}
     other = Store(tmp_path / "other")
     assert laned(grid((1, 2), lrs=(1e-2, 1e-3)), other, 4) == []
-    assert {row["lanes"] for row in rows(other, "recognition")} == {4}, "others have as many as they are given"
+    assert {row["lanes"] for row in rows(other, "recognition")} == {2}, "others have one for each of their ways"
 
 
 def test_the_plan_has_its_stops_and_texts(grid: Grid) -> None:
