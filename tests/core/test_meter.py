@@ -150,7 +150,7 @@ IN_LANES = [
     ("gpt2", 8, False, "float32", {"num_hidden_layers": 2, **FEW}),
     ("gpt2", 4, True, "float32", {"num_hidden_layers": 4}),
     ("opt-13b", 2, False, "bfloat16", SHORT),
-    ("llama3-8b", 4, True, "bfloat16", SHORT),
+    ("llama3-8b", 2, True, "bfloat16", SHORT),
 ]
 
 
